@@ -1,0 +1,208 @@
+"""The state that decisions are made on. No I/O, no clock, no await: a decision *is* the change of state.
+
+    board.forget()                          a batch begins: what only visited goes
+    needs = board.needs(messages, now)      what it must learn first
+    board.learn(found)
+    effects = board.apply(message, now)     for each message that needs nothing more
+
+The board holds every working task and a bounded window of the waiting ones (agenda.py). Whatever else a message
+speaks about is a visitor for one batch. What is decided about each message stands in decisions/.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic
+
+from attrs import frozen
+
+from dispatcher.agenda import Agenda
+from dispatcher.decisions import DECISIONS
+from dispatcher.decisions.claims import hand_out
+from dispatcher.errors import Refusal, TaskNotFound
+from dispatcher.messages import Claim, Message, R, TaskMessage, Tick, Ticket
+from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Mint, Needs, Slice, Snapshot
+from dispatcher.task import Status, Task
+
+LANES_PER_BATCH = 64  # slices fetched for one batch; claims beyond them are decided in the next
+
+
+@frozen(kw_only=True)
+class Rules:
+    """The settings that decisions depend on."""
+
+    default_timeout_seconds: float = 3600
+    default_max_retries: int = 3
+    prompt_match_threshold: float = 0.8
+    require_lease_token: bool = False
+
+
+@frozen
+class Parked:
+    """No reply yet: the claim waits under this ticket."""
+
+    ticket: Ticket
+
+
+@frozen
+class Effects(Generic[R]):
+    """What a message led to: its reply, each change in order, and the parked claims it answered.
+
+    A refusal is the reply where it leaves a trace in the history; all others are raised.
+    """
+
+    reply: R | Refusal | Parked
+    changes: tuple[Change, ...]
+    served: tuple[tuple[Ticket, tuple[Task, ...]], ...]
+
+
+class Board:
+    def __init__(
+        self, snapshot: Snapshot, mint: Mint, rules: Rules | None = None, agenda: Agenda | None = None
+    ) -> None:
+        self.mint, self.rules, self.agenda = mint, rules or Rules(), agenda or Agenda()
+        self.working = {task.task_id: task for task in snapshot.working}
+        self.draining = False
+        self._last_arrival, self._last_seq = snapshot.last_arrival, snapshot.last_seq
+        self._due = snapshot.next_due  # nothing in the record falls due before; perhaps nothing at that very moment
+        self._overdue: tuple[Task, ...] | None = None  # these three visit for one batch
+        self._leases: dict[tuple[str, str], Lease | None] = {}
+        self._visitors: dict[str, Task | None] = {}  # in their newest form; None: no such task
+        self._changes: list[Change] = []  # these three: of the message at hand
+        self._readied: list[Task] = []
+        self._served: list[tuple[Ticket, tuple[Task, ...]]] = []
+
+    # A batch
+
+    def forget(self) -> None:
+        for task in self._overdue or ():  # fetched for a Tick that was not decided with its batch
+            self.note_due(task)
+        self._overdue = None
+        self._visitors.clear()
+        self._leases.clear()
+        self.agenda.forget()
+
+    def needs(self, messages: Iterable[Message[Any]], now: int) -> Needs:
+        tasks: set[str] = set()
+        leases: set[tuple[str, str]] = set()
+        lanes: dict[LaneKey, Slice] = {}
+        due = None
+        for message in messages:
+            if isinstance(message, Claim):
+                for key, slice in self.agenda.lacks(message):
+                    lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.limit)
+            elif isinstance(message, TaskMessage):
+                tasks.update(self._unknown_task(message))
+                leases.update(self._unknown_lease(message))
+            elif isinstance(message, Tick) and self._overdue is None and self._due is not None and self._due <= now:
+                due = now
+            if len(lanes) >= LANES_PER_BATCH:
+                break
+        return Needs(tasks=frozenset(tasks), leases=frozenset(leases), lanes=lanes, due=due)
+
+    def _unknown_task(self, message: TaskMessage) -> Iterator[str]:
+        if message.task_id not in self.working and message.task_id not in self._visitors:
+            yield message.task_id
+
+    def _unknown_lease(self, message: TaskMessage) -> Iterator[tuple[str, str]]:
+        """A token that is not the current one: only the history can tell what became of it."""
+        task, token = self.working.get(message.task_id), message.lease_token
+        if token and not (task and task.leased_by(token)) and (message.task_id, token) not in self._leases:
+            yield message.task_id, token
+
+    def learn(self, found: Found) -> None:
+        self._visitors.update(found.tasks)
+        self._leases.update(found.leases)
+        for key, run in found.lanes.items():
+            self.agenda.learn(key, run)
+        if found.due is not None:
+            self._overdue, self._due = found.due, found.next_due
+
+    def apply(self, message: Message[R], now: int) -> Effects[R]:
+        """Decide one message. A refusal is raised, and nothing has happened."""
+        self._changes, self._readied, self._served = [], [], []
+        reply = DECISIONS[type(message)](self, message, now)
+        self._serve(now)
+        return Effects(reply, tuple(self._changes), tuple(self._served))
+
+    def next_due(self) -> int | None:
+        """When it next wants a Tick."""
+        moments = (self._due, self.agenda.next_deadline())
+        return min((at for at in moments if at is not None), default=None)
+
+    # What decisions are made of
+
+    def next_arrival(self) -> int:
+        self._last_arrival += 1
+        return self._last_arrival
+
+    def find(self, task_id: str) -> Task:
+        task = self.working.get(task_id) or self._visitors.get(task_id)
+        if task is None:
+            raise TaskNotFound(task_id)
+        return task
+
+    def lease(self, task_id: str, token: str) -> Lease | None:
+        """What the history knows of a lease that is not the current one."""
+        return self._leases[task_id, token]
+
+    def take_due(self) -> list[Task]:
+        """The slice of tasks that has fallen due, each in its newest form."""
+        tasks, self._overdue = self._overdue or (), ()
+        return [self.working.get(task.task_id) or self._visitors.get(task.task_id) or task for task in tasks]
+
+    def park(self, claim: Claim, until: int | None) -> Parked:
+        return Parked(self.agenda.park(claim, until))
+
+    def put(self, before: Task | None, after: Task, now: int, type: str | None, **details: Any) -> Task:
+        """Record a task's new form and why. The only place where a task changes."""
+        if before is not None and before.ready:
+            self.agenda.discard(before)
+        if after.status is Status.WORKING:
+            self.working[after.task_id] = after
+        else:
+            self.working.pop(after.task_id, None)
+        self._visitors[after.task_id] = after
+        if after.ready:
+            self.agenda.add(after)
+            self._readied.append(after)
+        self.note_due(after)
+        entry = self._entry(before or after, after, now, type, details) if type else None
+        self._changes.append(Change(before, after, entry))
+        return after
+
+    def note(self, task: Task, now: int, type: str, **details: Any) -> None:
+        """Record a line about a task that stays as it is."""
+        self._changes.append(Change(task, task, self._entry(task, task, now, type, details)))
+
+    def note_due(self, task: Task) -> None:
+        if task.due_at is not None:
+            self._due = task.due_at if self._due is None else min(self._due, task.due_at)
+
+    def dismiss(self, ticket: Ticket, tasks: tuple[Task, ...] = ()) -> None:
+        """Answer a parked claim."""
+        self.agenda.leave(ticket)
+        self._served.append((ticket, tasks))
+
+    def _serve(self, now: int) -> None:
+        """Hand what this message made ready to those who wait, each in turn."""
+        for task in self._readied:
+            while self._visitors[task.task_id] is task and (waiter := self.agenda.next_waiter(task)):
+                tasks = hand_out(self, waiter.claim, now)
+                if not tasks:
+                    break
+                self.dismiss(waiter.ticket, tasks)
+
+    def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
+        self._last_seq += 1
+        return Entry(
+            seq=self._last_seq,
+            type=type,
+            task_id=after.task_id,
+            work_directory=after.work_directory,
+            priority=after.priority,
+            status=after.status,
+            worker_id=after.worker_id or before.worker_id,
+            attempt=after.attempt,
+            at=now,
+            details={name: value for name, value in details.items() if value is not None},
+            lease_token=after.lease_token if type == "task.claimed" else None,
+        )

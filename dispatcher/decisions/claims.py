@@ -1,0 +1,64 @@
+"""Who gets which task: highest priority first, then oldest; those who wait, in turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dispatcher.decisions.moments import later, lease_end
+from dispatcher.decisions.time import fall_due
+from dispatcher.messages import FOREVER, Claim, Drain, Held, Leave
+from dispatcher.task import Status, Task
+
+if TYPE_CHECKING:
+    from dispatcher.board import Board, Parked
+
+
+def claim(board: Board, claim: Claim, now: int) -> tuple[Task, ...] | Parked:
+    if board.draining:
+        return ()
+    tasks = hand_out(board, claim, now)
+    if tasks or not claim.wait_seconds:
+        return tasks
+    return board.park(claim, None if claim.wait_seconds == FOREVER else later(now, claim.wait_seconds))
+
+
+def hand_out(board: Board, claim: Claim, now: int) -> tuple[Task, ...]:
+    tasks: list[Task] = []
+    while len(tasks) < claim.limit and (task := board.agenda.best(claim)):
+        if task.due_at is not None and task.due_at <= now:
+            fall_due(board, task, now)  # it expired, and its Tick is still on the way
+        else:
+            tasks.append(_lend(board, task, claim, now))
+    return tuple(tasks)
+
+
+def held(board: Board, held: Held, now: int) -> frozenset[str]:
+    holder = (held.worker_id, held.work_directory)
+    return frozenset(task.task_id for task in board.working.values() if (task.worker_id, task.work_directory) == holder)
+
+
+def leave(board: Board, leave: Leave, now: int) -> None:
+    board.agenda.leave(leave.ticket)
+
+
+def drain(board: Board, drain: Drain, now: int) -> None:
+    board.draining = True
+    for waiter in board.agenda.waiters():
+        board.dismiss(waiter.ticket)
+
+
+def _lend(board: Board, task: Task, claim: Claim, now: int) -> Task:
+    deadline_at = later(now, task.timeout_seconds)
+    lent = task.move(
+        Status.WORKING,
+        now,
+        attempt=task.attempt + 1,
+        worker_id=claim.worker_id,
+        lease_token=board.mint.lease_token(),
+        lease_seconds=claim.lease_seconds,
+        lease_expires_at=lease_end(now, claim.lease_seconds, deadline_at),
+        deadline_at=deadline_at,
+        started_at=now,
+        progress=None,
+    )
+    return board.put(task, lent, now, "task.claimed")

@@ -1,0 +1,132 @@
+"""What a worker says about a task it holds, and what it is told when it holds it no longer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.decisions.moments import lease_end
+from dispatcher.decisions.returns import end, give_back
+from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, LossReason, PromptMismatch
+from dispatcher.messages import Complete, Fail, Heartbeat, Release, TaskMessage
+from dispatcher.prompts import similarity
+from dispatcher.task import Status, Task
+
+if TYPE_CHECKING:
+    from dispatcher.board import Board
+
+RETRY_DELAY_MAX_SECONDS = 3600
+RETRY_JITTER = 0.2
+
+LOSSES: dict[str | None, LossReason] = {
+    "task.lease_expired": "expired",
+    "task.released": "released",
+    "task.cancelled": "cancelled",
+    "task.completed": "finished",
+    "task.failed": "finished",
+    "task.retried": "finished",
+}
+
+
+def heartbeat(board: Board, heartbeat: Heartbeat, now: int) -> Task:
+    task = _leased(board, heartbeat)
+    assert task.deadline_at is not None
+    lease_seconds = heartbeat.lease_seconds or task.lease_seconds
+    changes: dict[str, Any] = {"lease_seconds": lease_seconds}
+    changes["lease_expires_at"] = lease_end(now, lease_seconds, task.deadline_at)
+    if progress := heartbeat.progress:
+        changes["progress"] = {"percent": progress.percent, "message": progress.message}
+    return board.put(task, task.change(now, **changes), now, None)
+
+
+def complete(board: Board, complete: Complete, now: int) -> Task | LeaseLost:
+    to = Status(complete.status)
+    try:
+        task = _leased(board, complete, complete.worker_id)
+    except LeaseLost as lost:
+        return _repeated(board, complete, to) or _too_late(
+            board, complete, lost, now, status=to, result=complete.result, error_message=complete.error_message
+        )
+    if complete.original_prompt is not None:
+        _check(complete.original_prompt, task.prompt, board.rules.prompt_match_threshold)
+    return end(board, task, to, now, result=complete.result, error_message=complete.error_message)
+
+
+def fail(board: Board, fail: Fail, now: int) -> Task | LeaseLost:
+    try:
+        task = _leased(board, fail)
+    except LeaseLost as lost:
+        return _repeated(board, fail, Status.FAILED) or _too_late(
+            board, fail, lost, now, status=Status.FAILED, error_message=fail.error_message
+        )
+    retry = task.auto_retry if fail.retryable is None else fail.retryable
+    if not retry or task.retry_count >= task.max_retries:
+        return end(board, task, Status.FAILED, now, error_message=fail.error_message)
+    delay = _back_off(task, board.mint.jitter()) if fail.retry_after_seconds is None else fail.retry_after_seconds
+    return give_back(
+        board,
+        task,
+        now,
+        "task.retried",
+        delay_seconds=delay,
+        retry=True,
+        error_message=fail.error_message,
+        automatic=True,
+    )
+
+
+def release(board: Board, release: Release, now: int) -> Task:
+    task = _leased(board, release)
+    return give_back(board, task, now, "task.released", delay_seconds=release.delay_seconds or 0, reason=release.reason)
+
+
+def _leased(board: Board, message: TaskMessage, worker_id: str | None = None) -> Task:
+    """The working task that the caller holds. Without a token it is believed, unless it names another worker."""
+    task, token = board.find(message.task_id), message.lease_token
+    if token is not None:
+        if task.leased_by(token):
+            return task
+        raise LeaseLost(_loss(board, task, token), task.status, task.attempt)
+    if board.rules.require_lease_token:
+        raise LeaseTokenRequired
+    if task.status is not Status.WORKING:
+        raise InvalidState(task.status, [Status.WORKING])
+    if worker_id not in (None, task.worker_id):
+        raise LeaseLost("reassigned", task.status, task.attempt)
+    return task
+
+
+def _loss(board: Board, task: Task, token: str) -> LossReason:
+    lease = board.lease(task.task_id, token)
+    if lease is None:
+        return "unknown_token"
+    return "reassigned" if lease.attempt < task.attempt else LOSSES[lease.ended_by]
+
+
+def _repeated(board: Board, message: Complete | Fail, to: Status) -> Task | None:
+    """The stored outcome, if the lease was ended by this very call: its first answer may have been lost."""
+    lease = board.lease(message.task_id, message.lease_token) if message.lease_token else None
+    task = board.find(message.task_id)
+    if lease is None or lease.attempt < task.attempt:
+        return None
+    again = lease.ended_by == f"task.{to}" and task.status is to
+    retried = lease.ended_by == "task.retried" and to is Status.FAILED
+    return task if again or retried else None
+
+
+def _too_late(board: Board, message: Complete | Fail, lost: LeaseLost, now: int, **details: Any) -> LeaseLost:
+    """Refused, but kept: the work may have been done after all."""
+    if message.lease_token is None or lost.reason == "unknown_token":
+        raise lost
+    board.note(board.find(message.task_id), now, "task.late_result", reason=lost.reason, **details)
+    return lost
+
+
+def _check(original_prompt: str, prompt: str, threshold: float) -> None:
+    found = similarity(original_prompt, prompt, threshold)
+    if found < threshold:
+        raise PromptMismatch(found, threshold)
+
+
+def _back_off(task: Task, jitter: float) -> float:
+    doubled = task.retry_delay_seconds * 2.0**task.retry_count
+    return min(doubled, RETRY_DELAY_MAX_SECONDS) * (1 + RETRY_JITTER * jitter)

@@ -1,0 +1,68 @@
+"""Why the dispatcher may say no. One class per reason; web/ maps them to HTTP."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from dispatcher.task import Status
+
+LossReason = Literal["expired", "cancelled", "reassigned", "released", "finished", "unknown_token"]
+
+
+class Refusal(Exception):
+    """The request was understood and declined; nothing changed."""
+
+
+class TaskNotFound(Refusal):
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"there is no task {task_id}")
+
+
+class InvalidState(Refusal):
+    """The task's status does not allow this."""
+
+    def __init__(self, status: Status, allowed_from: Sequence[Status]) -> None:
+        super().__init__(f"the task is {status}; this needs it to be {' or '.join(allowed_from)}")
+        self.status, self.allowed_from = status, allowed_from
+
+
+class LeaseLost(Refusal):
+    """The caller does not hold this task, or no longer."""
+
+    SENTENCES = {  # noqa: RUF012
+        "expired": "the lease expired before it was renewed",
+        "cancelled": "the task was cancelled",
+        "reassigned": "another attempt holds the task now",
+        "released": "the task was given back",
+        "finished": "the task has already been finished",
+        "unknown_token": "this lease_token was never given out for this task",
+    }
+
+    def __init__(self, reason: LossReason, status: Status, attempt: int) -> None:
+        super().__init__(self.SENTENCES[reason])
+        self.reason, self.status, self.attempt = reason, status, attempt
+
+
+class LeaseTokenRequired(Refusal):
+    """This server takes no report without a lease_token."""
+
+    def __init__(self) -> None:
+        super().__init__("this server requires the lease_token from the claim")
+
+
+class PromptMismatch(Refusal):
+    """The original_prompt is not the prompt of this task. Both figures lie between 0 and 1."""
+
+    def __init__(self, similarity: float, threshold: float) -> None:
+        super().__init__(f"original_prompt resembles the task's prompt by {similarity:.2f}, {threshold:.2f} is needed")
+        self.similarity, self.threshold = similarity, threshold
+
+
+class Unavailable(Exception):
+    """The dispatcher cannot answer now; if it was asked already, the outcome is unknown."""
+
+    def __init__(self, why: str = "the server is stopping") -> None:
+        super().__init__(why)
+
+
+class RecordFailed(Exception):
+    """The record could not be read."""

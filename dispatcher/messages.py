@@ -1,0 +1,167 @@
+"""Everything that can be asked of the dispatcher. A message is a value: it can be logged, compared, replayed.
+
+Names, units and bounds are those of the wire contract; durations are seconds, `Instant`s milliseconds
+since the epoch. Fields marked INTERNAL come from the server, never from a body.
+"""
+
+from collections.abc import Iterable
+from math import inf
+from typing import Any, Final, Generic, Literal, NewType, TypeVar
+
+from attrs import field, frozen
+
+from dispatcher.fields import (
+    DelaySeconds,
+    ErrorMessage,
+    Instant,
+    Json,
+    JsonObject,
+    LeaseSeconds,
+    LeaseToken,
+    MaxRetries,
+    Percent,
+    Priority,
+    ProgressMessage,
+    Prompt,
+    Reason,
+    RetryDelaySeconds,
+    Seconds,
+    Tags,
+    WorkDirectory,
+    WorkerId,
+)
+from dispatcher.task import Task
+
+R = TypeVar("R", covariant=True)
+
+INTERNAL: Final = {"internal": True}
+FOREVER: Final = inf
+
+Ticket = NewType("Ticket", int)
+"""The number of a parked claim: its place in the turn."""
+
+
+class Message(Generic[R]):
+    """A request to the dispatcher; R is the type of its reply."""
+
+    __slots__ = ()
+
+
+@frozen(kw_only=True)
+class Create(Message[Task]):
+    """A new task. Without `max_retries` or `timeout_seconds` the server's settings apply."""
+
+    work_directory: WorkDirectory
+    prompt: Prompt
+    priority: Priority = Priority.MEDIUM
+    tags: Tags = ()
+    max_retries: MaxRetries | None = None
+    auto_retry: bool = False
+    retry_delay_seconds: RetryDelaySeconds = 10
+    timeout_seconds: Seconds | None = None
+    run_at: Instant | None = None
+    delay_seconds: DelaySeconds | None = None
+    expires_at: Instant | None = None
+    metadata: JsonObject = field(factory=dict)
+    created_by: str | None = field(default=None, metadata=INTERNAL)
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.run_at is not None and self.delay_seconds is not None:
+            yield "delay_seconds", "cannot be given together with run_at"
+
+
+@frozen(kw_only=True)
+class Claim(Message[tuple[Task, ...]]):
+    """Up to `limit` ready tasks: highest priority first, then oldest.
+
+    With nothing ready it is parked for `wait_seconds` (FOREVER: until the caller leaves) and answered with
+    what comes first, or with () when the time is over. Only tasks that bear all `tags` count.
+    """
+
+    work_directories: tuple[str, ...]
+    worker_id: str | None = None
+    limit: int = 1
+    wait_seconds: float = 0
+    lease_seconds: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Progress:
+    percent: Percent | None = None
+    message: ProgressMessage | None = None
+
+
+@frozen(kw_only=True)
+class Heartbeat(Message[Task]):
+    """I am alive: renew my lease, by its first length or by `lease_seconds` from now on."""
+
+    task_id: str = field(metadata=INTERNAL)
+    lease_token: LeaseToken
+    lease_seconds: LeaseSeconds | None = None
+    progress: Progress | None = None
+
+
+@frozen(kw_only=True)
+class Complete(Message[Task]):
+    """The outcome of an attempt. Said again with the same token, it gets the stored outcome."""
+
+    task_id: str = field(metadata=INTERNAL)
+    original_prompt: Prompt | None = None
+    result: Json = None
+    status: Literal["completed", "failed"] = "completed"
+    error_message: ErrorMessage | None = None
+    worker_id: WorkerId | None = None
+    lease_token: LeaseToken | None = None
+
+
+@frozen(kw_only=True)
+class Fail(Message[Task]):
+    """The attempt failed. `retryable` overrules the task's `auto_retry`."""
+
+    task_id: str = field(metadata=INTERNAL)
+    error_message: ErrorMessage
+    retryable: bool | None = None
+    retry_after_seconds: DelaySeconds | None = None
+    lease_token: LeaseToken | None = None
+
+
+@frozen(kw_only=True)
+class Release(Message[Task]):
+    """Give the task back unfinished; no retry is burnt."""
+
+    task_id: str = field(metadata=INTERNAL)
+    lease_token: LeaseToken
+    delay_seconds: DelaySeconds | None = None
+    reason: Reason | None = None
+
+
+@frozen
+class Held(Message[frozenset[str]]):
+    """The ids of the tasks that this worker holds now in one directory."""
+
+    worker_id: str
+    work_directory: str
+
+
+@frozen
+class Tick(Message[None]):
+    """Time has passed: act on whatever has fallen due."""
+
+
+@frozen
+class Leave(Message[None]):
+    """The caller behind a parked claim has gone."""
+
+    ticket: Ticket
+
+
+@frozen
+class Drain(Message[None]):
+    """Answer every parked claim now, and park no more."""
+
+
+TaskMessage = Heartbeat | Complete | Fail | Release
+"""The messages that speak about one task by its id, under a lease."""
+
+AnyMessage = Message[Any]

@@ -1,0 +1,146 @@
+"""What the dispatcher needs from the outside world, and what it hands over."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from dispatcher.fields import Priority
+from dispatcher.task import Status, Task
+
+Clock = Callable[[], int]
+"""Milliseconds since the epoch; never runs backwards within a process."""
+
+
+class Mint(Protocol):
+    """Makes what must not be guessed or foreseen. Injected, so that decisions can be replayed."""
+
+    def task_id(self, now: int) -> str:
+        """A UUIDv7 that sorts after all earlier ones of this process."""
+
+    def lease_token(self) -> str: ...
+
+    def jitter(self) -> float:
+        """Evenly spread over -1 to 1."""
+
+
+@frozen(kw_only=True)
+class Entry:
+    """One line of the history, and one event of the feed; `seq` grows without gaps."""
+
+    seq: int
+    type: str  # task.created, task.claimed …
+    task_id: str
+    work_directory: str
+    priority: Priority
+    status: Status
+    worker_id: str | None
+    attempt: int
+    at: int
+    details: Mapping[str, Any] = field(factory=dict)
+    lease_token: str | None = None  # of a claim: never shown, it tells a late worker what became of its lease
+
+
+@frozen
+class Change:
+    """A task in its new form, and the line that explains it. `before` is None for a new task.
+
+    A heartbeat has no line; a late result has a line and leaves the task as it was.
+    """
+
+    before: Task | None
+    after: Task
+    entry: Entry | None
+
+
+@frozen
+class LaneKey:
+    """Names the ready tasks of one directory and priority that bear all of `tags`."""
+
+    work_directory: str
+    priority: Priority
+    tags: frozenset[str]
+
+
+@frozen
+class Slice:
+    """Wanted: the first `limit` ready tasks of a lane whose arrival is not before `edge`."""
+
+    edge: int
+    limit: int
+
+
+@frozen(kw_only=True)
+class Needs:
+    """What the board must learn from the record before it can decide a batch."""
+
+    tasks: frozenset[str] = frozenset()
+    leases: frozenset[tuple[str, str]] = frozenset()  # (task_id, lease_token)
+    lanes: Mapping[LaneKey, Slice] = field(factory=dict)
+    due: int | None = None  # the tasks that fall due up to this moment
+
+    def __bool__(self) -> bool:
+        return bool(self.tasks or self.leases or self.lanes or self.due is not None)
+
+
+@frozen
+class Lease:
+    """What the history knows of a lease: its attempt, and the type of the entry that ended it."""
+
+    attempt: int
+    ended_by: str | None
+
+
+@frozen
+class Run:
+    """Tasks of a lane in order of arrival, and the arrival of the next one behind them (None: there is none)."""
+
+    tasks: tuple[Task, ...]
+    edge: int | None
+
+
+@frozen(kw_only=True)
+class Found:
+    """The answer to Needs: every key that was asked for, None for what does not exist."""
+
+    tasks: Mapping[str, Task | None] = field(factory=dict)
+    leases: Mapping[tuple[str, str], Lease | None] = field(factory=dict)
+    lanes: Mapping[LaneKey, Run] = field(factory=dict)
+    due: tuple[Task, ...] | None = None  # a slice of them, in order of due_at
+    next_due: int | None = None  # due_at of the first task behind that slice
+
+
+@frozen(kw_only=True)
+class Snapshot:
+    """What a board must know to go on where the last one stopped."""
+
+    last_arrival: int = 0
+    last_seq: int = 0
+    working: tuple[Task, ...] = ()
+    next_due: int | None = None
+
+
+class Journal(Protocol):
+    """The durable record, as the dispatcher writes it."""
+
+    async def load(self) -> Snapshot: ...
+
+    async def fetch(self, needs: Needs) -> Found: ...
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Make every change durable, all or none, or raise."""
+
+
+class Record(Protocol):
+    """The durable record, as everybody else reads it: what is committed, and nothing else. Raises RecordFailed."""
+
+    async def task(self, task_id: str) -> Task | None: ...
+
+    async def history(self, task_id: str) -> Sequence[Entry]:
+        """Every line about the task, oldest first."""
+
+    async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
+        """Tasks of a directory (None: of all), newest first, and how many there are in all."""
+
+    async def waiting(self, work_directory: str | None) -> int:
+        """How many tasks wait in the directory (None: in all of them)."""

@@ -1,0 +1,97 @@
+"""What a task is, and the moves its life allows. Times are milliseconds since the epoch."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from dispatcher.fields import Priority
+
+
+class Status(StrEnum):
+    WAITING = "waiting"
+    WORKING = "working"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+MOVES = {
+    Status.WAITING: frozenset({Status.WORKING, Status.CANCELLED}),
+    Status.WORKING: frozenset({Status.COMPLETED, Status.FAILED, Status.WAITING, Status.CANCELLED}),
+    Status.FAILED: frozenset({Status.WAITING, Status.CANCELLED}),
+    Status.COMPLETED: frozenset[Status](),
+    Status.CANCELLED: frozenset[Status](),
+}
+
+
+def allowed_from(status: Status) -> list[Status]:
+    """The statuses from which a task may move to `status`."""
+    return [before for before, after in MOVES.items() if status in after]
+
+
+@frozen(kw_only=True)
+class Task:
+    # Who it is: set once, at creation.
+    arrival: int  # grows by one per task: the key in memory and on disk, and the order of equals
+    task_id: str
+    created_at: int
+    created_by: str | None = None
+
+    # What was asked for.
+    work_directory: str
+    prompt: str
+    priority: Priority = Priority.MEDIUM
+    tags: tuple[str, ...] = ()
+    max_retries: int
+    auto_retry: bool = False
+    retry_delay_seconds: float = 10
+    timeout_seconds: float
+    expires_at: int | None = None
+    metadata: Mapping[str, object] = field(factory=dict)
+
+    # Where it stands.
+    status: Status = Status.WAITING
+    ready: bool = True  # waiting, and nothing but a worker is missing
+    available_at: int
+    retry_count: int = 0
+    lost_leases: int = 0
+    version: int = 1
+    updated_at: int
+
+    # The current attempt, or the latest one.
+    attempt: int = 0
+    worker_id: str | None = None
+    lease_token: str | None = None
+    lease_seconds: float | None = None  # None: the lease lasts as long as the attempt may
+    lease_expires_at: int | None = None
+    deadline_at: int | None = None
+    started_at: int | None = None
+    progress: Mapping[str, object] | None = None
+
+    # How it ended.
+    completed_at: int | None = None
+    result: object = None
+    error_message: str | None = None
+
+    def move(self, to: Status, now: int, *, ready: bool = False, **changes: Any) -> "Task":
+        """The task after a legal move; an illegal one raises, and nothing happens."""
+        assert to in MOVES[self.status], f"{self.status} -> {to}"
+        return self.change(now, status=to, ready=ready, **changes)
+
+    def change(self, now: int, **changes: Any) -> "Task":
+        return evolve(self, version=self.version + 1, updated_at=now, **changes)
+
+    def leased_by(self, token: str) -> bool:
+        return self.status is Status.WORKING and self.lease_token == token
+
+    @property
+    def due_at(self) -> int | None:
+        """When something happens to it by itself; None if never."""
+        if self.status is Status.WORKING:
+            return self.lease_expires_at
+        if self.status is not Status.WAITING:
+            return None
+        moments = [self.expires_at, None if self.ready else self.available_at]
+        return min((at for at in moments if at is not None), default=None)

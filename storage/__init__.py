@@ -1,0 +1,1 @@
+"""The durable record: implements the dispatcher's ports on SQLite."""

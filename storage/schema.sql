@@ -1,0 +1,94 @@
+-- Version 1 of the record; migrations/NNNN_*.sql bring every file, new or old, from here to the present.
+-- Times are milliseconds since the epoch, durations seconds, JSON is text.
+
+create table tasks (
+    arrival             integer primary key,
+    task_id             text    not null unique,
+    created_at          integer not null,
+    created_by          text,
+
+    work_directory      text    not null,
+    prompt              text    not null,
+    priority            integer not null check (priority between 0 and 2),
+    tags                text    not null check (json_type(tags) = 'array'),
+    max_retries         integer not null,
+    auto_retry          integer not null check (auto_retry in (0, 1)),
+    retry_delay_seconds real    not null,
+    timeout_seconds     real    not null,
+    expires_at          integer,
+    metadata            text    not null check (json_type(metadata) = 'object'),
+
+    status              text    not null check (status in ('waiting', 'working', 'completed', 'failed', 'cancelled')),
+    ready               integer not null check (ready = 0 or ready = 1 and status = 'waiting'),
+    available_at        integer not null,
+    retry_count         integer not null,
+    lost_leases         integer not null,
+    version             integer not null,
+    updated_at          integer not null,
+
+    attempt             integer not null,
+    worker_id           text,
+    lease_token         text,
+    lease_seconds       real,
+    lease_expires_at    integer check ((lease_expires_at is not null) = (status = 'working')),
+    deadline_at         integer,
+    started_at          integer,
+    progress            text,
+
+    completed_at        integer,
+    result              text,
+    error_message       text,
+
+    due_at              integer -- when something happens to it by itself
+) strict;
+
+-- What claims take from: one lane per directory and priority, in order of arrival.
+create index tasks_ready on tasks (work_directory, priority, arrival) where ready = 1;
+create index tasks_due on tasks (due_at) where due_at is not null;
+create index tasks_working on tasks (arrival) where status = 'working';
+create index tasks_by_directory on tasks (work_directory, arrival);
+
+-- The same lanes for claims that ask for tags.
+create table ready_tags (
+    work_directory text    not null,
+    tag            text    not null,
+    priority       integer not null,
+    arrival        integer not null,
+    primary key (work_directory, tag, priority, arrival)
+) strict, without rowid;
+
+-- One row per change of state: the history of each task, and the event feed.
+create table task_history (
+    seq            integer primary key,
+    type           text    not null,
+    task_id        text    not null,
+    work_directory text    not null,
+    priority       integer not null,
+    status         text    not null,
+    worker_id      text,
+    attempt        integer not null,
+    at             integer not null,
+    details        text    not null check (json_type(details) = 'object'),
+    lease_token    text -- of a claim
+) strict;
+
+create index task_history_by_task on task_history (task_id, seq);
+
+-- How many tasks there are, kept in step with every change, so that nobody has to count them.
+create table work_directories (
+    work_directory text primary key,
+    waiting        integer not null default 0 check (waiting >= 0),
+    working        integer not null default 0 check (working >= 0),
+    completed      integer not null default 0 check (completed >= 0),
+    failed         integer not null default 0 check (failed >= 0),
+    cancelled      integer not null default 0 check (cancelled >= 0)
+) strict, without rowid;
+
+-- The numbers given out last; never given out again, even if their rows are deleted.
+create table last_numbers (
+    only_row integer primary key check (only_row = 1),
+    arrival  integer not null,
+    seq      integer not null
+) strict;
+
+insert into last_numbers values (1, 0, 0);

@@ -1,0 +1,214 @@
+"""The record on SQLite, written by one connection: a batch is one transaction and one hop to its thread.
+
+The functions that take a `sqlite3.Connection` run in that thread. Anything they raise means that nothing of
+the batch was written.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Needs, Run, Slice, Snapshot
+from dispatcher.task import Status, Task
+from storage.rows import HISTORY, TASKS, Row, to_json
+
+DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
+
+# Set once, at creation; an update leaves them, and the indexes over them, alone.
+FIXED = {
+    "arrival",
+    "task_id",
+    "created_at",
+    "created_by",
+    "work_directory",
+    "prompt",
+    "priority",
+    "tags",
+    "max_retries",
+    "auto_retry",
+    "retry_delay_seconds",
+    "timeout_seconds",
+    "expires_at",
+    "metadata",
+}
+CHANGING = [(place, name) for place, name in enumerate(TASKS.columns) if name not in FIXED]
+
+
+def _marks(columns: Sequence[object]) -> str:
+    return ", ".join("?" * len(columns))
+
+
+INSERT_TASK = f"insert into tasks ({', '.join(TASKS.columns)}, due_at) values ({_marks(TASKS.columns)}, ?)"
+UPDATE_TASK = f"""
+    update tasks set {", ".join(f"{name} = ?" for _, name in CHANGING)}, due_at = ?
+    where arrival = ? and version = ?"""
+INSERT_ENTRY = f"insert into task_history ({', '.join(HISTORY.columns)}) values ({_marks(HISTORY.columns)})"
+INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
+DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
+INSERT_DIRECTORY = "insert into work_directories (work_directory) values (?) on conflict do nothing"
+ADD_COUNT = f"""
+    update work_directories set {", ".join(f"{status} = {status} + ?" for status in Status)} where work_directory = ?"""
+KEEP_NUMBERS = "update last_numbers set arrival = max(arrival, ?), seq = max(seq, ?)"
+
+TASK_BY_ID = f"{TASKS.select} where task_id = ?"
+WORKING = f"{TASKS.select} where status = 'working'"
+NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
+DUE = f"{TASKS.select} where due_at <= ? order by due_at limit ?"
+READY = (
+    f"{TASKS.select} where work_directory = ? and priority = ? and ready = 1 and arrival >= ? order by arrival limit ?"
+)
+READY_WITH_TAGS = f"""
+    {TASKS.select} where arrival in (
+        select arrival from ready_tags as one
+        where work_directory = ?1 and tag = json_extract(?2, '$[0]') and priority = ?3 and arrival >= ?4
+        and not exists (
+            select 1 from json_each(?2) as wanted where not exists (
+                select 1 from ready_tags as other
+                where other.work_directory = ?1 and other.tag = wanted.value
+                and other.priority = ?3 and other.arrival = one.arrival))
+        order by arrival limit ?5)
+    order by arrival"""
+CLAIM_UNDER = "select seq, attempt from task_history where task_id = ? and type = 'task.claimed' and lease_token = ?"
+END_OF_LEASE = """
+    select type from task_history where task_id = ? and attempt = ? and seq > ? and type in (
+        'task.completed', 'task.failed', 'task.cancelled', 'task.retried', 'task.released', 'task.lease_expired')
+    order by seq limit 1"""
+
+
+def load(db: sqlite3.Connection) -> Snapshot:
+    arrival, seq = db.execute("select arrival, seq from last_numbers").fetchone()
+    (next_due,) = db.execute(NEXT_DUE).fetchone()
+    return Snapshot(last_arrival=arrival, last_seq=seq, working=_tasks(db.execute(WORKING)), next_due=next_due)
+
+
+def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
+    due, next_due = (None, None) if needs.due is None else _due(db, needs.due)
+    return Found(
+        tasks={task_id: task_by_id(db, task_id) for task_id in needs.tasks},
+        leases={(task_id, token): _lease(db, task_id, token) for task_id, token in needs.leases},
+        lanes={key: _run(db, key, slice) for key, slice in needs.lanes.items()},
+        due=due,
+        next_due=next_due,
+    )
+
+
+def commit(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    db.execute("begin immediate")
+    try:
+        _write(db, changes)
+        db.execute("commit")
+    except BaseException:
+        db.rollback()
+        raise
+
+
+def _write(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    moves = _net(changes)
+    created = [after for before, after in moves if before is None]
+    updated = [(before, after) for before, after in moves if before is not None]
+    entries = [change.entry for change in changes if change.entry]
+    db.executemany(INSERT_TASK, (_task_row(task) for task in created))
+    if updated:
+        cursor = db.executemany(UPDATE_TASK, (_update_row(before, after) for before, after in updated))
+        if cursor.rowcount != len(updated):
+            raise sqlite3.IntegrityError("the record and the board disagree about a task's version")
+    db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
+    db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(before) for before, _ in updated))
+    db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
+    db.executemany(INSERT_DIRECTORY, {(task.work_directory,) for task in created})
+    db.executemany(ADD_COUNT, _counts(moves))
+    last_arrival = max((task.arrival for task in created), default=0)
+    db.execute(KEEP_NUMBERS, (last_arrival, max((entry.seq for entry in entries), default=0)))
+
+
+def _net(changes: Iterable[Change]) -> list[tuple[Task | None, Task]]:
+    """Each task that changed, as it is in the record and as it shall be."""
+    net: dict[int, tuple[Task | None, Task]] = {}
+    for change in changes:
+        if change.after is not change.before:
+            before, _ = net.get(change.after.arrival, (change.before, None))
+            net[change.after.arrival] = before, change.after
+    return list(net.values())
+
+
+def _task_row(task: Task) -> Row:
+    return *TASKS.row(task), task.due_at
+
+
+def _update_row(before: Task, after: Task) -> Row:
+    row = TASKS.row(after)
+    return *(row[place] for place, _ in CHANGING), after.due_at, before.arrival, before.version
+
+
+def _ready_tags(task: Task) -> Iterable[Row]:
+    if task.ready:
+        for tag in task.tags:
+            yield task.work_directory, tag, task.priority.rank, task.arrival
+
+
+def _counts(moves: Iterable[tuple[Task | None, Task]]) -> Iterable[Row]:
+    counts: dict[str, Counter[Status]] = {}
+    for before, after in moves:
+        if before is None or before.status is not after.status:
+            count = counts.setdefault(after.work_directory, Counter())
+            count[after.status] += 1
+            if before is not None:
+                count[before.status] -= 1
+    for work_directory, count in counts.items():
+        yield *(count[status] for status in Status), work_directory
+
+
+def _tasks(rows: Iterable[Row]) -> tuple[Task, ...]:
+    return tuple(map(TASKS.value, rows))
+
+
+def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
+    return next(map(TASKS.value, db.execute(TASK_BY_ID, (task_id,))), None)
+
+
+def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
+    return list(map(HISTORY.value, db.execute(f"{HISTORY.select} where task_id = ? order by seq", (task_id,))))
+
+
+def _lease(db: sqlite3.Connection, task_id: str, token: str) -> Lease | None:
+    claim = db.execute(CLAIM_UNDER, (task_id, token)).fetchone()
+    if claim is None:
+        return None
+    seq, attempt = claim
+    end = db.execute(END_OF_LEASE, (task_id, attempt, seq)).fetchone()
+    return Lease(attempt, end[0] if end else None)
+
+
+def _run(db: sqlite3.Connection, key: LaneKey, slice: Slice) -> Run:
+    """One row more than wanted is asked for: it is the new edge."""
+    if key.tags:
+        wanted = (key.work_directory, to_json(sorted(key.tags)), key.priority.rank, slice.edge, slice.limit + 1)
+        tasks = _tasks(db.execute(READY_WITH_TAGS, wanted))
+    else:
+        tasks = _tasks(db.execute(READY, (key.work_directory, key.priority.rank, slice.edge, slice.limit + 1)))
+    behind = tasks[slice.limit :]
+    return Run(tasks[: slice.limit], behind[0].arrival if behind else None)
+
+
+def _due(db: sqlite3.Connection, moment: int) -> tuple[tuple[Task, ...], int | None]:
+    tasks = _tasks(db.execute(DUE, (moment, DUE_SLICE + 1)))
+    if len(tasks) > DUE_SLICE:
+        return tasks[:DUE_SLICE], tasks[DUE_SLICE].due_at
+    (next_due,) = db.execute("select min(due_at) from tasks where due_at > ?", (moment,)).fetchone()
+    return tasks, next_due
+
+
+def newest(db: sqlite3.Connection, work_directory: str | None, limit: int, offset: int) -> tuple[list[Task], int]:
+    """A page of tasks, newest first, and how many there are in all. None: of every directory."""
+    where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
+    rows = db.execute(f"{TASKS.select} {where} order by arrival desc limit ? offset ?", (*values, limit, offset))
+    every = " + ".join(Status)
+    (total,) = db.execute(f"select coalesce(sum({every}), 0) from work_directories {where}", values).fetchone()
+    return list(_tasks(rows)), total
+
+
+def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:
+    where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
+    (total,) = db.execute(f"select coalesce(sum(waiting), 0) from work_directories {where}", values).fetchone()
+    return int(total)

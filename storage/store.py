@@ -1,0 +1,168 @@
+"""Opens a database, and serves it as the dispatcher's journal and everybody else's record."""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from asyncio import Event
+from asyncio import Task as Job
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.resources import files
+from itertools import cycle
+from pathlib import Path
+from typing import Concatenate, Literal, ParamSpec, TypeVar
+
+import aiosqlite
+
+from dispatcher.errors import RecordFailed
+from dispatcher.ports import Change, Entry, Found, Needs, Snapshot
+from dispatcher.task import Task
+from storage import sqlite
+from storage.errors import NotOurs, StorageError
+from storage.owner import OwnerLock
+from storage.versions import migrate, steps
+
+READERS = 2  # read-only connections, each with a thread of its own
+LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
+CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
+IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """The one writer of a database, and readers that see what is committed."""
+
+    def __init__(self, writer: aiosqlite.Connection, readers: Sequence[aiosqlite.Connection]) -> None:
+        self._writer, self._readers = writer, cycle(readers)
+        self._log_bytes = 0
+        self._committed, self._log_is_long = Event(), Event()
+
+    # The dispatcher's journal
+
+    async def load(self) -> Snapshot:
+        return await hop(self._writer, sqlite.load)
+
+    async def fetch(self, needs: Needs) -> Found:
+        return await hop(self._writer, sqlite.fetch, needs)
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        await hop(self._writer, sqlite.commit, changes)
+        self._log_bytes += sum(map(_log_bytes, changes))
+        self._committed.set()
+        if self._log_bytes > LOG_BYTES_MAX:
+            self._log_is_long.set()
+
+    # The record
+
+    async def task(self, task_id: str) -> Task | None:
+        return await self._read(sqlite.task_by_id, task_id)
+
+    async def history(self, task_id: str) -> Sequence[Entry]:
+        return await self._read(sqlite.entries_of, task_id)
+
+    async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
+        return await self._read(sqlite.newest, work_directory, limit, offset)
+
+    async def waiting(self, work_directory: str | None) -> int:
+        return await self._read(sqlite.waiting, work_directory)
+
+    async def _read(
+        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            return await hop(next(self._readers), query, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise RecordFailed(str(error)) from error
+
+    # The write-ahead log
+
+    async def keep_log_short(self) -> None:
+        """Checkpoints, between the commits and never inside one, and only here: with two connections that
+        checkpoint, SQLite before 3.51.3 can corrupt the file."""
+        while True:
+            await self._committed.wait()
+            self._committed.clear()
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self._log_is_long.wait()
+                await self._checkpoint("passive")
+            except TimeoutError:
+                if not self._committed.is_set():
+                    await self._checkpoint("truncate")
+
+    async def _checkpoint(self, mode: str) -> None:
+        self._log_bytes = 0
+        self._log_is_long.clear()
+        try:
+            await hop(self._writer, _checkpoint, mode)
+        except sqlite3.Error as error:  # nothing is lost, the log only stays long; the next commit will meet it too
+            log.warning("checkpoint failed: %s", error)
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path, *, synchronous: Literal["full", "normal"] = "full", timeout_seconds: float = 30
+) -> AsyncIterator[SqliteStore]:
+    """Own the database at `path`, made if need be and brought to the present schema. Raises StorageError.
+
+    With synchronous="normal" a power failure may take the last commits with it; a crash of the process never does.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = OwnerLock(path)
+            stack.callback(lock.release)
+            writer = await stack.enter_async_context(_connect(path, "rwc", timeout_seconds))
+            await hop(writer, _prepare, synchronous)
+            readers = [await stack.enter_async_context(_connect(path, "ro", timeout_seconds)) for _ in range(READERS)]
+        except StorageError as error:
+            raise type(error)(f"{path}: {error}") from None
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"{path}: {error}") from error
+        store = SqliteStore(writer, readers)
+        checkpoints = asyncio.create_task(store.keep_log_short())
+        stack.push_async_callback(_stop, checkpoints)
+        yield store
+
+
+async def hop(
+    connection: aiosqlite.Connection,
+    work: Callable[Concatenate[sqlite3.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Do a piece of work in the connection's thread, all of it in one go."""
+    return await connection._execute(work, connection._conn, *args, **kwargs)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _connect(path: Path, mode: str, timeout_seconds: float) -> aiosqlite.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    return aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=timeout_seconds)
+
+
+def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
+    migrate(db, steps(files("storage")))
+    (mode,) = db.execute("pragma journal_mode = wal").fetchone()
+    if mode != "wal":
+        raise NotOurs(f"its file system allows no write-ahead log (journal mode is {mode})")
+    db.execute(f"pragma synchronous = {synchronous}")
+    db.execute("pragma wal_autocheckpoint = 0")
+
+
+def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
+    db.execute(f"pragma wal_checkpoint({mode})").fetchone()
+
+
+def _log_bytes(change: Change) -> int:
+    return CHANGE_BYTES + len(change.after.prompt)
+
+
+async def _stop(job: Job[None]) -> None:
+    job.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await job

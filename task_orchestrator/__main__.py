@@ -1,0 +1,4 @@
+from task_orchestrator.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""The HTTP client: one method per call, one exception per kind of failure, and no hidden retries."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from task_orchestrator.errors import Refused, Unreachable
+from task_orchestrator.sse import Event, EventParser
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+ANSWER_SECONDS = 30.0  # for an answer, on top of what the server was asked to wait
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 45.0  # a stream sends a comment every 15 s: after three missed ones it is dead
+
+Json = dict[str, Any]
+JsonList = list[Json]
+
+
+class Client:
+    """A session with one server. Use it as an async context manager, or call close().
+
+    Every method returns the `data` of the server's answer as plain dicts and lists, and raises `Refused` when the
+    server said no and `Unreachable` when no answer came. Times are RFC 3339 strings, durations seconds.
+    Keyword arguments that are left out (None) are not sent, so the server's defaults hold. Raises ValueError for
+    an address that is not http:// or https://, or a key that does not fit into a header.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, answer_seconds: float = ANSWER_SECONDS):
+        if not url.startswith(("http://", "https://")) or not URL(url).host:
+            raise ValueError(f"not the address of a server (it should look like {DEFAULT_URL}): {url!r}")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("an API key is printable ASCII")
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._answer_seconds = answer_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def submit(
+        self,
+        prompt: str,
+        *,
+        work_directory: str,
+        priority: str | None = None,
+        tags: Sequence[str] | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Json:
+        """Create a task; `fields` are any others of the contract, such as `max_retries` or `depends_on`.
+
+        Returns `{task_id, status, created_at, …}`. With an `idempotency_key` a repeated call returns the same task.
+        """
+        body = {"prompt": prompt, "work_directory": work_directory, "priority": priority, "tags": tags, **fields}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        return await self._data("POST", "tasks", body=body, headers=headers)
+
+    async def get(
+        self,
+        task_id: str,
+        *,
+        wait_seconds: float | None = None,
+        until: str | None = None,
+        include: Sequence[str] | None = None,
+    ) -> Json:
+        """The whole task. With `until="terminal"` the answer waits up to `wait_seconds` (0 to 60) for the outcome."""
+        query = {"wait_seconds": wait_seconds, "until": until, "include": include}
+        return await self._data("GET", _task(task_id), query=query, wait_seconds=wait_seconds)
+
+    async def list(self, **filters: Any) -> Json:
+        """Tasks that match, as `{tasks, total, page, limit, offset, next_cursor}`; filters as in the contract."""
+        return await self._data("GET", "tasks", query=filters)
+
+    async def history(self, task_id: str) -> JsonList:
+        """What happened to a task, oldest first: `{seq, type, status, worker_id, attempt, at, details}` each."""
+        entries: JsonList = (await self._data("GET", _task(task_id, "history")))["history"]
+        return entries
+
+    async def claim(
+        self,
+        *,
+        work_directory: str | Sequence[str],
+        worker_id: str | None = None,
+        limit: int = 1,
+        wait_seconds: float | None = None,
+        lease_seconds: float | None = None,
+        tags: Sequence[str] | None = None,
+        claim_id: str | None = None,
+    ) -> JsonList:
+        """Claim up to `limit` tasks, each with the `lease_token` that every later call about it needs.
+
+        The same `claim_id` again gives the same tasks while their leases live, so a lost answer loses nothing.
+        """
+        several = not isinstance(work_directory, str)
+        body = {
+            "work_directories" if several else "work_directory": work_directory,
+            "worker_id": worker_id,
+            "limit": limit,
+            "wait_seconds": wait_seconds,
+            "lease_seconds": lease_seconds,
+            "tags": tags,
+            "claim_id": claim_id,
+        }
+        claimed: JsonList = (await self._data("POST", "tasks/claim", body=body, wait_seconds=wait_seconds))["tasks"]
+        return claimed
+
+    async def heartbeat(
+        self,
+        task_id: str,
+        lease_token: str,
+        *,
+        lease_seconds: float | None = None,
+        progress: Mapping[str, Any] | None = None,
+    ) -> Json:
+        """Renew a lease: `{lease_expires_at, deadline_at}`. Refused with `LEASE_LOST` when it is no longer ours."""
+        body = {"lease_token": lease_token, "lease_seconds": lease_seconds, "progress": progress}
+        return await self._data("POST", _task(task_id, "heartbeat"), body=body)
+
+    async def complete(
+        self, task_id: str, *, lease_token: str | None = None, result: Any = None, **fields: Any
+    ) -> Json:
+        """Report success: `{task_id, status, completed_at, next}`. Repeating it with the same token is harmless."""
+        body = {"lease_token": lease_token, "result": result, **fields}
+        return await self._data("POST", _task(task_id, "complete"), body=body)
+
+    async def fail(
+        self,
+        task_id: str,
+        error_message: str,
+        *,
+        lease_token: str | None = None,
+        retryable: bool | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> Json:
+        """Report failure. Repeating it with the same token is harmless."""
+        body = {
+            "error_message": error_message,
+            "lease_token": lease_token,
+            "retryable": retryable,
+            "retry_after_seconds": retry_after_seconds,
+        }
+        return await self._data("POST", _task(task_id, "fail"), body=body)
+
+    async def release(
+        self, task_id: str, lease_token: str, *, reason: str | None = None, delay_seconds: float | None = None
+    ) -> Json:
+        """Give a claimed task back to the queue; no retry is burnt."""
+        body = {"lease_token": lease_token, "reason": reason, "delay_seconds": delay_seconds}
+        return await self._data("POST", _task(task_id, "release"), body=body)
+
+    async def health(self) -> Json:
+        """The health document, also when it says `unhealthy`."""
+        status, document = await self._exchange("GET", "/health")
+        if "status" not in document:
+            raise _refusal(status, document)
+        return document
+
+    async def stream(
+        self,
+        *,
+        work_directory: str,
+        worker_id: str | None = None,
+        capacity: int = 1,
+        lease_seconds: float | None = None,
+        mode: str | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """A worker's stream: events `task` (a claimed task), `cancel` `{task_id, reason}` and `drain`.
+
+        It ends when the server closes it and raises Unreachable when it breaks; reconnecting is the caller's
+        business. Close it with contextlib.aclosing() to leave early.
+        """
+        query = {
+            "work_path": work_directory,
+            "worker_id": worker_id,
+            "capacity": capacity,
+            "lease_seconds": lease_seconds,
+            "mode": mode,
+        }
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+        parser = EventParser()
+        try:
+            async with self._open("GET", "/api/v1/tasks/stream", timeout, query=query) as response:
+                if response.status != 200 or response.content_type != "text/event-stream":
+                    raise _refusal(response.status, _decoded(await response.read()))
+                async for chunk in response.content.iter_any():
+                    for event in parser.feed(chunk):
+                        yield event
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unreachable(f"the stream from {self.url} broke: {_reason(error)}") from error
+
+    async def _data(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_seconds: float | None = None,
+    ) -> Json:
+        status, envelope = await self._exchange(
+            method, f"/api/v1/{path}", query=query, body=body, headers=headers, wait_seconds=wait_seconds
+        )
+        if status >= 300 or not isinstance(envelope.get("data"), dict):
+            raise _refusal(status, envelope)
+        data: Json = envelope["data"]
+        return data
+
+    async def _exchange(
+        self, method: str, path: str, *, wait_seconds: float | None = None, **request: Any
+    ) -> tuple[int, Json]:
+        timeout = aiohttp.ClientTimeout(self._answer_seconds + (wait_seconds or 0), sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._open(method, path, timeout, **request) as response:
+                return response.status, _decoded(await response.read())
+        except (aiohttp.ClientError, OSError) as error:  # asyncio's TimeoutError is an OSError too
+            raise Unreachable(f"no answer from {self.url}: {_reason(error)}") from error
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        timeout: aiohttp.ClientTimeout,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(headers=self._headers)
+        return self._session.request(
+            method,
+            URL(self.url + path, encoded=True),
+            params={name: _text(value) for name, value in (query or {}).items() if value is not None},
+            json=None if body is None else {name: value for name, value in body.items() if value is not None},
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+
+def _task(task_id: str, verb: str = "") -> str:
+    return f"tasks/{quote(task_id, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int | float) else ",".join(map(str, value))
+
+
+def _decoded(body: bytes) -> Json:
+    """The JSON object of an answer; an empty one where there is none."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _refusal(status: int, envelope: Json) -> Refused | Unreachable:
+    error = envelope.get("error")
+    if isinstance(error, dict):
+        return Refused(status, error.get("code", ""), error.get("message", ""), error.get("details") or {})
+    if status >= 300:  # a proxy on the way, or no Task Orchestrator at all
+        return Refused(status, f"HTTP_{status}", "the answer bears no reason", {})
+    return Unreachable("whatever answered there is not a Task Orchestrator")
+
+
+def _reason(error: Exception) -> str:
+    return "it took too long" if isinstance(error, asyncio.TimeoutError) else str(error) or type(error).__name__

@@ -1,0 +1,39 @@
+"""Which server a command talks to: the options that every command has."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from attrs import frozen
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from task_orchestrator.client import Client
+
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+
+
+@Parameter(name="*")
+@frozen
+class Connection:
+    """Options beat the environment.
+
+    Parameters
+    ----------
+    url
+        The server's address; http://127.0.0.1:8080 if nothing is said.
+    api_key
+        The key, where the server asks for one. Better in the environment: other users see options.
+    """
+
+    url: Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_URL")] = None
+    api_key: Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_API_KEY")] = None
+
+    def open(self) -> "Client":
+        """The client; ends the process with a usage error if the address or the key cannot be one."""
+        from task_orchestrator.client import DEFAULT_URL, Client
+
+        try:
+            return Client(self.url or DEFAULT_URL, self.api_key)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from None

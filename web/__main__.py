@@ -1,0 +1,5 @@
+"""`python -m web` is `task-orchestrator serve`."""
+
+from web.serve import app
+
+app()

@@ -1,0 +1,107 @@
+"""The envelope around every answer, and what each refusal looks like in it."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from aiohttp.web import HTTPException, HTTPMethodNotAllowed, HTTPRequestEntityTooLarge, Response
+
+from dispatcher.errors import (
+    InvalidState,
+    LeaseLost,
+    LeaseTokenRequired,
+    PromptMismatch,
+    RecordFailed,
+    TaskNotFound,
+    Unavailable,
+)
+from web.codec import Fault, Invalid, Malformed, encode, rfc3339
+
+RETRY_AFTER_SECONDS = "1"
+
+log = logging.getLogger(__name__)
+
+
+class Failure(Exception):
+    """An answer other than success, as the contract words it. `closes`: the rest of the request is not read."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        closes: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.details, self.headers, self.closes = details or {}, headers, closes
+
+
+def ok(data: object, now: int, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return _json({"success": True, "data": data, "error": None, "timestamp": rfc3339(now)}, status, headers)
+
+
+def failed(failure: Failure, now: int) -> Response:
+    error = {"code": failure.code, "message": failure.message, "details": failure.details}
+    envelope = {"success": False, "data": None, "error": error, "timestamp": rfc3339(now)}
+    response = _json(envelope, failure.status, failure.headers)
+    if failure.closes:
+        response.force_close()
+    return response
+
+
+def _json(body: object, status: int, headers: Mapping[str, str] | None) -> Response:
+    return Response(body=encode(body), status=status, headers=headers, content_type="application/json", charset="utf-8")
+
+
+def failure(error: Exception) -> Failure:
+    """What the caller is told; an error that nobody foresaw is logged under the id that the caller gets."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    if describe := FAILURES.get(type(error)):
+        return describe(error)
+    error_id = uuid4().hex
+    log.error("error %s", error_id, exc_info=error)
+    return Failure(500, "INTERNAL_ERROR", "something went wrong in the server", {"error_id": error_id})
+
+
+def _invalid(faults: tuple[Fault, ...]) -> Failure:
+    first = faults[0]
+    errors = [{"field": fault.field, "reason": fault.reason} for fault in faults]
+    details = {"field": first.field, "reason": first.reason, "errors": errors}
+    return Failure(400, "VALIDATION_ERROR", f"{first.field}: {first.reason}", details)
+
+
+def _of_http(error: HTTPException) -> Failure:
+    if isinstance(error, HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{error.method} is not allowed here; {allowed} is"
+        return Failure(
+            405, "METHOD_NOT_ALLOWED", message, {"allowed": sorted(error.allowed_methods)}, {"Allow": allowed}
+        )
+    if isinstance(error, HTTPRequestEntityTooLarge):
+        return Failure(413, "PAYLOAD_TOO_LARGE", error.text or "the body is too large", closes=True)
+    code = {404: "NOT_FOUND"}.get(error.status, f"HTTP_{error.status}")
+    return Failure(error.status, code, error.reason)
+
+
+FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
+    Malformed: lambda e: Failure(400, "MALFORMED_JSON", f"the body is not valid JSON: {e}"),
+    Invalid: lambda e: _invalid(e.faults),
+    LeaseTokenRequired: lambda e: _invalid((Fault("lease_token", f"is required: {e}"),)),
+    TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
+    InvalidState: lambda e: Failure(409, "INVALID_STATE", str(e), {"status": e.status, "allowed_from": e.allowed_from}),
+    LeaseLost: lambda e: Failure(
+        409, "LEASE_LOST", str(e), {"reason": e.reason, "status": e.status, "attempt": e.attempt}
+    ),
+    PromptMismatch: lambda e: Failure(
+        422, "PROMPT_MISMATCH", str(e), {"similarity": round(e.similarity, 4), "threshold": e.threshold}
+    ),
+    RecordFailed: lambda e: Failure(502, "DATABASE_ERROR", "the record could not be read"),
+    Unavailable: lambda e: Failure(503, "UNAVAILABLE", str(e), {}, {"Retry-After": RETRY_AFTER_SECONDS}),
+}

@@ -1,0 +1,111 @@
+"""The route table, and what every request goes through before and after its handler."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+from aiohttp.typedefs import Handler
+from aiohttp.web import Application, Request, StreamResponse, middleware
+from attrs import frozen
+
+from dispatcher.messages import Complete, Create, Fail, Heartbeat, Release
+from web import health, stream, tasks
+from web.answers import Failure, failed, failure
+from web.bodies import ClaimBody, History, Newest, Next, Nothing, Show, Stream
+from web.codec import decode, decode_query
+from web.security import check_key, check_origin
+from web.service import SERVICE, Service
+
+REQUEST_ID = "X-Request-Id"
+SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
+
+
+@frozen
+class Route:
+    """`asks` is what a request says: a GET in its query, any other in its body; the path fills the rest."""
+
+    method: str
+    path: str
+    handler: Callable[[Service, Any, Request], Awaitable[StreamResponse]]
+    asks: type
+
+
+ROUTES = (
+    Route("POST", "/api/v1/tasks", tasks.create, Create),
+    Route("GET", "/api/v1/tasks", tasks.newest, Newest),
+    Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
+    Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
+    Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
+    Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
+    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, History),
+    Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
+    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, Complete),
+    Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
+    Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release),
+    Route("GET", "/health", health.health, Nothing),
+    Route("GET", "/health/live", health.live, Nothing),
+    Route("GET", "/health/ready", health.ready, Nothing),
+)
+
+
+def make_app(service: Service) -> Application:
+    app = Application(middlewares=[guard], client_max_size=service.settings.server.max_body_bytes)
+    app[SERVICE] = service
+    app.on_response_prepare.append(_name_request)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, _handler(service, route))
+    return app
+
+
+@middleware
+async def guard(request: Request, handler: Handler) -> StreamResponse:
+    """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    service = request.app[SERVICE]
+    service.connections += 1
+    try:
+        check_origin(request, service.settings.security.api_key)
+        check_key(request, service.settings.security.api_key)
+        return await handler(request)
+    except ConnectionError:
+        raise  # nobody is there to be answered
+    except Exception as error:
+        return failed(failure(error), service.clock())
+    finally:
+        service.connections -= 1
+
+
+async def _name_request(request: Request, response: StreamResponse) -> None:
+    given = request.headers.get(REQUEST_ID, "")
+    response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _handler(service: Service, route: Route) -> Handler:
+    async def handle(request: Request) -> StreamResponse:
+        asked: Any
+        if route.method == "GET":
+            asked = decode_query(request.query, route.asks, **request.match_info)
+        else:
+            decode_query(request.query, Nothing)
+            asked = decode(await _body(service, request), route.asks, **request.match_info)
+        return await route.handler(service, asked, request)
+
+    return handle
+
+
+async def _body(service: Service, request: Request) -> bytes:
+    limit = service.settings.server.max_body_bytes
+    if (request.content_length or 0) > limit:
+        message = f"the body is larger than max_body_bytes, {limit}"
+        raise Failure(413, "PAYLOAD_TOO_LARGE", message, {"max_body_bytes": limit}, closes=True)
+    if "Content-Type" in request.headers and request.content_type != "application/json":
+        message = f"the body must be application/json, not {request.content_type}"
+        raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", message)
+    if request.content.is_eof():
+        return await request.read()
+    try:
+        async with asyncio.timeout(service.settings.server.request_timeout_seconds):
+            return await request.read()
+    except TimeoutError:
+        raise Failure(408, "TIMEOUT", "the body did not come in time", closes=True) from None

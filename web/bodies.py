@@ -1,0 +1,105 @@
+"""What requests may say beyond the dispatcher's own messages: query strings, and the body of a claim."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MaxLen, MinLen
+from attrs import frozen
+
+from dispatcher.fields import (
+    ClaimLimit,
+    LeaseSeconds,
+    Offset,
+    PageLimit,
+    Rule,
+    Tags,
+    WaitSeconds,
+    WorkDirectory,
+    WorkerId,
+    distinct,
+)
+from dispatcher.messages import Claim
+
+
+@frozen
+class Nothing:
+    """No parameters."""
+
+
+@frozen(kw_only=True)
+class Next:
+    work_path: WorkDirectory
+    worker_id: WorkerId | None = None
+    wait_seconds: WaitSeconds = 0
+    lease_seconds: LeaseSeconds | None = None
+    tags: Tags = ()
+
+    def claim(self) -> Claim:
+        return Claim(
+            work_directories=(self.work_path,),
+            worker_id=self.worker_id,
+            wait_seconds=self.wait_seconds,
+            lease_seconds=self.lease_seconds,
+            tags=self.tags,
+        )
+
+
+@frozen(kw_only=True)
+class ClaimBody:
+    work_directory: WorkDirectory | None = None
+    work_directories: Annotated[tuple[WorkDirectory, ...], MinLen(1), MaxLen(100), Rule(distinct)] | None = None
+    worker_id: WorkerId | None = None
+    limit: ClaimLimit = 1
+    wait_seconds: WaitSeconds = 0
+    lease_seconds: LeaseSeconds | None = None
+    tags: Tags = ()
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.work_directory is None and self.work_directories is None:
+            yield "work_directory", "is required, or work_directories"
+        if self.work_directory is not None and self.work_directories is not None:
+            yield "work_directories", "cannot be given together with work_directory"
+
+    def claim(self) -> Claim:
+        one = (self.work_directory,) if self.work_directory is not None else ()
+        return Claim(
+            work_directories=one or self.work_directories or (),
+            worker_id=self.worker_id,
+            limit=self.limit,
+            wait_seconds=self.wait_seconds,
+            lease_seconds=self.lease_seconds,
+            tags=self.tags,
+        )
+
+
+@frozen(kw_only=True)
+class Show:
+    task_id: str
+    wait_seconds: WaitSeconds = 0
+    until: Literal["terminal"] | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.wait_seconds and self.until is None:
+            yield "until", "is required with wait_seconds"
+
+
+@frozen(kw_only=True)
+class Newest:
+    work_directory: WorkDirectory | None = None
+    limit: PageLimit = 100
+    offset: Offset = 0
+
+
+@frozen(kw_only=True)
+class History:
+    task_id: str
+
+
+@frozen(kw_only=True)
+class Stream:
+    work_path: WorkDirectory
+    worker_id: WorkerId | None = None
+    capacity: Annotated[int, Ge(1), Le(100)] = 1
+    lease_seconds: LeaseSeconds = 60
+    tags: Tags = ()
+    mode: Literal["assign", "notify"] = "assign"

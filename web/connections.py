@@ -1,0 +1,40 @@
+"""aiohttp's server, but what is not HTTP at all is answered in the envelope too, and quietly."""
+
+import time
+from http import HTTPStatus
+
+from aiohttp.web import AppRunner, Server, StreamResponse
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+
+from web.answers import Failure, failed
+
+
+class Connection(RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has already begun")
+        code = "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR"
+        text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
+        return failed(Failure(status, code, text, closes=True), time.time_ns() // 1_000_000)
+
+
+class Connections(Server):
+    def __call__(self) -> RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(AppRunner):
+    async def _make_server(self) -> Server:
+        plain = await super()._make_server()
+        return Connections(
+            plain.request_handler,
+            request_factory=plain.request_factory,
+            handler_cancellation=plain.handler_cancellation,
+            loop=plain._loop,
+            **plain._kwargs,
+        )

@@ -1,0 +1,48 @@
+"""Who may call, and from where."""
+
+import ipaddress
+from hmac import compare_digest
+from urllib.parse import urlsplit
+
+from aiohttp.web import Request
+
+from web.answers import Failure
+
+OPEN_PATHS = "/health"  # without a key: the probes of those who run the server
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as one binds to it or as a client names it, is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_key(request: Request, api_key: str | None) -> None:
+    """The key as a bearer token or in X-API-Key; raises a 401 Failure."""
+    if api_key is None or request.path == OPEN_PATHS or request.path.startswith(OPEN_PATHS + "/"):
+        return
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    given = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")
+    if not compare_digest(given.encode("utf-8", "surrogateescape"), api_key.encode()):
+        reason = "the key is wrong" if given else "a key is needed: Authorization: Bearer KEY"
+        raise Failure(401, "UNAUTHORIZED", reason, headers={"WWW-Authenticate": "Bearer"})
+
+
+def check_origin(request: Request, api_key: str | None) -> None:
+    """No web page of somebody else's may speak for the person at the browser; raises a 403 Failure.
+
+    Without a key the server trusts whoever reaches it, so the name it is reached by must be this machine's: a
+    foreign name that resolves to 127.0.0.1 is how a page gets around the check of the origin.
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise Failure(403, "FORBIDDEN", "requests from other sites are refused", {"origin": origin})
+    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        raise Failure(403, "FORBIDDEN", "requests from other sites are refused")
+    if api_key is None and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
+        message = "without a key this server answers only to its own machine's names"
+        raise Failure(403, "FORBIDDEN", message, {"host": request.host})

@@ -1,0 +1,171 @@
+"""`task-orchestrator serve`: the composition root, the only place that knows all layers."""
+
+import asyncio
+import logging
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import uvloop
+from aiohttp.web import TCPSite
+from cyclopts import App, Parameter
+
+from dispatcher.actor import Dispatcher
+from dispatcher.board import Board, Rules
+from dispatcher.clock import SystemClock
+from dispatcher.hub import Hub
+from dispatcher.messages import Drain
+from dispatcher.mint import SystemMint
+from storage.errors import StorageError
+from storage.store import SqliteStore, open_store
+from web.app import make_app
+from web.codec import Fault
+from web.connections import Runner
+from web.security import is_loopback
+from web.service import Service
+from web.settings import Settings, SettingsError, load
+
+SHUTDOWN_SECONDS = 1  # how long a request under way may still take once the server stops
+BACKLOG = 1024  # connections that the system keeps until they are accepted
+
+log = logging.getLogger(__name__)
+
+app = App(name="serve", help="Run the server.")
+
+
+@app.default
+def serve(
+    *,
+    config: Annotated[Path | None, Parameter(help="A TOML file with settings.")] = None,
+    host: Annotated[str | None, Parameter(help="The address to listen on; beyond loopback only with a key.")] = None,
+    port: Annotated[str | None, Parameter(help="The port; 0 for any free one.")] = None,
+    database: Annotated[str | None, Parameter(help="sqlite:///relative/path.db or sqlite:////absolute/path.db")] = None,
+    api_key: Annotated[str | None, Parameter(help="What callers must present; better set API_SECRET_KEY.")] = None,
+    log_level: Annotated[str | None, Parameter(help="debug, info, warning, error or critical.")] = None,
+) -> int:
+    """Run the server until it is told to stop (SIGTERM or Ctrl-C). Every setting is described in the README."""
+    options = {"host": host, "port": port, "database": database, "api_key": api_key, "log_level": log_level}
+    try:
+        settings = load(options, os.environ, config)
+        refuse_open_door(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    logging.basicConfig(level=settings.logging.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    allow_many_connections()
+    try:
+        return uvloop.run(run(settings))
+    except (StorageError, OSError) as error:
+        print(f"task-orchestrator cannot start: {error}", file=sys.stderr)
+        return 1
+
+
+def refuse_open_door(settings: Settings) -> None:
+    if settings.security.api_key is None and not is_loopback(settings.server.host):
+        reason = f"{settings.server.host} can be reached from other machines: set API_SECRET_KEY, or use 127.0.0.1"
+        raise SettingsError([Fault("--host", reason)])
+
+
+def allow_many_connections() -> None:
+    """As many open files as the system lets us have: each waiting worker is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def run(settings: Settings) -> int:
+    """Serve until a signal comes (0) or the record can no longer be written (1)."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    database = settings.database
+    async with (
+        open_store(database.path, synchronous=database.synchronous, timeout_seconds=database.timeout_seconds) as store,
+        compose(settings, store) as (service, deciding),
+        listen(service) as url,
+    ):
+        print(greeting(url), flush=True)
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not deciding.done():
+            return 0
+        log.critical("the record cannot be written, so the server stops", exc_info=deciding.exception())
+        return 1
+
+
+@asynccontextmanager
+async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
+    """The service on its record, and the task in which the dispatcher decides. At the end all asked is answered."""
+    task = settings.task
+    rules = Rules(
+        default_timeout_seconds=task.default_task_timeout,
+        default_max_retries=task.max_task_retries,
+        prompt_match_threshold=task.prompt_match_threshold,
+        require_lease_token=task.require_lease_token,
+    )
+    clock, hub = SystemClock(), Hub()
+    dispatcher = Dispatcher(Board(await store.load(), SystemMint(), rules), store, hub, clock)
+    deciding = asyncio.create_task(dispatcher.run())
+    try:
+        yield (
+            Service(
+                dispatcher=dispatcher,
+                record=store,
+                hub=hub,
+                clock=clock,
+                settings=settings,
+                version=version("task-orchestrator"),
+            ),
+            deciding,
+        )
+    finally:
+        dispatcher.close()
+        await asyncio.wait([deciding])
+
+
+@asynccontextmanager
+async def listen(service: Service) -> AsyncIterator[str]:
+    """Take requests at the URL given. At the end whoever waits is sent away first, so that nobody holds it up."""
+    server = service.settings.server
+    runner = Runner(
+        make_app(service),
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=server.request_timeout_seconds,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+    await runner.setup()
+    try:
+        site = TCPSite(runner, server.host, server.port, backlog=BACKLOG)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        await site.stop()
+    finally:
+        service.draining.set()
+        if service.dispatcher.running:
+            await service.dispatcher.ask(Drain())
+        service.hub.close()
+        await runner.cleanup()
+
+
+def greeting(url: str) -> str:
+    """The first line is for programs too: it tells the URL."""
+    command = "task-orchestrator"
+    if shutil.which(command) is None:
+        command = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith(command) else "python -m task_orchestrator"
+    at = "" if url == "http://127.0.0.1:8080" else f" --url {url}"
+    return f"""Task Orchestrator is listening on {url}
+
+Try it from another terminal, in the directory to work on:
+  task=$({command} submit{at} 'git log --oneline | wc -l; ls')
+  {command} worker{at} --work-directory . --exec sh --once
+  {command} watch{at} $task
+"""

@@ -1,0 +1,149 @@
+"""The worker's event stream: tasks as long as it has hands free (`assign`), or only the news of them (`notify`)."""
+
+import asyncio
+from asyncio import FIRST_COMPLETED
+from asyncio import Task as Job
+from contextlib import suppress
+
+from aiohttp.web import Request, StreamResponse
+from aiohttp_sse import EventSourceResponse, sse_response
+from attrs import define, field
+
+from dispatcher.hub import Closed, Listener, LostTouch, about_directory, about_task, about_worker
+from dispatcher.messages import FOREVER, Claim, Held
+from dispatcher.ports import Change
+from dispatcher.task import Status, Task
+from web.bodies import Stream
+from web.codec import encode
+from web.service import Service
+from web.views import claimed
+
+PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
+LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired", "task.failed": "expired"}
+
+
+async def stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
+    timeout = service.settings.server.request_timeout_seconds
+    async with sse_response(request, sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS) as events:
+        with suppress(ConnectionError, TimeoutError):  # the worker has gone, or does not read
+            if asked.mode == "notify":
+                await _notify(service, asked, events)
+            else:
+                await _Assignment(service, asked, events).run()
+            await send(events, "drain", {})
+    return events
+
+
+async def send(events: EventSourceResponse, event: str, data: object) -> None:
+    await events.send(encode(data).decode(), event=event)
+
+
+async def _notify(service: Service, asked: Stream, events: EventSourceResponse) -> None:
+    told = 0
+    with service.hub.listen(about_directory(asked.work_path)) as heard:
+        while True:
+            heard.clear()  # what comes from here on may not be in the number yet
+            waiting = await service.record.waiting(asked.work_path)
+            if waiting != told:
+                await send(events, "available", {"work_directory": asked.work_path, "waiting": waiting})
+                told = waiting
+            try:
+                await heard.next()
+            except LostTouch:
+                continue
+            except Closed:
+                return
+
+
+@define
+class _Assignment:
+    """One worker's stream. `held` is what it works on in this directory: what came through here, and all that bears
+    its name, so that a worker that connects again is not sent more than it has hands for."""
+
+    service: Service
+    asked: Stream
+    events: EventSourceResponse
+    held: set[str] = field(factory=set)
+    news: "Job[Change] | None" = None
+    claim: "Job[tuple[Task, ...]] | None" = None
+
+    async def run(self) -> None:
+        with self.service.hub.listen() as heard:
+            if self.asked.worker_id:
+                self.service.hub.follow(heard, about_worker(self.asked.worker_id))
+            await self._recount()
+            try:
+                while not self.service.draining.is_set():
+                    await self._turn(heard)
+            except Closed:
+                pass
+            finally:
+                self._stop()
+
+    async def _turn(self, heard: Listener) -> None:
+        """Wait for a task, if there is room for one, and for news of those held, whichever comes first."""
+        room = self.asked.capacity - len(self.held)
+        self.news = self.news or asyncio.create_task(heard.next())
+        if room > 0:
+            self.claim = self.claim or asyncio.create_task(self.service.dispatcher.ask(self._claim(room)))
+        elif self.claim and not self.claim.done():
+            self.claim.cancel()
+            self.claim = None
+        await asyncio.wait([job for job in (self.news, self.claim) if job], return_when=FIRST_COMPLETED)
+        if self.claim and self.claim.done():
+            tasks, self.claim = self.claim.result(), None
+            await self._assign(heard, tasks)
+        if self.news.done():
+            news, self.news = self.news, None
+            try:
+                await self._note(heard, news.result())
+            except LostTouch:
+                await self._recount()
+
+    def _claim(self, room: int) -> Claim:
+        return Claim(
+            work_directories=(self.asked.work_path,),
+            worker_id=self.asked.worker_id,
+            limit=room,
+            wait_seconds=FOREVER,
+            lease_seconds=self.asked.lease_seconds,
+            tags=self.asked.tags,
+        )
+
+    async def _assign(self, heard: Listener, tasks: tuple[Task, ...]) -> None:
+        for place, task in enumerate(tasks):
+            self.service.hub.follow(heard, about_task(task.task_id))
+            self.held.add(task.task_id)
+            try:
+                await send(self.events, "task", claimed(task))
+            except BaseException:
+                self.service.dispatcher.give_back(tasks[place:])
+                raise
+
+    async def _note(self, heard: Listener, change: Change) -> None:
+        task = change.after
+        if task.status is Status.WORKING:
+            if task.work_directory == self.asked.work_path:
+                self.held.add(task.task_id)
+        elif task.task_id in self.held:
+            self.held.discard(task.task_id)
+            self.service.hub.unfollow(heard, about_task(task.task_id))
+            if change.entry and change.entry.type in LOST:
+                await send(self.events, "cancel", {"task_id": task.task_id, "reason": LOST[change.entry.type]})
+
+    async def _recount(self) -> None:
+        if self.asked.worker_id:
+            self.held = set(await self.service.dispatcher.ask(Held(self.asked.worker_id, self.asked.work_path)))
+            return
+        tasks = [await self.service.record.task(task_id) for task_id in self.held]
+        self.held = {task.task_id for task in tasks if task and task.status is Status.WORKING}
+
+    def _stop(self) -> None:
+        if self.news:
+            self.news.cancel()
+        if self.claim is None:
+            return
+        if not self.claim.done():
+            self.claim.cancel()
+        elif not self.claim.cancelled() and self.claim.exception() is None:
+            self.service.dispatcher.give_back(self.claim.result())  # it came as the worker was leaving

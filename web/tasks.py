@@ -1,0 +1,107 @@
+"""Tasks: create, claim, report, look. Handlers decide nothing: they ask, and say the answer."""
+
+import asyncio
+
+from aiohttp.web import Request, Response, StreamResponse
+
+from dispatcher.errors import TaskNotFound
+from dispatcher.hub import Closed, LostTouch, about_task
+from dispatcher.messages import Complete, Create, Fail, Heartbeat, Release
+from dispatcher.task import MOVES, Status, Task
+from web.answers import ok
+from web.bodies import ClaimBody, History, Newest, Next, Show
+from web.service import Service
+from web.views import claimed, history_line, moment, outcome, whole
+
+FINAL = {status for status in Status if Status.WORKING not in MOVES[status] and status is not Status.WORKING}
+UNCACHED = {"Cache-Control": "no-store"}
+
+
+async def create(service: Service, asked: Create, request: Request) -> Response:
+    task = await service.dispatcher.ask(asked)
+    return ok(whole(task), service.clock(), 201, {"Location": f"/api/v1/tasks/{task.task_id}"})
+
+
+async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
+    tasks = await service.dispatcher.ask(asked.claim())
+    return await _deliver(service, request, tasks, claimed(tasks[0]) if tasks else None)
+
+
+async def claim(service: Service, asked: ClaimBody, request: Request) -> StreamResponse:
+    tasks = await service.dispatcher.ask(asked.claim())
+    return await _deliver(service, request, tasks, {"tasks": [claimed(task) for task in tasks]})
+
+
+async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Response:
+    task = await service.dispatcher.ask(asked)
+    return ok(
+        {"lease_expires_at": moment(task.lease_expires_at), "deadline_at": moment(task.deadline_at)}, service.clock()
+    )
+
+
+async def complete(service: Service, asked: Complete, request: Request) -> Response:
+    task = await service.dispatcher.ask(asked)
+    return ok(outcome(task) | {"next": None}, service.clock())
+
+
+async def fail(service: Service, asked: Fail, request: Request) -> Response:
+    task = await service.dispatcher.ask(asked)
+    return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
+
+
+async def release(service: Service, asked: Release, request: Request) -> Response:
+    task = await service.dispatcher.ask(asked)
+    return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
+
+
+async def show(service: Service, asked: Show, request: Request) -> Response:
+    task = await (_final(service, asked) if asked.until else _task(service, asked.task_id))
+    return ok(whole(task), service.clock())
+
+
+async def history(service: Service, asked: History, request: Request) -> Response:
+    entries = await service.record.history(asked.task_id)
+    if not entries:
+        raise TaskNotFound(asked.task_id)
+    return ok({"task_id": asked.task_id, "history": [history_line(entry) for entry in entries]}, service.clock())
+
+
+async def newest(service: Service, asked: Newest, request: Request) -> Response:
+    tasks, total = await service.record.newest(asked.work_directory, asked.limit, asked.offset)
+    page = {"page": asked.offset // asked.limit + 1, "limit": asked.limit, "offset": asked.offset}
+    return ok({"tasks": [whole(task) for task in tasks], "total": total, **page, "next_cursor": None}, service.clock())
+
+
+async def _task(service: Service, task_id: str) -> Task:
+    task = await service.record.task(task_id)
+    if task is None:
+        raise TaskNotFound(task_id)
+    return task
+
+
+async def _final(service: Service, asked: Show) -> Task:
+    """The task once nobody works on it any more; as it is when the time is over or the server stops."""
+    with service.hub.listen(about_task(asked.task_id)) as heard:
+        task = await _task(service, asked.task_id)
+        try:
+            async with asyncio.timeout(asked.wait_seconds):
+                while task.status not in FINAL:
+                    try:
+                        task = (await heard.next()).after
+                    except LostTouch:
+                        task = await _task(service, asked.task_id)
+        except (TimeoutError, Closed):
+            pass
+        return task
+
+
+async def _deliver(service: Service, request: Request, tasks: tuple[Task, ...], data: object) -> StreamResponse:
+    """Write the answer here and now: tasks that do not get through are given back at once."""
+    response = ok(data, service.clock(), headers=UNCACHED)
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    except BaseException:
+        service.dispatcher.give_back(tasks)
+        raise
+    return response

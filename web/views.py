@@ -1,0 +1,79 @@
+"""What the wire shows of a task and its history. Names and units are those of the contract."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dispatcher.ports import Entry
+from dispatcher.task import Task
+from web.codec import rfc3339
+
+
+def moment(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)
+
+
+def whole(task: Task) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "work_directory": task.work_directory,
+        "prompt": task.prompt,
+        "priority": task.priority,
+        "tags": task.tags,
+        "status": task.status,
+        "worker_id": task.worker_id,
+        "attempt": task.attempt,
+        "lease_expires_at": moment(task.lease_expires_at),
+        "deadline_at": moment(task.deadline_at),
+        "progress": task.progress,
+        "created_at": moment(task.created_at),
+        "updated_at": moment(task.updated_at),
+        "available_at": moment(task.available_at),
+        "started_at": moment(task.started_at),
+        "completed_at": moment(task.completed_at),
+        "result": task.result,
+        "error_message": task.error_message,
+        "retry_count": task.retry_count,
+        "max_retries": task.max_retries,
+        "auto_retry": task.auto_retry,
+        "retry_delay_seconds": task.retry_delay_seconds,
+        "timeout_seconds": task.timeout_seconds,
+        "expires_at": moment(task.expires_at),
+        "metadata": task.metadata,
+        "created_by": task.created_by,
+        "version": task.version,
+    }
+
+
+def claimed(task: Task) -> dict[str, Any]:
+    """A task as its worker gets it; nobody else ever sees the lease_token."""
+    return {
+        "task_id": task.task_id,
+        "prompt": task.prompt,
+        "work_directory": task.work_directory,
+        "priority": task.priority,
+        "tags": task.tags,
+        "metadata": task.metadata,
+        "attempt": task.attempt,
+        "lease_token": task.lease_token,
+        "lease_expires_at": moment(task.lease_expires_at),
+        "deadline_at": moment(task.deadline_at),
+        "retry_count": task.retry_count,
+        "previous_error": task.error_message,
+        "dependencies": [],
+    }
+
+
+def outcome(task: Task) -> dict[str, Any]:
+    return {"task_id": task.task_id, "status": task.status, "completed_at": moment(task.completed_at)}
+
+
+def history_line(entry: Entry) -> Mapping[str, Any]:
+    return {
+        "seq": entry.seq,
+        "type": entry.type,
+        "status": entry.status,
+        "worker_id": entry.worker_id,
+        "attempt": entry.attempt,
+        "at": moment(entry.at),
+        "details": entry.details,
+    }
