@@ -45,6 +45,7 @@ class Dispatcher:
         self._open = True
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._alarm: tuple[int, TimerHandle] | None = None
+        self.batches = self.messages = 0  # committed since the start, and the messages decided in them
 
     async def ask(self, message: Message[R]) -> R:
         """The reply, once it is durable. Raises Refusal, or Unavailable. Whoever leaves first is given nothing."""
@@ -111,6 +112,8 @@ class Dispatcher:
         changes = [change for _, outcome in outcomes if isinstance(outcome, Effects) for change in outcome.changes]
         if changes:
             await self._journal.commit(changes)
+            self.batches += 1
+            self.messages += len(outcomes)
         for envelope, outcome in outcomes:
             self._answer(envelope, outcome)
         self._hub.publish(changes)
@@ -132,6 +135,8 @@ class Dispatcher:
     def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Refusal:
         if isinstance(envelope.message, Tick):
             self._alarm = None
+        elif isinstance(envelope.message, Leave):
+            self._parked.pop(envelope.message.ticket, None)
         try:
             effects = self._board.apply(envelope.message, now)
         except Refusal as refusal:
@@ -162,8 +167,7 @@ class Dispatcher:
         if not envelope.reply.cancelled():  # it was answered, but was gone before it could hear it
             if envelope.reply.exception() is None:
                 self._undelivered(envelope.message, envelope.reply.result())
-        elif envelope.ticket in self._parked:
-            del self._parked[envelope.ticket]
+        elif envelope.ticket is not None:
             self._mailbox.appendleft(Envelope(Leave(envelope.ticket)))
             self._mail.set()
 

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from itertools import islice
+from math import inf
 
 from attrs import define, field, frozen
 
@@ -33,15 +35,15 @@ class Lane:
     tasks: list[Task] = field(factory=list)
     edge: int | None = 0
 
-    def add(self, task: Task, window: int) -> int:
+    def add(self, task: Task, window: float) -> int:
         """How many more tasks are here than before."""
         if self.edge is not None and task.arrival >= self.edge:
             return 0  # it lies behind the edge, where a later slice will find it
+        before = len(self.tasks)
         self.tasks.insert(self._place(task), task)
-        if len(self.tasks) <= window:
-            return 1
-        self.edge = self.tasks.pop().arrival
-        return 0
+        while len(self.tasks) > window:
+            self.edge = self.tasks.pop().arrival
+        return len(self.tasks) - before
 
     def discard(self, task: Task) -> int:
         """How many fewer tasks are here than before."""
@@ -50,6 +52,11 @@ class Lane:
             return 0
         del self.tasks[place]
         return 1
+
+    def count(self, most: int, now: int) -> int:
+        """How many tasks here can be handed out, up to `most`."""
+        live = (1 for task in self.tasks if task.expires_at is None or task.expires_at > now)
+        return sum(islice(live, most))
 
     def extend(self, run: Run) -> None:
         self.tasks.extend(run.tasks)
@@ -91,7 +98,8 @@ class Agenda:
 
     def add(self, task: Task) -> None:
         for shelf in self._shelves_for(task):
-            self._resident += shelf.lanes[task.priority].add(task, self._window)
+            window = inf if shelf.waiters else self._window  # who waits may take many, and all of them are wanted now
+            self._resident += shelf.lanes[task.priority].add(task, window)
 
     def discard(self, task: Task) -> None:
         for shelf in self._shelves_for(task):
@@ -106,15 +114,15 @@ class Agenda:
                 return min(heads, key=lambda task: task.arrival)
         return None
 
-    def lacks(self, claim: Claim) -> Iterator[tuple[LaneKey, Slice]]:
+    def lacks(self, claim: Claim, now: int) -> Iterator[tuple[LaneKey, Slice]]:
         """The slices without which it cannot be said what this claim gets."""
         filter = frozenset(claim.tags)
         for work_directory, shelf in zip(claim.work_directories, self._shelves_of(claim), strict=True):
             wanted = claim.limit
             for priority in MOST_URGENT_FIRST:
                 lane = shelf.lanes[priority]
-                wanted -= len(lane.tasks)
-                if wanted <= 0:
+                wanted -= lane.count(wanted, now)
+                if not wanted:
                     break
                 if lane.edge is not None:
                     yield LaneKey(work_directory, priority, filter), Slice(lane.edge, max(self._window, wanted))

@@ -84,19 +84,19 @@ class Board:
         tasks: set[str] = set()
         leases: set[tuple[str, str]] = set()
         lanes: dict[LaneKey, Slice] = {}
-        due = None
+        due = False
         for message in messages:
             if isinstance(message, Claim):
-                for key, slice in self.agenda.lacks(message):
+                for key, slice in self.agenda.lacks(message, now):
                     lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.limit)
             elif isinstance(message, TaskMessage):
                 tasks.update(self._unknown_task(message))
                 leases.update(self._unknown_lease(message))
             elif isinstance(message, Tick) and self._overdue is None and self._due is not None and self._due <= now:
-                due = now
+                due = True
             if len(lanes) >= LANES_PER_BATCH:
                 break
-        return Needs(tasks=frozenset(tasks), leases=frozenset(leases), lanes=lanes, due=due)
+        return Needs(tasks=frozenset(tasks), leases=frozenset(leases), lanes=lanes, due=due, now=now)
 
     def _unknown_task(self, message: TaskMessage) -> Iterator[str]:
         if message.task_id not in self.working and message.task_id not in self._visitors:
@@ -120,7 +120,7 @@ class Board:
         """Decide one message. A refusal is raised, and nothing has happened."""
         self._changes, self._readied, self._served = [], [], []
         reply = DECISIONS[type(message)](self, message, now)
-        self._serve(now)
+        self.serve(now)
         return Effects(reply, tuple(self._changes), tuple(self._served))
 
     def next_due(self) -> int | None:
@@ -182,8 +182,8 @@ class Board:
         self.agenda.leave(ticket)
         self._served.append((ticket, tasks))
 
-    def _serve(self, now: int) -> None:
-        """Hand what this message made ready to those who wait, each in turn."""
+    def serve(self, now: int) -> None:
+        """Hand what the message at hand made ready to those who wait, each in turn."""
         for task in self._readied:
             while self._visitors[task.task_id] is task and (waiter := self.agenda.next_waiter(task)):
                 tasks = hand_out(self, waiter.claim, now)

@@ -64,7 +64,7 @@ class LaneKey:
 
 @frozen
 class Slice:
-    """Wanted: the first `limit` ready tasks of a lane whose arrival is not before `edge`."""
+    """Wanted: the first `limit` ready tasks of a lane whose arrival is not before `edge`, but none that has expired."""
 
     edge: int
     limit: int
@@ -77,10 +77,11 @@ class Needs:
     tasks: frozenset[str] = frozenset()
     leases: frozenset[tuple[str, str]] = frozenset()  # (task_id, lease_token)
     lanes: Mapping[LaneKey, Slice] = field(factory=dict)
-    due: int | None = None  # the tasks that fall due up to this moment
+    due: bool = False  # the tasks that fall due up to now
+    now: int
 
     def __bool__(self) -> bool:
-        return bool(self.tasks or self.leases or self.lanes or self.due is not None)
+        return bool(self.tasks or self.leases or self.lanes or self.due)
 
 
 @frozen

@@ -41,7 +41,8 @@ class Table:
         self._values = attrgetter(*self.columns)
         self._write = [(self.columns.index(name), write) for name, (write, _) in convert.items()]
         self._read = [(self.columns.index(name), read) for name, (_, read) in convert.items()]
-        self.select = f"select {', '.join(self.columns)} from {name}"
+        self.names = ", ".join(f"{name}.{column}" for column in self.columns)
+        self.select = f"select {self.names} from {name}"
 
     def row(self, value: Any) -> list[Any]:
         row = list(self._values(value))

@@ -55,20 +55,18 @@ TASK_BY_ID = f"{TASKS.select} where task_id = ?"
 WORKING = f"{TASKS.select} where status = 'working'"
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
 DUE = f"{TASKS.select} where due_at <= ? order by due_at limit ?"
-READY = (
-    f"{TASKS.select} where work_directory = ? and priority = ? and ready = 1 and arrival >= ? order by arrival limit ?"
-)
+READY = f"""
+    {TASKS.select} where work_directory = ?1 and priority = ?2 and ready = 1 and arrival >= ?3
+    and (expires_at is null or expires_at > ?4) order by arrival limit ?5"""
 READY_WITH_TAGS = f"""
-    {TASKS.select} where arrival in (
-        select arrival from ready_tags as one
-        where work_directory = ?1 and tag = json_extract(?2, '$[0]') and priority = ?3 and arrival >= ?4
-        and not exists (
-            select 1 from json_each(?2) as wanted where not exists (
-                select 1 from ready_tags as other
-                where other.work_directory = ?1 and other.tag = wanted.value
-                and other.priority = ?3 and other.arrival = one.arrival))
-        order by arrival limit ?5)
-    order by arrival"""
+    select {TASKS.names} from ready_tags as one cross join tasks on tasks.arrival = one.arrival
+    where one.work_directory = ?1 and one.priority = ?2 and one.arrival >= ?3 and one.tag = json_extract(?6, '$[0]')
+    and (expires_at is null or expires_at > ?4) and not exists (
+        select 1 from json_each(?6) as wanted where not exists (
+            select 1 from ready_tags as other
+            where other.work_directory = ?1 and other.tag = wanted.value
+            and other.priority = ?2 and other.arrival = one.arrival))
+    order by one.arrival limit ?5"""
 CLAIM_UNDER = "select seq, attempt from task_history where task_id = ? and type = 'task.claimed' and lease_token = ?"
 END_OF_LEASE = """
     select type from task_history where task_id = ? and attempt = ? and seq > ? and type in (
@@ -83,11 +81,11 @@ def load(db: sqlite3.Connection) -> Snapshot:
 
 
 def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
-    due, next_due = (None, None) if needs.due is None else _due(db, needs.due)
+    due, next_due = _due(db, needs.now) if needs.due else (None, None)
     return Found(
         tasks={task_id: task_by_id(db, task_id) for task_id in needs.tasks},
         leases={(task_id, token): _lease(db, task_id, token) for task_id, token in needs.leases},
-        lanes={key: _run(db, key, slice) for key, slice in needs.lanes.items()},
+        lanes={key: _run(db, key, slice, needs.now) for key, slice in needs.lanes.items()},
         due=due,
         next_due=next_due,
     )
@@ -180,13 +178,10 @@ def _lease(db: sqlite3.Connection, task_id: str, token: str) -> Lease | None:
     return Lease(attempt, end[0] if end else None)
 
 
-def _run(db: sqlite3.Connection, key: LaneKey, slice: Slice) -> Run:
+def _run(db: sqlite3.Connection, key: LaneKey, slice: Slice, now: int) -> Run:
     """One row more than wanted is asked for: it is the new edge."""
-    if key.tags:
-        wanted = (key.work_directory, to_json(sorted(key.tags)), key.priority.rank, slice.edge, slice.limit + 1)
-        tasks = _tasks(db.execute(READY_WITH_TAGS, wanted))
-    else:
-        tasks = _tasks(db.execute(READY, (key.work_directory, key.priority.rank, slice.edge, slice.limit + 1)))
+    wanted = (key.work_directory, key.priority.rank, slice.edge, now, slice.limit + 1, to_json(sorted(key.tags)))
+    tasks = _tasks(db.execute(READY_WITH_TAGS, wanted) if key.tags else db.execute(READY, wanted[:5]))
     behind = tasks[slice.limit :]
     return Run(tasks[: slice.limit], behind[0].arrival if behind else None)
 

@@ -17,7 +17,12 @@ from web.service import Service
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
     now = service.clock()
     database, queue_size = await _database(service)
-    dispatcher = {"healthy": service.dispatcher.running, "mailbox": service.dispatcher.mailbox_size}
+    dispatcher = {
+        "healthy": service.dispatcher.running,
+        "mailbox": service.dispatcher.mailbox_size,
+        "batches": service.dispatcher.batches,
+        "messages": service.dispatcher.messages,
+    }
     well = database["healthy"] and dispatcher["healthy"]
     uptime_seconds = (now - service.started_at) // 1000
     return _plain(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import resource
+import shlex
 import shutil
 import signal
 import sys
@@ -159,8 +160,12 @@ async def listen(service: Service) -> AsyncIterator[str]:
 def greeting(url: str) -> str:
     """The first line is for programs too: it tells the URL."""
     command = "task-orchestrator"
-    if shutil.which(command) is None:
-        command = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith(command) else "python -m task_orchestrator"
+    if shutil.which(command) is None:  # not installed for everybody: the very file that runs
+        command = (
+            shlex.quote(os.path.abspath(sys.argv[0]))
+            if sys.argv[0].endswith(command)
+            else "python -m task_orchestrator"
+        )
     at = "" if url == "http://127.0.0.1:8080" else f" --url {url}"
     return f"""Task Orchestrator is listening on {url}
 

@@ -18,6 +18,7 @@ def tick(board: Board, tick: Tick, now: int) -> None:
             fall_due(board, task, now)
         else:
             board.note_due(task)
+    board.serve(now)  # whoever can still be given something is not sent away
     for waiter in board.agenda.overdue(now):
         board.dismiss(waiter.ticket)
 
@@ -26,7 +27,7 @@ def fall_due(board: Board, task: Task, now: int) -> None:
     if task.status is Status.WORKING:
         _lose(board, task, now)
     elif task.expires_at is not None and task.expires_at <= now:
-        end(board, task, Status.CANCELLED, now, reason="expired")
+        end(board, task, Status.CANCELLED, now, error_message=task.error_message, reason="expired")
     else:
         board.put(task, task.change(now, ready=True), now, "task.available")
 

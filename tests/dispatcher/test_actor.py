@@ -1,0 +1,254 @@
+"""The order of things: save first, speak second, and only then tell everybody."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from dispatcher.actor import BATCH_MAX, Dispatcher
+from dispatcher.board import Board
+from dispatcher.errors import TaskNotFound, Unavailable
+from dispatcher.hub import Hub, about_directory
+from dispatcher.messages import FOREVER, Claim, Complete, Create, Drain, Heartbeat, Tick
+from dispatcher.ports import Change, Found, Needs, Snapshot
+from tests.dispatcher.world import CountingMint, DirectJournal, World, database
+
+CREATE = Create(work_directory="/w", prompt="do it")
+CLAIM = Claim(work_directories=("/w",))
+WAIT = Claim(work_directories=("/w",), wait_seconds=FOREVER)
+UNKNOWN = Complete(task_id="nobody")
+
+
+class GatedJournal(DirectJournal):
+    """Commits when the gate is open, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__(database())
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.committing = asyncio.Event()
+        self.fetches: list[Needs] = []
+
+    def shut(self) -> None:
+        self.gate.clear()
+        self.committing.clear()
+
+    async def fetch(self, needs: Needs) -> Found:
+        self.fetches.append(needs)
+        return await super().fetch(needs)
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        self.committing.set()
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        await super().commit(changes)
+
+
+class Stage:
+    """A dispatcher whose commits the test holds back or lets fail."""
+
+    def __init__(self) -> None:
+        self.journal, self.hub, self.now = GatedJournal(), Hub(), 0
+        self.dispatcher = Dispatcher(Board(Snapshot(), CountingMint()), self.journal, self.hub, lambda: self.now)
+        self.running = asyncio.create_task(self.dispatcher.run())
+
+    def ask(self, message: Any) -> "asyncio.Task[Any]":
+        return asyncio.create_task(self.dispatcher.ask(message))
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.journal.gate.set()
+    stage.dispatcher.close()
+    await asyncio.wait([stage.running])
+    stage.journal.db.close()
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_reply_only_after_commit(stage: Stage) -> None:
+    """All that piled up during a commit is one batch, and nobody hears anything before it is saved."""
+    stage.journal.shut()
+    asks = [stage.ask(CREATE) for _ in range(100)]
+    await stage.journal.committing.wait()
+    await turns()
+    assert not any(ask.done() for ask in asks)
+    stage.journal.gate.set()
+    await asyncio.gather(*asks)
+    assert len(stage.journal.commits) == 1
+
+
+async def test_nothing_is_published_before_the_reply(stage: Stage) -> None:
+    """A listener hears of a change only when it is durable and its author has been answered."""
+    order: list[str] = []
+    stage.journal.shut()
+    with stage.hub.listen(about_directory("/w")) as heard:
+        news = asyncio.create_task(heard.next())
+        news.add_done_callback(lambda _: order.append("published"))
+        ask = stage.ask(CREATE)
+        ask.add_done_callback(lambda _: order.append("answered"))
+        await stage.journal.committing.wait()
+        await turns()
+        assert order == []
+        stage.journal.gate.set()
+        assert (await news).after == await ask
+    assert order == ["answered", "published"]
+
+
+async def test_a_refused_message_leaves_its_batch_neighbours_alone(stage: Stage) -> None:
+    one, refused, other = await asyncio.gather(
+        stage.ask(CREATE), stage.ask(UNKNOWN), stage.ask(CREATE), return_exceptions=True
+    )
+    assert isinstance(refused, TaskNotFound)
+    assert (one.arrival, other.arrival) == (1, 2)
+    assert len(stage.journal.commits) == 1
+
+
+async def test_a_client_gone_before_its_turn_gets_nothing_assigned(stage: Stage) -> None:
+    """Its claim is skipped, and the next in turn gets the task."""
+    await stage.ask(CREATE)
+    stage.journal.shut()
+    stage.ask(CREATE)
+    await stage.journal.committing.wait()
+    gone, next_in_turn = stage.ask(CLAIM), stage.ask(CLAIM)
+    await turns(2)
+    gone.cancel()
+    await turns(2)
+    stage.journal.gate.set()
+    assert [task.arrival for task in await next_in_turn] == [1]
+    assert (await stage.ask(CLAIM))[0].attempt == 1
+
+
+async def test_a_parked_client_that_left_is_passed_over(stage: Stage) -> None:
+    gone, next_in_turn = stage.ask(WAIT), stage.ask(WAIT)
+    await turns()
+    gone.cancel()
+    await turns(1)
+    created = await stage.ask(CREATE)
+    (task,) = await next_in_turn
+    assert (task.task_id, task.attempt) == (created.task_id, 1)
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_a_task_for_a_client_gone_during_the_commit_is_given_back_at_once(stage: Stage, parked: bool) -> None:
+    first, second = (WAIT, CREATE) if parked else (CREATE, CLAIM)
+    asks = [stage.ask(first)]
+    await turns()
+    stage.journal.shut()
+    asks.append(stage.ask(second))
+    await stage.journal.committing.wait()
+    asks[0 if parked else 1].cancel()
+    stage.journal.gate.set()
+    await turns()
+    change = stage.journal.commits[-1][-1]
+    assert change.entry is not None
+    assert (change.entry.type, change.entry.details) == ("task.released", {"reason": "undelivered"})
+    assert (change.after.status, change.after.retry_count) == ("waiting", 0)
+
+
+async def test_waiters_are_served_in_turn(stage: Stage) -> None:
+    waiters = [stage.ask(WAIT) for _ in range(5)]
+    await turns()
+    for _ in waiters:
+        await stage.ask(CREATE)
+    assert [task.arrival for (task,) in await asyncio.gather(*waiters)] == [1, 2, 3, 4, 5]
+
+
+async def test_a_failed_commit_answers_its_whole_batch_unavailable_and_stops_the_dispatcher(stage: Stage) -> None:
+    """Those who wait, those in the batch and those behind it; and nobody is heard afterwards."""
+    parked = stage.ask(Claim(work_directories=("/elsewhere",), wait_seconds=FOREVER))
+    await turns()
+    stage.journal.error = OSError("disk full")
+    asks = [stage.ask(CREATE) for _ in range(BATCH_MAX + 50)]
+    answers = await asyncio.gather(parked, *asks, return_exceptions=True)
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    with pytest.raises(OSError, match="disk full"):
+        await stage.running
+    with pytest.raises(Unavailable):
+        await stage.ask(CREATE)
+
+
+async def test_close_answers_everything_already_asked() -> None:
+    stage = Stage()
+    asks = [stage.ask(CREATE) for _ in range(1000)]
+    parked = stage.ask(WAIT)
+    await turns(1)
+    stage.dispatcher.close()
+    await stage.running
+    assert len(await asyncio.gather(*asks)) == 1000
+    assert len(stage.journal.commits) == -(-1001 // BATCH_MAX)
+    assert await parked
+    stage.journal.db.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_cancelled_it_leaves_nobody_waiting(busy: bool) -> None:
+    """Neither when it was idle nor in the middle of a commit."""
+    stage = Stage()
+    if busy:
+        stage.journal.shut()
+    parked = stage.ask(WAIT)
+    await turns()
+    asks = [stage.ask(CREATE) for _ in range(600)] if busy else []
+    await turns()
+    stage.running.cancel()
+    answers = await asyncio.wait_for(asyncio.gather(parked, *asks, return_exceptions=True), 2)
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    with pytest.raises(Unavailable):
+        await stage.dispatcher.ask(CREATE)
+    stage.journal.db.close()
+
+
+async def test_drain_sends_the_parked_away_and_parks_no_more(stage: Stage) -> None:
+    parked = [stage.ask(WAIT) for _ in range(3)]
+    await turns()
+    await stage.ask(Drain())
+    assert await asyncio.gather(*parked, stage.ask(WAIT)) == [(), (), (), ()]
+
+
+async def test_it_rings_for_itself_when_something_falls_due(stage: Stage) -> None:
+    """A waiting time that is over and a lease that is lost need nobody to ask."""
+    await stage.ask(CREATE)
+    (task,) = await stage.ask(Claim(work_directories=("/w",), lease_seconds=0.02))
+    waiting = stage.ask(Claim(work_directories=("/w",), wait_seconds=0.01))
+    await turns()
+    stage.now = 10
+    assert await asyncio.wait_for(waiting, 5) == ()
+    stage.now = 20
+    with stage.hub.listen(about_directory("/w")) as heard:
+        change = await asyncio.wait_for(heard.next(), 5)
+    assert (change.after.status, change.after.retry_count) == ("waiting", 1)
+    assert change.before is not None
+    assert change.before.task_id == task.task_id
+
+
+async def test_an_idle_tick_writes_nothing(stage: Stage) -> None:
+    await stage.ask(Tick())
+    assert stage.journal.commits == []
+    assert stage.journal.fetches == []
+
+
+async def test_a_heartbeat_of_a_held_task_needs_nothing_from_disk(stage: Stage) -> None:
+    await stage.ask(CREATE)
+    (task,) = await stage.ask(CLAIM)
+    stage.journal.fetches.clear()
+    await stage.ask(Heartbeat(task_id=task.task_id, lease_token=task.lease_token))
+    assert stage.journal.fetches == []
+
+
+async def test_a_deep_backlog_is_claimed_in_order_through_a_small_window() -> None:
+    """A batch ends where the board runs dry; what is left is decided in the next, in the same order."""
+    world = await World(window=3).start()
+    await asyncio.gather(*(world.ask(CREATE) for _ in range(50)))
+    claimed = await asyncio.gather(*(world.ask(CLAIM) for _ in range(60)))
+    assert [task.arrival for tasks in claimed for task in tasks] == list(range(1, 51))
+    await world.stop()
+    world.journal.db.close()

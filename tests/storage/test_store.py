@@ -1,0 +1,198 @@
+"""One writer, one transaction per batch, readers that see what is committed; and files that are refused."""
+
+import asyncio
+import os
+import re
+import sqlite3
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from dispatcher.errors import RecordFailed
+from dispatcher.messages import Claim, Create
+from dispatcher.ports import Change
+from storage import sqlite, store
+from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
+from storage.store import hop, open_store
+from storage.versions import migrate, steps
+from tests.dispatcher.test_board import Desk
+
+STEPS = steps(files("storage"))
+
+
+def created(**fields: object) -> Change:
+    return Desk().effects(Create(**{"work_directory": "/w", "prompt": "do it", **fields})).changes[0]  # type: ignore[arg-type]
+
+
+async def test_what_is_committed_is_read_back_as_it_was(tmp_path: Path) -> None:
+    """Every field of a task and of its history, in the readers and after the file is opened again."""
+    desk = Desk()
+    desk.create(tags=("a", "b"), metadata={"é": [1, None]}, expires_at=5, delay_seconds=1.5, auto_retry=True)
+    desk.create(prompt="zwölf 🦊")
+    desk.claim(worker_id="ann", lease_seconds=1.5)
+    tasks, _ = sqlite.newest(desk.db, None, 10, 0)
+    entries = [sqlite.entries_of(desk.db, task.task_id)[-1] for task in tasks]
+    async with open_store(tmp_path / "deep" / "tasks.db") as opened:
+        await opened.commit([Change(None, task, entry) for task, entry in zip(tasks, entries, strict=True)])
+        assert [list(await opened.history(task.task_id)) for task in tasks] == [[entry] for entry in entries]
+        assert [await opened.task(task.task_id) for task in tasks] == list(tasks)
+        assert await opened.waiting("/w") == 1
+    async with open_store(tmp_path / "deep" / "tasks.db") as opened:
+        snapshot = await opened.load()
+        assert (snapshot.last_arrival, snapshot.working) == (2, (tasks[0],))
+
+
+async def test_a_batch_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "tasks.db") as opened:
+        one = created()
+        other = evolve(one, after=evolve(one.after, arrival=2, task_id="other"))  # its history line is already there
+        with pytest.raises(sqlite3.IntegrityError):
+            await opened.commit([one, other])
+        assert await opened.newest(None, 10, 0) == ([], 0)
+        await opened.commit([one])
+        assert await opened.task(one.after.task_id) == one.after
+
+
+async def test_a_task_that_is_not_as_the_board_believes_is_not_written(tmp_path: Path) -> None:
+    """The write itself checks the version once more."""
+    async with open_store(tmp_path / "tasks.db") as opened:
+        one = created()
+        await opened.commit([one])
+        stale = evolve(one.after, version=7)
+        with pytest.raises(sqlite3.IntegrityError, match="version"):
+            await opened.commit([Change(stale, stale.change(1, ready=True), None)])
+        assert await opened.task(one.after.task_id) == one.after
+
+
+async def test_readers_cannot_write(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "tasks.db") as opened:
+        with pytest.raises(RecordFailed, match="readonly"):
+            await opened._read(lambda db: db.execute("delete from tasks"))
+
+
+@pytest.mark.parametrize(("synchronous", "level"), [("full", 2), ("normal", 1)])
+async def test_the_writer_syncs_as_it_is_told_and_never_checkpoints_within_a_commit(
+    tmp_path: Path, synchronous: str, level: int
+) -> None:
+    async with open_store(tmp_path / "tasks.db", synchronous=synchronous) as opened:  # type: ignore[arg-type]
+        ask = ("journal_mode", "synchronous", "wal_autocheckpoint")
+        pragmas = [
+            await hop(opened._writer, lambda db, name=name: db.execute(f"pragma {name}").fetchone()[0]) for name in ask
+        ]
+        assert pragmas == ["wal", level, 0]
+
+
+async def test_the_log_is_copied_back_when_it_is_long_and_emptied_when_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[str] = []
+    checkpointed = asyncio.Event()
+    real = store._checkpoint
+
+    def checkpoint(db: sqlite3.Connection, mode: str) -> None:
+        real(db, mode)
+        modes.append(mode)
+        loop.call_soon_threadsafe(checkpointed.set)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(store, "_checkpoint", checkpoint)
+    monkeypatch.setattr(store, "IDLE_SECONDS", 0.05)
+    desk = Desk()
+    async with open_store(tmp_path / "tasks.db") as opened:
+        monkeypatch.setattr(store, "LOG_BYTES_MAX", 3 * store.CHANGE_BYTES)
+        await opened.commit([desk.effects(Create(work_directory="/w", prompt="do it")).changes[0] for _ in range(4)])
+        await asyncio.wait_for(checkpointed.wait(), 5)
+        checkpointed.clear()
+        await opened.commit(desk.effects(Create(work_directory="/w", prompt="do it")).changes)
+        await asyncio.wait_for(checkpointed.wait(), 5)
+        assert modes == ["passive", "truncate"]
+        assert await asyncio.to_thread(os.path.getsize, tmp_path / "tasks.db-wal") == 0
+        assert (await opened.newest(None, 10, 0))[1] == 5
+
+
+async def test_a_second_writer_is_refused_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "tasks.db")
+    async with open_store(tmp_path / "tasks.db"):
+        for path in (tmp_path / "tasks.db", tmp_path / "link.db"):
+            with pytest.raises(AlreadyOwned, match=rf"another server is using it \(process {os.getpid()}\)"):
+                async with open_store(path):
+                    pass
+    async with open_store(tmp_path / "link.db"):
+        pass
+
+
+async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with open_store(path):
+        pass
+    with sqlite3.connect(path) as db:
+        db.execute("pragma user_version = 99")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(TooNew, match="version 99, this release knows 1"):
+        async with open_store(path):
+            pass
+    assert path.read_bytes() == before
+
+
+async def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    foreign, text = tmp_path / "foreign.db", tmp_path / "notes.txt"
+    with sqlite3.connect(foreign) as db:
+        db.execute("create table songs (title text)")
+    db.close()
+    text.write_text("not a database, and long enough for SQLite to look at it twice " * 20)
+    before = foreign.read_bytes(), text.read_bytes()
+    for path, refusal in ((foreign, NotOurs), (text, StorageError), (tmp_path, StorageError)):
+        with pytest.raises(refusal):
+            async with open_store(path):
+                pass
+    assert (foreign.read_bytes(), text.read_bytes()) == before
+
+
+def test_migrations_bring_old_and_new_files_to_the_same_place() -> None:
+    later = [*STEPS, "create table more (a text) strict;", "alter table more add column b text;"]
+    old, new = (sqlite3.connect(":memory:", isolation_level=None) for _ in range(2))
+    migrate(old, STEPS)
+    migrate(old, later)
+    migrate(new, later)
+    schema = "select type, name, sql from sqlite_schema order by name"
+    assert old.execute(schema).fetchall() == new.execute(schema).fetchall()
+    assert old.execute("pragma user_version").fetchone() == (3,)
+
+
+def test_a_migration_that_fails_changes_nothing() -> None:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(db, STEPS)
+    with pytest.raises(sqlite3.OperationalError):
+        migrate(db, [*STEPS, "create table more (a text) strict; insert into nowhere values (1);"])
+    assert db.execute("pragma user_version").fetchone() == (1,)
+    assert db.execute("select 1 from sqlite_schema where name = 'more'").fetchall() == []
+
+
+def test_numbered_files_follow_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "schema.sql").write_text("one")
+    (tmp_path / "migrations" / "0002_more.sql").write_text("two")
+    assert steps(tmp_path) == ["one", "two"]
+    (tmp_path / "migrations" / "0004_gap.sql").write_text("four")
+    with pytest.raises(AssertionError, match="0003"):
+        steps(tmp_path)
+
+
+def test_every_table_is_strict_and_claims_are_served_by_their_index() -> None:
+    desk = Desk()
+    loose = "select name from pragma_table_list where type = 'table' and not strict and name not like 'sqlite%'"
+    assert desk.db.execute(loose).fetchall() == []
+    for query, wanted in ((sqlite.READY, 5), (sqlite.READY_WITH_TAGS, 6), (sqlite.DUE, 2), (sqlite.TASK_BY_ID, 1)):
+        plan = [row[3] for row in desk.db.execute(f"explain query plan {query}", ["1"] * wanted)]
+        assert all("VIRTUAL" in line or not re.search("SCAN|TEMP B-TREE", line) for line in plan), plan
+
+
+def test_the_counts_of_a_directory_are_kept_in_step() -> None:
+    desk = Desk()
+    for _ in range(3):
+        desk.create()
+    desk.say(Claim(work_directories=("/w",), limit=2))
+    assert desk.db.execute("select * from work_directories").fetchall() == [("/w", 1, 2, 0, 0, 0)]
