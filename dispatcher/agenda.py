@@ -20,8 +20,8 @@ from dispatcher.messages import Claim, Ticket
 from dispatcher.ports import LaneKey, Run, Slice
 from dispatcher.task import Task
 
-WINDOW = 256  # ready tasks a lane keeps in memory
-RESIDENT_MAX = 4096  # ready tasks in memory over all lanes; beyond, the least recently used shelves are forgotten
+WINDOW = 128  # ready tasks a lane keeps in memory
+RESIDENT_MAX = 8192  # ready tasks in memory over all lanes; beyond, the least recently used shelves are forgotten
 SHELVES_MAX = 1024  # shelves in memory; beyond, the same
 FORGET_MAX = 64  # shelves looked at in one go when some must be forgotten
 
@@ -115,8 +115,9 @@ class Agenda:
         return None
 
     def lacks(self, claim: Claim, now: int) -> Iterator[tuple[LaneKey, Slice]]:
-        """The slices without which it cannot be said what this claim gets."""
+        """The slices without which it cannot be said what this claim gets, most urgent first."""
         filter = frozenset(claim.tags)
+        share = min(self._window, self._resident_max // (len(self._recency) + 1))  # of the room, for each shelf
         for work_directory, shelf in zip(claim.work_directories, self._shelves_of(claim), strict=True):
             wanted = claim.limit
             for priority in MOST_URGENT_FIRST:
@@ -125,7 +126,7 @@ class Agenda:
                 if not wanted:
                     break
                 if lane.edge is not None:
-                    yield LaneKey(work_directory, priority, filter), Slice(lane.edge, max(self._window, wanted))
+                    yield LaneKey(work_directory, priority, filter), Slice(lane.edge, max(share, wanted), wanted)
 
     def learn(self, key: LaneKey, run: Run) -> None:
         self._shelf(key.work_directory, key.tags).lanes[key.priority].extend(run)

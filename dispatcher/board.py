@@ -88,7 +88,7 @@ class Board:
         for message in messages:
             if isinstance(message, Claim):
                 for key, slice in self.agenda.lacks(message, now):
-                    lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.limit)
+                    lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.enough)
             elif isinstance(message, TaskMessage):
                 tasks.update(self._unknown_task(message))
                 leases.update(self._unknown_lease(message))

@@ -64,10 +64,14 @@ class LaneKey:
 
 @frozen
 class Slice:
-    """Wanted: the first `limit` ready tasks of a lane whose arrival is not before `edge`, but none that has expired."""
+    """Wanted: the first `limit` ready tasks of a lane whose arrival is not before `edge`, but none that has expired.
+
+    Unless the more urgent lanes of the same directory and tags, asked for at the same time, have yielded `enough`.
+    """
 
     edge: int
     limit: int
+    enough: int
 
 
 @frozen(kw_only=True)
@@ -102,7 +106,7 @@ class Run:
 
 @frozen(kw_only=True)
 class Found:
-    """The answer to Needs: every key that was asked for, None for what does not exist."""
+    """The answer to Needs: every key that was asked for and needed, None for what does not exist."""
 
     tasks: Mapping[str, Task | None] = field(factory=dict)
     leases: Mapping[tuple[str, str], Lease | None] = field(factory=dict)

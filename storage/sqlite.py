@@ -85,7 +85,7 @@ def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
     return Found(
         tasks={task_id: task_by_id(db, task_id) for task_id in needs.tasks},
         leases={(task_id, token): _lease(db, task_id, token) for task_id, token in needs.leases},
-        lanes={key: _run(db, key, slice, needs.now) for key, slice in needs.lanes.items()},
+        lanes=_runs(db, needs),
         due=due,
         next_due=next_due,
     )
@@ -176,6 +176,16 @@ def _lease(db: sqlite3.Connection, task_id: str, token: str) -> Lease | None:
     seq, attempt = claim
     end = db.execute(END_OF_LEASE, (task_id, attempt, seq)).fetchone()
     return Lease(attempt, end[0] if end else None)
+
+
+def _runs(db: sqlite3.Connection, needs: Needs) -> dict[LaneKey, Run]:
+    runs: dict[LaneKey, Run] = {}
+    yields: Counter[tuple[str, frozenset[str]]] = Counter()
+    for key, slice in sorted(needs.lanes.items(), key=lambda lane: -lane[0].priority.rank):
+        if yields[key.work_directory, key.tags] < slice.enough:
+            runs[key] = _run(db, key, slice, needs.now)
+            yields[key.work_directory, key.tags] += len(runs[key].tasks)
+    return runs
 
 
 def _run(db: sqlite3.Connection, key: LaneKey, slice: Slice, now: int) -> Run:
