@@ -1,10 +1,11 @@
 """Which server a command talks to: the options that every command has."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 from attrs import frozen
 from cyclopts import Parameter
+
+from task_orchestrator.display import refuse_usage
 
 if TYPE_CHECKING:
     from task_orchestrator.client import Client
@@ -35,5 +36,4 @@ class Connection:
         try:
             return Client(self.url or DEFAULT_URL, self.api_key)
         except ValueError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(2) from None
+            refuse_usage(str(error))

@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 
 from task_orchestrator.client import Client
 from task_orchestrator.connection import Flag
-from task_orchestrator.display import complain, say, say_json, seconds_between, show_table
+from task_orchestrator.display import FINAL, complain, refuse_usage, say, say_json, seconds_between, show_table
 
 START_SECONDS = 30
 RUN_SECONDS = 300
@@ -38,13 +38,13 @@ class Chore:
     script: str
 
 
-FILES = "find . -name .git -prune -o -type f"
+FILES = "find . -name '.?*' -prune -o -name node_modules -prune -o -type f"
 CHORES = (
     Chore("the largest files", "low", f"{FILES} -size +0 -exec du -k {{}} + | sort -rn | head -5"),
     Chore("files by kind", "medium", f"{FILES} -print | sed -n 's/.*\\.//p' | sort | uniq -c | sort -rn | head -5"),
     Chore("how many commits", "high", "git log --oneline 2>/dev/null | wc -l"),
     Chore("lines of code", "medium", f"{FILES} -name '*.py' -exec cat {{}} + | wc -l"),
-    Chore("left to do", "low", "grep -rIE --exclude-dir=.git 'TODO|FIXME' . | wc -l"),
+    Chore("left to do", "low", f"{FILES} -exec grep -IE 'TODO|FIXME' {{}} + | wc -l"),
     Chore("the latest commits", "high", "git log -3 --format='%h %s' 2>/dev/null || echo 'not a git repository'"),
     Chore("how many files", "high", f"{FILES} -print | wc -l"),
     Chore("the newest files", "low", "ls -t | head -5"),
@@ -79,8 +79,7 @@ async def demo(directory: Path | None = None, /, *, json: Flag = False) -> int:
     """
     folder = _folder(directory)
     if not folder.is_dir():
-        complain(f"no such directory: {folder}")
-        return 2
+        refuse_usage(f"no such directory: {folder}")
     showing = create_task(_demo(folder, json))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Only the first counts, or else the second would interrupt the cleaning up.
@@ -160,12 +159,15 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
 async def _address(server: Process, log: Path) -> str:
     async with timeout(START_SECONDS):
         while server.returncode is None:
-            whole_lines = log.read_text(errors="replace").rpartition("\n")[0].splitlines()
-            for line in whole_lines:
-                if line.startswith(GREETING):
-                    return line.removeprefix(GREETING)
+            if address := _announced(log):
+                return address
             await sleep(STEP_SECONDS)
     raise RuntimeError(f"the server did not start\n{_end_of(log)}")
+
+
+def _announced(log: Path) -> str | None:
+    whole_lines = log.read_text(errors="replace").rpartition("\n")[0].splitlines()
+    return next((line.removeprefix(GREETING) for line in whole_lines if line.startswith(GREETING)), None)
 
 
 async def _submit(client: Client, chore: Chore, folder: Path) -> Outcome:
@@ -194,7 +196,7 @@ async def _follow(client: Client, outcomes: Sequence[Outcome], workers: Mapping[
             if not quiet:
                 say(f"{task['updated_at']}  {task['status']:<10} {outcome.chore.priority:<7} {outcome.chore.title}")
             outcome.task = task
-            if task["status"] in ("completed", "failed", "cancelled"):
+            if task["status"] in FINAL:
                 del open_[task["task_id"]]
         await sleep(STEP_SECONDS)
 

@@ -9,13 +9,15 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
+FINAL = frozenset({"completed", "failed", "cancelled"})
 STATUS_STYLES = {"waiting": "yellow", "working": "cyan", "completed": "green", "failed": "red", "cancelled": "dim"}
 
 # C0 and C1 controls but tab and newline; characters that reorder what stands around them; lone surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHOWN = ("task_id", "status", "priority", "work_directory", "tags", "worker_id", "attempt", "retry_count")
+_OF_WORKERS = frozenset({"exit_code", "duration_seconds", "output", "truncated"})
 _TIMES = ("created_at", "started_at", "completed_at")
 
 Task = dict[str, Any]
@@ -34,6 +36,12 @@ def say(text: str = "") -> None:
 def complain(text: str) -> None:
     """Print to standard error, safely if that is a terminal."""
     print(printable(text) if sys.stderr.isatty() else text, file=sys.stderr)
+
+
+def refuse_usage(message: str) -> NoReturn:
+    """End the process because of how it was called."""
+    complain(message)
+    raise SystemExit(2)
 
 
 def say_json(document: Any) -> None:
@@ -102,7 +110,7 @@ def show_entry(entry: dict[str, Any]) -> None:
 
 def _divided(result: Any) -> tuple[dict[str, Any], str | None]:
     """A worker's result as its facts and its output; any other result as one piece of JSON."""
-    if isinstance(result, dict) and isinstance(result.get("output"), str):
+    if isinstance(result, dict) and result.keys() <= _OF_WORKERS and isinstance(result.get("output"), str):
         facts = {name: value for name, value in result.items() if name != "output"}
         return facts, result["output"]
     return {}, None if result is None else json.dumps(result, indent=2, ensure_ascii=False)

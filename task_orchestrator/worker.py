@@ -12,7 +12,6 @@ import socket
 from asyncio import FIRST_COMPLETED, Event, Semaphore, Task, create_task, get_running_loop, shield, sleep, wait
 from contextlib import aclosing
 from typing import Any, NoReturn
-from uuid import uuid4
 
 from task_orchestrator.attempt import Attempt, Notice
 from task_orchestrator.backoff import LONGEST_SECONDS, pauses
@@ -95,12 +94,13 @@ class Worker:
             attempt.kill()
 
     async def _take_one(self) -> int:
-        # A claim takes exactly one. A stream would be assigned the next task the moment this one is reported.
+        # A claim takes exactly one. A stream would be assigned the next task the moment this one is reported, or has
+        # been closed a moment too late. The price: a cancel is heard of at the next heartbeat only.
         attempt = self._begin(await self._claim())
         return 0 if await shield(attempt) else 1
 
     async def _claim(self) -> dict[str, Any]:
-        waits, claim_id = pauses(), uuid4().hex
+        waits = pauses()
         while True:
             try:
                 tasks = await self._client.claim(
@@ -108,14 +108,13 @@ class Worker:
                     worker_id=self.worker_id,
                     wait_seconds=CLAIM_WAIT_SECONDS,
                     lease_seconds=self._lease_seconds,
-                    claim_id=claim_id,
                 )
             except (Refused, Unreachable) as error:
-                await self._pause(next(waits), error)  # the same claim_id again finds what a lost answer gave us
+                await self._pause(next(waits), error)
                 continue
             if tasks:
                 return tasks[0]
-            waits, claim_id = pauses(), uuid4().hex
+            waits = pauses()
 
     async def _take_all(self) -> NoReturn:
         clock, waits = get_running_loop().time, pauses()

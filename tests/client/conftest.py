@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Done, Running, run_cli, start
 
 from task_orchestrator import Client
+from tests.client.processes import Done, Running, run_cli, start
 
 
 @pytest.fixture

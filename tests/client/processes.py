@@ -46,7 +46,8 @@ def stat_of(process: int) -> list[str]:
 
 def environment(url: str | None = None) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("TASK_")}
-    return {**ours, "PYTHONPATH": str(ROOT), **({"TASK_ORCHESTRATOR_URL": url} if url else {})}
+    path = os.pathsep.join(filter(None, [str(ROOT), ours.get("PYTHONPATH")]))
+    return {**ours, "PYTHONPATH": path, **({"TASK_ORCHESTRATOR_URL": url} if url else {})}
 
 
 @frozen

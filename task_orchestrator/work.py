@@ -1,0 +1,107 @@
+"""`task-orchestrator worker`."""
+
+import os
+import signal
+import sys
+from asyncio import get_running_loop
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+from attrs import asdict, frozen
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from task_orchestrator.connection import Connection, Flag
+from task_orchestrator.display import refuse_usage, say, say_json
+
+if TYPE_CHECKING:
+    from task_orchestrator.worker import Worker
+
+
+@Parameter(name="*")
+@frozen
+class Terms:
+    """How a worker takes tasks.
+
+    Parameters
+    ----------
+    concurrency
+        How many at a time.
+    once
+        Take one task, finish it and exit: 0 if it succeeded, 1 if it did not.
+    lease_seconds
+        How long the server waits for a sign of life before it gives the task to somebody else.
+    worker_id
+        The name under which the server knows this worker; made of host, process and chance if nothing is said.
+    """
+
+    concurrency: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 1
+    once: Flag = False
+    lease_seconds: Annotated[int, Parameter(validator=Number(gte=1))] = 60
+    worker_id: str | None = None
+
+
+async def worker(
+    *,
+    work_directory: str,
+    command: Annotated[str, Parameter(name="--exec")],
+    terms: Terms = Terms(),
+    json: Flag = False,
+    connection: Connection = Connection(),  # noqa: B008
+) -> int:
+    """Claim the tasks of a directory and run a command for each, with the prompt on its standard input.
+
+    The exit code of the command decides: 0 completes the task, with what it printed; another fails it, with the end
+    of what it wrote to standard error. A task ends with its command: what that left running is stopped. SIGTERM stops
+    the commands and gives their tasks back; a second one kills at once.
+
+    Parameters
+    ----------
+    work_directory
+        The directory whose tasks to take; it must exist.
+    command
+        What to run for each task, through /bin/sh, such as 'claude -p'.
+    json
+        Print events as JSON, one per line.
+    """
+    from task_orchestrator.worker import Worker
+
+    async with connection.open() as client:
+        try:
+            notice = _say_event_json if json else _say_event
+            it = Worker(client, work_directory, command, notice=notice, **asdict(terms))
+        except NotADirectoryError as error:
+            refuse_usage(str(error))
+        _stop_on_signal(it)
+        return await it.run()
+
+
+def _stop_on_signal(it: "Worker") -> None:
+    asked = False
+
+    def stop(number: int) -> None:
+        nonlocal asked
+        if asked:
+            it.kill()
+            os._exit(128 + number)
+        asked = True
+        it.stop()
+
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # or else nohup asked us to stay
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        get_running_loop().add_signal_handler(number, stop, number)
+
+
+def _say_event(event: str, /, **facts: object) -> None:
+    rest = " ".join(f"{name}={value}" for name, value in facts.items() if name != "task_id")
+    with suppress(OSError):  # nobody reads us any more; the work goes on
+        say(f"{datetime.now():%H:%M:%S} {event:<12} {facts.get('task_id', '')} {rest}".rstrip())
+        sys.stdout.flush()
+
+
+def _say_event_json(event: str, /, **facts: object) -> None:
+    with suppress(OSError):
+        say_json({"event": event, **facts})
