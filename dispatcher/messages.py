@@ -137,8 +137,8 @@ class Release(Message[Task]):
 
 
 @frozen
-class Held(Message[frozenset[str]]):
-    """The ids of the tasks that this worker holds now in one directory."""
+class Held(Message[tuple[Task, ...]]):
+    """The tasks that this worker holds now in one directory."""
 
     worker_id: str
     work_directory: str

@@ -18,6 +18,7 @@ from dispatcher.errors import (
 )
 from web.codec import Fault, Invalid, Malformed, encode, rfc3339
 
+REQUEST_ID = "X-Request-Id"
 RETRY_AFTER_SECONDS = "1"
 
 log = logging.getLogger(__name__)

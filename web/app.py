@@ -7,18 +7,17 @@ from typing import Any
 from uuid import uuid4
 
 from aiohttp.typedefs import Handler
-from aiohttp.web import Application, Request, StreamResponse, middleware
+from aiohttp.web import Application, Request, RequestPayloadError, StreamResponse, middleware
 from attrs import frozen
 
 from dispatcher.messages import Complete, Create, Fail, Heartbeat, Release
 from web import health, stream, tasks
-from web.answers import Failure, failed, failure
+from web.answers import REQUEST_ID, Failure, failed, failure
 from web.bodies import ClaimBody, History, Newest, Next, Nothing, Show, Stream
-from web.codec import decode, decode_query
+from web.codec import Malformed, decode, decode_query
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
 
-REQUEST_ID = "X-Request-Id"
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
@@ -55,7 +54,7 @@ def make_app(service: Service) -> Application:
     app[SERVICE] = service
     app.on_response_prepare.append(_name_request)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(service, route))
+        app.router.add_route(route.method, route.path, _handler(service, route), expect_handler=_expect)
     return app
 
 
@@ -81,6 +80,27 @@ async def _name_request(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else uuid4().hex
 
 
+async def _expect(request: Request) -> StreamResponse | None:
+    """A client that asks first is told at once if it need not send the body."""
+    service = request.app[SERVICE]
+    try:
+        if request.headers["Expect"].lower() != "100-continue":
+            raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
+        _check_length(service, request)
+    except Failure as failure:
+        return failed(failure, service.clock())
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # that was not the answer yet
+    return None
+
+
+def _check_length(service: Service, request: Request) -> None:
+    limit = service.settings.server.max_body_bytes
+    if (request.content_length or 0) > limit:
+        message = f"the body is larger than max_body_bytes, {limit}"
+        raise Failure(413, "PAYLOAD_TOO_LARGE", message, {"max_body_bytes": limit}, closes=True)
+
+
 def _handler(service: Service, route: Route) -> Handler:
     async def handle(request: Request) -> StreamResponse:
         asked: Any
@@ -95,17 +115,14 @@ def _handler(service: Service, route: Route) -> Handler:
 
 
 async def _body(service: Service, request: Request) -> bytes:
-    limit = service.settings.server.max_body_bytes
-    if (request.content_length or 0) > limit:
-        message = f"the body is larger than max_body_bytes, {limit}"
-        raise Failure(413, "PAYLOAD_TOO_LARGE", message, {"max_body_bytes": limit}, closes=True)
+    _check_length(service, request)
     if "Content-Type" in request.headers and request.content_type != "application/json":
         message = f"the body must be application/json, not {request.content_type}"
         raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", message)
-    if request.content.is_eof():
-        return await request.read()
     try:
         async with asyncio.timeout(service.settings.server.request_timeout_seconds):
             return await request.read()
+    except RequestPayloadError:
+        raise Malformed("it cannot be unpacked or is cut off") from None
     except TimeoutError:
         raise Failure(408, "TIMEOUT", "the body did not come in time", closes=True) from None

@@ -2,12 +2,13 @@
 
 import time
 from http import HTTPStatus
+from uuid import uuid4
 
 from aiohttp.web import AppRunner, Server, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
-from web.answers import Failure, failed
+from web.answers import REQUEST_ID, Failure, failed
 
 
 class Connection(RequestHandler):
@@ -20,7 +21,9 @@ class Connection(RequestHandler):
             raise ConnectionError("the answer has already begun")
         code = "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR"
         text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
-        return failed(Failure(status, code, text, closes=True), time.time_ns() // 1_000_000)
+        response = failed(Failure(status, code, text, closes=True), time.time_ns() // 1_000_000)
+        response.headers[REQUEST_ID] = uuid4().hex
+        return response
 
 
 class Connections(Server):

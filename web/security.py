@@ -1,13 +1,14 @@
 """Who may call, and from where."""
 
 import ipaddress
+import re
 from hmac import compare_digest
-from urllib.parse import urlsplit
 
 from aiohttp.web import Request
 
 from web.answers import Failure
 
+HOST = re.compile(r"\A(\[[^]]*\]|[^:]*)(?::\d*)?\Z")  # a name or address, and perhaps a port
 OPEN_PATHS = "/health"  # without a key: the probes of those who run the server
 
 
@@ -16,7 +17,7 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host[1:-1] if host.startswith("[") else host).is_loopback
     except ValueError:
         return False
 
@@ -39,10 +40,8 @@ def check_origin(request: Request, api_key: str | None) -> None:
     foreign name that resolves to 127.0.0.1 is how a page gets around the check of the origin.
     """
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        raise Failure(403, "FORBIDDEN", "requests from other sites are refused", {"origin": origin})
-    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+    foreign = origin is not None and origin.partition("://")[2].lower() != request.host.lower()
+    if foreign or request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Failure(403, "FORBIDDEN", "requests from other sites are refused")
-    if api_key is None and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
-        message = "without a key this server answers only to its own machine's names"
-        raise Failure(403, "FORBIDDEN", message, {"host": request.host})
+    if api_key is None and not is_loopback(HOST.sub(r"\1", request.host.lower())):
+        raise Failure(403, "FORBIDDEN", "without a key this server answers only to its own machine's names")

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +33,7 @@ from web.security import is_loopback
 from web.service import Service
 from web.settings import Settings, SettingsError, load
 
-SHUTDOWN_SECONDS = 1  # how long a request under way may still take once the server stops
+SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
 BACKLOG = 1024  # connections that the system keeps until they are accepted
 
 log = logging.getLogger(__name__)
@@ -155,6 +155,10 @@ async def listen(service: Service) -> AsyncIterator[str]:
             await service.dispatcher.ask(Drain())
         service.hub.close()
         await runner.cleanup()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHUTDOWN_SECONDS):
+                while service.connections:  # who was cut off still gives back what did not get through
+                    await asyncio.sleep(0.01)
 
 
 def greeting(url: str) -> str:

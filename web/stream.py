@@ -15,11 +15,12 @@ from dispatcher.ports import Change
 from dispatcher.task import Status, Task
 from web.bodies import Stream
 from web.codec import encode
+from web.delivery import delivered
 from web.service import Service
 from web.views import claimed
 
 PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
-LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired", "task.failed": "expired"}
+LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired"}
 
 
 async def stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
@@ -29,7 +30,7 @@ async def stream(service: Service, asked: Stream, request: Request) -> StreamRes
             if asked.mode == "notify":
                 await _notify(service, asked, events)
             else:
-                await _Assignment(service, asked, events).run()
+                await _Assignment(service, asked, request, events).run()
             await send(events, "drain", {})
     return events
 
@@ -62,8 +63,9 @@ class _Assignment:
 
     service: Service
     asked: Stream
+    request: Request
     events: EventSourceResponse
-    held: set[str] = field(factory=set)
+    held: dict[str, int] = field(factory=dict)  # task and attempt
     news: "Job[Change] | None" = None
     claim: "Job[tuple[Task, ...]] | None" = None
 
@@ -113,30 +115,37 @@ class _Assignment:
     async def _assign(self, heard: Listener, tasks: tuple[Task, ...]) -> None:
         for place, task in enumerate(tasks):
             self.service.hub.follow(heard, about_task(task.task_id))
-            self.held.add(task.task_id)
+            self.held[task.task_id] = task.attempt
             try:
                 await send(self.events, "task", claimed(task))
+                await delivered(self.request, self.service.settings.server.request_timeout_seconds)
             except BaseException:
                 self.service.dispatcher.give_back(tasks[place:])
                 raise
 
     async def _note(self, heard: Listener, change: Change) -> None:
-        task = change.after
+        task, type = change.after, change.entry.type if change.entry else None
+        if self.held.get(task.task_id) == task.attempt and type in LOST:
+            await send(self.events, "cancel", {"task_id": task.task_id, "reason": LOST[type]})
         if task.status is Status.WORKING:
-            if task.work_directory == self.asked.work_path:
-                self.held.add(task.task_id)
-        elif task.task_id in self.held:
-            self.held.discard(task.task_id)
+            if self.asked.worker_id and self._is_mine(task):
+                self.held[task.task_id] = task.attempt
+        elif self.held.get(task.task_id) == task.attempt:  # or it has come back to us already, as a later attempt
+            del self.held[task.task_id]
             self.service.hub.unfollow(heard, about_task(task.task_id))
-            if change.entry and change.entry.type in LOST:
-                await send(self.events, "cancel", {"task_id": task.task_id, "reason": LOST[change.entry.type]})
+
+    def _is_mine(self, task: Task) -> bool:
+        return (task.worker_id, task.work_directory) == (self.asked.worker_id, self.asked.work_path)
 
     async def _recount(self) -> None:
         if self.asked.worker_id:
-            self.held = set(await self.service.dispatcher.ask(Held(self.asked.worker_id, self.asked.work_path)))
+            tasks = await self.service.dispatcher.ask(Held(self.asked.worker_id, self.asked.work_path))
+            self.held = {task.task_id: task.attempt for task in tasks}
             return
-        tasks = [await self.service.record.task(task_id) for task_id in self.held]
-        self.held = {task.task_id for task in tasks if task and task.status is Status.WORKING}
+        for task_id, attempt in list(self.held.items()):
+            task = await self.service.record.task(task_id)
+            if task is None or (task.status, task.attempt) != (Status.WORKING, attempt):
+                del self.held[task_id]
 
     def _stop(self) -> None:
         if self.news:

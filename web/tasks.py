@@ -10,6 +10,7 @@ from dispatcher.messages import Complete, Create, Fail, Heartbeat, Release
 from dispatcher.task import MOVES, Status, Task
 from web.answers import ok
 from web.bodies import ClaimBody, History, Newest, Next, Show
+from web.delivery import delivered
 from web.service import Service
 from web.views import claimed, history_line, moment, outcome, whole
 
@@ -101,6 +102,7 @@ async def _deliver(service: Service, request: Request, tasks: tuple[Task, ...], 
     try:
         await response.prepare(request)
         await response.write_eof()
+        await delivered(request, service.settings.server.request_timeout_seconds)
     except BaseException:
         service.dispatcher.give_back(tasks)
         raise

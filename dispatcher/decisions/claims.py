@@ -32,9 +32,9 @@ def hand_out(board: Board, claim: Claim, now: int) -> tuple[Task, ...]:
     return tuple(tasks)
 
 
-def held(board: Board, held: Held, now: int) -> frozenset[str]:
+def held(board: Board, held: Held, now: int) -> tuple[Task, ...]:
     holder = (held.worker_id, held.work_directory)
-    return frozenset(task.task_id for task in board.working.values() if (task.worker_id, task.work_directory) == holder)
+    return tuple(task for task in board.working.values() if (task.worker_id, task.work_directory) == holder)
 
 
 def leave(board: Board, leave: Leave, now: int) -> None:

@@ -237,8 +237,8 @@ def test_held_tells_what_a_worker_holds_in_a_directory() -> None:
     desk.create(work_directory="/elsewhere")
     held = desk.say(CLAIM)[0]
     desk.claim(work_directories=("/elsewhere",), worker_id="ann")
-    assert desk.say(Held("ann", "/w")) == {held.task_id}
-    assert desk.say(Held("bob", "/w")) == set()
+    assert desk.say(Held("ann", "/w")) == (held,)
+    assert desk.say(Held("bob", "/w")) == ()
 
 
 def test_a_claim_with_nothing_to_take_is_parked_and_answered_in_time() -> None:

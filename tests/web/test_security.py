@@ -1,0 +1,217 @@
+"""Who gets in: keys, the addresses to listen on, and web pages of other people's."""
+
+import pytest
+
+from tests.conftest import ServerProcess
+from tests.web.conftest import TASKS, connected, footprint, raw, refused_start, text_of
+
+KEY = "correct-horse-battery-staple"
+
+# Everything that would change something, were it let through.
+REQUESTS = [
+    ("POST", TASKS, {"work_directory": "/guarded", "prompt": "x"}),
+    ("GET", f"{TASKS}/next?work_path=/guarded", None),
+    ("POST", f"{TASKS}/claim", {"work_directory": "/guarded"}),
+    ("GET", f"{TASKS}/stream?work_path=/guarded", None),
+]
+READS = [("GET", TASKS, None), ("GET", f"{TASKS}/nobody", None), ("GET", "/nowhere", None), ("DELETE", TASKS, None)]
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    """A server with a key."""
+    server = ServerProcess(tmp_path_factory.mktemp("locked"), environ={"API_SECRET_KEY": KEY}).start()
+    yield server
+    assert server.terminate() == 0
+
+
+@pytest.fixture
+async def untouched(shared, api):
+    """A task waits in /guarded, and after the test it still does, alone."""
+    await api.create("/guarded")
+    before = footprint(shared)
+    yield
+    assert footprint(shared) == before
+
+
+@pytest.fixture
+async def untouched_and_locked(locked):
+    async with connected(locked, Authorization=f"Bearer {KEY}") as api:
+        await api.create("/guarded")
+    before = footprint(locked)
+    yield
+    assert footprint(locked) == before
+
+
+WRONG = [
+    {},
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": "Bearer"},
+    {"Authorization": "Bearer "},
+    {"Authorization": f"Bearer {KEY}x"},
+    {"Authorization": f"Bearer {KEY[:-1]}"},
+    {"Authorization": f"Bearer {KEY.upper()}"},
+    {"Authorization": f"Bearer {KEY},{KEY}"},
+    {"Authorization": f"Basic {KEY}"},
+    {"Authorization": KEY},
+    {"Authorization": "Bearer \udcff\udcfe"},
+    {"Authorization": "Bearer \N{SNOWMAN}"},
+    {"X_API_Key": ""},
+    {"X_API_Key": f"Bearer {KEY}"},
+    {"X_API_Key": "\udcff"},
+    {"Cookie": f"key={KEY}; api_key={KEY}"},
+]
+
+
+@pytest.mark.parametrize("headers", WRONG, ids=range(len(WRONG)))
+async def test_without_the_key_nobody_gets_in(locked, untouched_and_locked, headers):
+    """Nor learns what there is: known and unknown paths are answered alike."""
+    for method, path, body in (*REQUESTS, *READS):
+        answer = await raw(locked, text_of(method, path, body, **headers))
+        assert answer.refused(401, "UNAUTHORIZED") == {}
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert KEY not in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": f"bearer   {KEY}"},
+        {"X-API-Key": KEY},
+        {"x-api-key": KEY, "Authorization": "Basic dXNlcjpwYXNz"},
+    ],
+)
+async def test_with_the_key_everything_is_open(locked, directory, headers):
+    async with connected(locked, **headers) as api:
+        task = await api.claimed(directory)
+        assert (await api.tell(task, "complete")).status == 200
+        (await api.get("/nowhere")).refused(404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+async def test_health_is_open_without_a_key(locked, path):
+    answer = await raw(locked, text_of("GET", path, host="monitor.example"))
+    assert answer.status == 200
+    assert KEY not in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/healthz",
+        "/health//api/v1/tasks",
+        "/health/../api/v1/tasks",
+        "/health/%2e%2e/api/v1/tasks",
+        "/health/..%2fapi/v1/tasks",
+        "//health/../api/v1/tasks",
+        "/health;/../api/v1/tasks",
+        "/api/v1/tasks?/health",
+        "/api/v1/tasks#/health",
+    ],
+)
+async def test_no_path_that_only_looks_like_health_is_open(locked, untouched_and_locked, path):
+    for method, body in (("GET", None), ("POST", {"work_directory": "/guarded", "prompt": "x"})):
+        answer = await raw(locked, text_of(method, path, body))
+        assert answer.status in (400, 401, 404)
+        assert answer.json["data"] is None
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://["}, {"Origin": "http://\udcff"}, {"Origin": "null"}], ids=repr)
+async def test_the_key_does_not_make_foreign_pages_welcome(locked, untouched_and_locked, headers):
+    answer = await raw(locked, text_of(*REQUESTS[0], X_API_Key=KEY, **headers))
+    answer.refused(403, "FORBIDDEN")
+
+
+async def test_the_key_alone_decides_under_which_name_the_server_is_reached(locked):
+    request = text_of("GET", TASKS, host="tasks.example", X_API_Key=KEY)
+    assert (await raw(locked, request)).status == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost.example"])
+def test_without_a_key_it_listens_to_this_machine_alone(tmp_path, host):
+    """One line says what to do, and no database is made."""
+    refused = refused_start(tmp_path / "new" / "tasks.db", "--host", host)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = refused.stderr.splitlines()
+    assert host in line
+    assert "API_SECRET_KEY" in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_empty_key_is_none(tmp_path):
+    refused = refused_start(tmp_path / "tasks.db", "--host", "0.0.0.0", API_SECRET_KEY="")
+    assert refused.returncode == 2
+    assert "API_SECRET_KEY" in refused.stderr
+
+
+FOREIGN = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "http://localhost"},
+    {"Origin": "http://localhost:1"},
+    {"Origin": "http://localhost.evil.example"},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Origin": "file://"},
+    {"Origin": "http://["},
+    {"Origin": "http://[x]"},
+    {"Origin": "http://\udcff"},
+    {"Origin": "http://127.0.0.1\N{ACCOUNT OF}"},
+    {"Origin": "http://localhost:{port}@evil.example"},
+    {"Origin": "http://evil.example@localhost:{port}"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:{port}"},
+    {"host": "evil.example"},
+    {"host": "evil.example:{port}"},
+    {"host": "127.0.0.1.evil.example:{port}"},
+    {"host": "localhost.evil.example"},
+    {"host": "evil.example:{port}", "Origin": "http://evil.example:{port}"},
+    {"host": "10.0.0.1:{port}"},
+    {"host": "0.0.0.0:{port}"},
+    {"host": "evil.example@localhost:{port}"},
+    {"host": "localhost:{port}@evil.example"},
+    {"host": "localhost.:{port}.evil.example"},
+    {"host": ""},
+    {"host": "["},
+    {"host": "[x]"},
+    {"host": "[::1"},
+    {"host": "\udcff"},
+    {"host": "127.0.0.1\N{ACCOUNT OF}"},
+    {"host": "[fe80::1%25eth0]"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=repr)
+async def test_a_page_of_somebody_elses_can_do_nothing(shared, untouched, headers):
+    """Neither by a forged request nor under a name that leads here (DNS rebinding); nonsense is no way in either."""
+    headers = {name.replace("-", "_"): value.format(port=shared.port) for name, value in headers.items()}
+    headers.setdefault("host", f"localhost:{shared.port}")
+    for method, path, body in (*REQUESTS, *READS):
+        answer = await raw(shared, text_of(method, path, body, **headers))
+        if answer.status != 400:
+            answer.refused(403, "FORBIDDEN")
+        assert answer.json["data"] is None
+
+
+@pytest.mark.parametrize("name", ["localhost", "LocalHost", "127.0.0.1", "127.1.2.3", "[::1]"])
+async def test_a_page_of_the_servers_own_may_speak(shared, name):
+    host = f"{name}:{shared.port}"
+    for headers in ({}, {"Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}, {"Sec_Fetch_Site": "none"}):
+        assert (await raw(shared, text_of("GET", TASKS, host=host, **headers))).status == 200
+
+
+async def test_a_form_of_another_site_cannot_create_tasks(shared, untouched):
+    """Even from a browser too old to say where the request comes from: what a form can send is not JSON."""
+    content = b'{"work_directory":"/guarded","prompt":"x","metadata":{"a":"="}}'
+    for type_ in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        head = text_of("POST", TASKS, Content_Type=type_, Content_Length=str(len(content)))
+        (await raw(shared, head + content)).refused(415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+async def test_no_answer_invites_other_sites(api):
+    for path in (TASKS, "/health", "/nowhere"):
+        answer = await api.call("GET", path)
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+    answer = await api.call("OPTIONS", TASKS, headers={"Access-Control-Request-Method": "POST"})
+    answer.refused(405, "METHOD_NOT_ALLOWED")
