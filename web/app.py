@@ -62,17 +62,15 @@ def make_app(service: Service) -> Application:
 async def guard(request: Request, handler: Handler) -> StreamResponse:
     """Only those who may get through; whatever goes wrong is answered in the envelope."""
     service = request.app[SERVICE]
-    service.connections += 1
-    try:
-        check_origin(request, service.settings.security.api_key)
-        check_key(request, service.settings.security.api_key)
-        return await handler(request)
-    except ConnectionError:
-        raise  # nobody is there to be answered
-    except Exception as error:
-        return failed(failure(error), service.clock())
-    finally:
-        service.connections -= 1
+    with service.handling():
+        try:
+            check_origin(request, service.settings.security.api_key)
+            check_key(request, service.settings.security.api_key)
+            return await handler(request)
+        except ConnectionError:
+            raise  # nobody is there to be answered
+        except Exception as error:
+            return failed(failure(error), service.clock())
 
 
 async def _name_request(request: Request, response: StreamResponse) -> None:

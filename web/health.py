@@ -38,7 +38,7 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
             "metrics": {
                 "memory_usage": _resident_bytes(),
                 "cpu_usage": round(100 * time.process_time() / max(uptime_seconds, 1), 1),
-                "active_connections": service.connections,
+                "active_connections": service.requests,
                 "queue_size": queue_size,
             },
         },

@@ -157,8 +157,7 @@ async def listen(service: Service) -> AsyncIterator[str]:
         await runner.cleanup()
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_SECONDS):
-                while service.connections:  # who was cut off still gives back what did not get through
-                    await asyncio.sleep(0.01)
+                await service.idle.wait()  # who was cut off still gives back what did not get through
 
 
 def greeting(url: str) -> str:

@@ -1,6 +1,8 @@
 """What the handlers work with."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from aiohttp.web import AppKey
@@ -21,11 +23,24 @@ class Service:
     settings: Settings
     version: str
     draining: asyncio.Event = field(factory=asyncio.Event)
-    connections: int = 0  # open now
     started_at: int = field(init=False)
+    requests: int = field(default=0, init=False)  # being handled now
+    idle: asyncio.Event = field(factory=asyncio.Event, init=False)  # set while there are none
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
+        self.idle.set()
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        self.requests += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            if not self.requests:
+                self.idle.set()
 
 
 SERVICE: Final = AppKey("service", Service)
