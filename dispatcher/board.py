@@ -12,7 +12,7 @@ speaks about is a visitor for one batch. What is decided about each message stan
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dispatcher.agenda import Agenda
 from dispatcher.decisions import DECISIONS
@@ -172,6 +172,15 @@ class Board:
     def note(self, task: Task, now: int, type: str, **details: Any) -> None:
         """Record a line about a task that stays as it is."""
         self._changes.append(Change(task, task, self._entry(task, task, now, type, details)))
+
+    def note_late(self, task: Task, token: str, now: int, **details: Any) -> None:
+        """Record what came too late under a lease; once is enough."""
+        lease = self._leases[task.task_id, token]
+        if lease and not lease.has_late_result:
+            self._leases[task.task_id, token] = evolve(lease, has_late_result=True)
+            entry = self._entry(task, task, now, "task.late_result", details)
+            late = evolve(entry, attempt=lease.attempt, worker_id=lease.worker_id)
+            self._changes.append(Change(task, task, late))
 
     def note_due(self, task: Task) -> None:
         if task.due_at is not None:

@@ -90,10 +90,13 @@ class Needs:
 
 @frozen
 class Lease:
-    """What the history knows of a lease: its attempt, and the type of the entry that ended it."""
+    """What the history knows of a lease: whose and which attempt it was, the type of the entry that ended it, and
+    whether a result came too late."""
 
     attempt: int
+    worker_id: str | None
     ended_by: str | None
+    has_late_result: bool
 
 
 @frozen

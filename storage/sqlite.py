@@ -67,11 +67,14 @@ READY_WITH_TAGS = f"""
             where other.work_directory = ?1 and other.tag = wanted.value
             and other.priority = ?2 and other.arrival = one.arrival))
     order by one.arrival limit ?5"""
-CLAIM_UNDER = "select seq, attempt from task_history where task_id = ? and type = 'task.claimed' and lease_token = ?"
+CLAIM_UNDER = """
+    select seq, attempt, worker_id from task_history
+    where task_id = ? and type = 'task.claimed' and lease_token = ?"""
 END_OF_LEASE = """
     select type from task_history where task_id = ? and attempt = ? and seq > ? and type in (
         'task.completed', 'task.failed', 'task.cancelled', 'task.retried', 'task.released', 'task.lease_expired')
     order by seq limit 1"""
+LATE_RESULT = "select 1 from task_history where task_id = ? and attempt = ? and type = 'task.late_result'"
 
 
 def load(db: sqlite3.Connection) -> Snapshot:
@@ -173,9 +176,10 @@ def _lease(db: sqlite3.Connection, task_id: str, token: str) -> Lease | None:
     claim = db.execute(CLAIM_UNDER, (task_id, token)).fetchone()
     if claim is None:
         return None
-    seq, attempt = claim
+    seq, attempt, worker_id = claim
     end = db.execute(END_OF_LEASE, (task_id, attempt, seq)).fetchone()
-    return Lease(attempt, end[0] if end else None)
+    late = db.execute(LATE_RESULT, (task_id, attempt)).fetchone()
+    return Lease(attempt, worker_id, end[0] if end else None, late is not None)
 
 
 def _runs(db: sqlite3.Connection, needs: Needs) -> dict[LaneKey, Run]:

@@ -140,9 +140,22 @@ async def hop(
     return await connection._execute(work, connection._conn, *args, **kwargs)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _connect(path: Path, mode: str, timeout_seconds: float) -> aiosqlite.Connection:
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    return aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=timeout_seconds)
+@asynccontextmanager
+async def _connect(path: Path, mode: str, timeout_seconds: float) -> AsyncIterator[aiosqlite.Connection]:
+    connection = aiosqlite.connect(_uri(path, mode), uri=True, isolation_level=None, timeout=timeout_seconds)
+    try:
+        await connection
+    except BaseException:
+        await asyncio.to_thread(connection._thread.join)  # it has been told to end, and must not outlive the loop
+        raise
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.resolve().as_uri()}?mode={mode}"
 
 
 def _prepare(db: sqlite3.Connection, synchronous: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
-from aiohttp.web import HTTPException, HTTPMethodNotAllowed, HTTPRequestEntityTooLarge, Response
+from aiohttp.web import HTTPException, HTTPMethodNotAllowed, Response
 
 from dispatcher.errors import (
     InvalidState,
@@ -85,8 +85,6 @@ def _of_http(error: HTTPException) -> Failure:
         return Failure(
             405, "METHOD_NOT_ALLOWED", message, {"allowed": sorted(error.allowed_methods)}, {"Allow": allowed}
         )
-    if isinstance(error, HTTPRequestEntityTooLarge):
-        return Failure(413, "PAYLOAD_TOO_LARGE", error.text or "the body is too large", closes=True)
     code = {404: "NOT_FOUND"}.get(error.status, f"HTTP_{error.status}")
     return Failure(error.status, code, error.reason)
 

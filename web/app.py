@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from aiohttp.typedefs import Handler
-from aiohttp.web import Application, Request, RequestPayloadError, StreamResponse, middleware
+from aiohttp.web import Application, HTTPRequestEntityTooLarge, Request, RequestPayloadError, StreamResponse, middleware
 from attrs import frozen
 
 from dispatcher.messages import Complete, Create, Fail, Heartbeat, Release
@@ -95,8 +95,12 @@ async def _expect(request: Request) -> StreamResponse | None:
 def _check_length(service: Service, request: Request) -> None:
     limit = service.settings.server.max_body_bytes
     if (request.content_length or 0) > limit:
-        message = f"the body is larger than max_body_bytes, {limit}"
-        raise Failure(413, "PAYLOAD_TOO_LARGE", message, {"max_body_bytes": limit}, closes=True)
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> Failure:
+    message = f"the body is larger than max_body_bytes, {limit}"
+    return Failure(413, "PAYLOAD_TOO_LARGE", message, {"max_body_bytes": limit}, closes=True)
 
 
 def _handler(service: Service, route: Route) -> Handler:
@@ -120,6 +124,8 @@ async def _body(service: Service, request: Request) -> bytes:
     try:
         async with asyncio.timeout(service.settings.server.request_timeout_seconds):
             return await request.read()
+    except HTTPRequestEntityTooLarge:  # it did not say so beforehand
+        raise _too_large(service.settings.server.max_body_bytes) from None
     except RequestPayloadError:
         raise Malformed("it cannot be unpacked or is cut off") from None
     except TimeoutError:

@@ -6,7 +6,7 @@ from aiohttp.web import Request
 
 
 async def delivered(request: Request, timeout_seconds: float) -> None:
-    """Return when the system has taken all that was written; ConnectionError or TimeoutError if it does not.
+    """Return when the system has taken all that was written; ConnectionError if it does not in time.
 
     A write by itself succeeds as soon as the event loop has the bytes, even if the other side is gone already.
     """
@@ -14,7 +14,11 @@ async def delivered(request: Request, timeout_seconds: float) -> None:
     if transport is None:
         raise ConnectionResetError("the connection is lost")
     transport.set_write_buffer_limits(high=0)  # so that drain waits for the last byte
-    async with asyncio.timeout(timeout_seconds):
-        await request.writer.drain()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await request.writer.drain()
+    except TimeoutError:
+        transport.abort()
+        raise ConnectionAbortedError("the other side does not read") from None
     if transport.is_closing():
         raise ConnectionResetError("the connection is lost")

@@ -117,7 +117,7 @@ def _too_late(board: Board, message: Complete | Fail, lost: LeaseLost, now: int,
     """Refused, but kept: the work may have been done after all."""
     if message.lease_token is None or lost.reason == "unknown_token":
         raise lost
-    board.note(board.find(message.task_id), now, "task.late_result", reason=lost.reason, **details)
+    board.note_late(board.find(message.task_id), message.lease_token, now, reason=lost.reason, **details)
     return lost
 
 

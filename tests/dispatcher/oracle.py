@@ -63,7 +63,7 @@ class Oracle:
     jobs: list[Job] = field(factory=list)
     parked: list[Parked] = field(factory=list)
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
-    late: int = 0  # results that came too late
+    late: set[str] = field(factory=set)  # leases with a result that came too late
     minted: int = 0
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
@@ -182,7 +182,7 @@ class Oracle:
         if again and attempt == job.attempt:
             return job.summary()
         if verb:
-            self.late += 1
+            self.late.add(message.lease_token)
         reasons = {"lost": "expired", "released": "released", "retried": "finished"}
         return "LeaseLost " + ("reassigned" if attempt < job.attempt else reasons.get(end, "finished"))
 

@@ -84,6 +84,20 @@ def test_a_late_result_is_refused_and_kept() -> None:
     assert change.entry is not None
     assert (change.entry.type, change.entry.at) == ("task.late_result", 12_000)
     assert change.entry.details == {"reason": "expired", "status": "completed", "result": {"n": 1}}
+    assert (change.entry.worker_id, change.entry.attempt) == ("ann", 1)
+
+
+def test_of_late_results_the_first_is_kept_and_laid_at_the_right_door() -> None:
+    desk = Desk()
+    desk.create()
+    late = desk.say(CLAIM)[0]
+    desk.say(Tick(), now=10_000)
+    desk.claim(worker_id="bob")
+    report = Complete(task_id=late.task_id, lease_token=late.lease_token, result=1)
+    (change,) = desk.effects(report, now=12_000).changes
+    assert change.entry is not None
+    assert (change.entry.worker_id, change.entry.attempt, change.entry.status) == ("ann", 1, "working")
+    assert desk.effects(report, now=13_000).changes == ()
 
 
 def test_beyond_max_retries_a_lost_lease_fails_the_task_and_says_how_often_it_was_lost() -> None:

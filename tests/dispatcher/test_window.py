@@ -161,7 +161,7 @@ def _check_record(world: World, oracle: Oracle) -> None:
     assert total == len(tasks) == len(oracle.jobs)
     assert [_summary(task) for task in reversed(tasks)] == [job.summary() for job in oracle.jobs]
     late = world.journal.db.execute("select count(*) from task_history where type = 'task.late_result'").fetchone()
-    assert late == (oracle.late,)
+    assert late == (len(oracle.late),)
     counts = "select count(*) from task_history as h where not exists (select 1 from tasks where task_id = h.task_id)"
     assert world.journal.db.execute(counts).fetchone() == (0,)
 
