@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from random import getrandbits
 from typing import Any
 from uuid import uuid4
 
@@ -39,6 +40,10 @@ class Failure(Exception):
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
         self.details, self.headers, self.closes = details or {}, headers, closes
+
+
+def new_request_id() -> str:
+    return f"{getrandbits(128):032x}"  # to be told apart, not to be kept secret
 
 
 def ok(data: object, now: int, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

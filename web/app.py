@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 from aiohttp.typedefs import Handler
 from aiohttp.web import Application, HTTPRequestEntityTooLarge, Request, RequestPayloadError, StreamResponse, middleware
@@ -12,7 +11,7 @@ from attrs import frozen
 
 from dispatcher.messages import Complete, Create, Fail, Heartbeat, Release
 from web import health, stream, tasks
-from web.answers import REQUEST_ID, Failure, failed, failure
+from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import ClaimBody, History, Newest, Next, Nothing, Show, Stream
 from web.codec import Malformed, decode, decode_query
 from web.security import check_key, check_origin
@@ -75,7 +74,7 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
 
 async def _name_request(request: Request, response: StreamResponse) -> None:
     given = request.headers.get(REQUEST_ID, "")
-    response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else uuid4().hex
+    response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 async def _expect(request: Request) -> StreamResponse | None:
@@ -109,7 +108,8 @@ def _handler(service: Service, route: Route) -> Handler:
         if route.method == "GET":
             asked = decode_query(request.query, route.asks, **request.match_info)
         else:
-            decode_query(request.query, Nothing)
+            if request.query_string:
+                decode_query(request.query, Nothing)
             asked = decode(await _body(service, request), route.asks, **request.match_info)
         return await route.handler(service, asked, request)
 

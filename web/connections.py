@@ -2,13 +2,12 @@
 
 import time
 from http import HTTPStatus
-from uuid import uuid4
 
 from aiohttp.web import AppRunner, Server, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
-from web.answers import REQUEST_ID, Failure, failed
+from web.answers import REQUEST_ID, Failure, failed, new_request_id
 
 
 class Connection(RequestHandler):
@@ -22,7 +21,7 @@ class Connection(RequestHandler):
         code = "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR"
         text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
         response = failed(Failure(status, code, text, closes=True), time.time_ns() // 1_000_000)
-        response.headers[REQUEST_ID] = uuid4().hex
+        response.headers[REQUEST_ID] = new_request_id()
         return response
 
 

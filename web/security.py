@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from functools import lru_cache
 from hmac import compare_digest
 
 from aiohttp.web import Request
@@ -20,6 +21,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host[1:-1] if host.startswith("[") else host).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=1024)
+def _names_loopback(host: str) -> bool:
+    """The same for a Host header, with its port if it has one."""
+    return is_loopback(HOST.sub(r"\1", host.lower()))
 
 
 def check_key(request: Request, api_key: str | None) -> None:
@@ -43,5 +50,5 @@ def check_origin(request: Request, api_key: str | None) -> None:
     foreign = origin is not None and origin.partition("://")[2].lower() != request.host.lower()
     if foreign or request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Failure(403, "FORBIDDEN", "requests from other sites are refused")
-    if api_key is None and not is_loopback(HOST.sub(r"\1", request.host.lower())):
+    if api_key is None and not _names_loopback(request.host):
         raise Failure(403, "FORBIDDEN", "without a key this server answers only to its own machine's names")
