@@ -18,7 +18,7 @@ from dispatcher.agenda import Agenda
 from dispatcher.decisions import DECISIONS
 from dispatcher.decisions.claims import hand_out
 from dispatcher.errors import Refusal, TaskNotFound
-from dispatcher.messages import Claim, Message, R, TaskMessage, Tick, Ticket
+from dispatcher.messages import Claim, LeaseMessage, Message, R, TaskMessage, Tick, Ticket
 from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Mint, Needs, Slice, Snapshot
 from dispatcher.task import Status, Task
 
@@ -91,7 +91,8 @@ class Board:
                     lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.enough)
             elif isinstance(message, TaskMessage):
                 tasks.update(self._unknown_task(message))
-                leases.update(self._unknown_lease(message))
+                if isinstance(message, LeaseMessage):
+                    leases.update(self._unknown_lease(message))
             elif isinstance(message, Tick) and self._overdue is None and self._due is not None and self._due <= now:
                 due = True
             if len(lanes) >= LANES_PER_BATCH:
@@ -102,7 +103,7 @@ class Board:
         if message.task_id not in self.working and message.task_id not in self._visitors:
             yield message.task_id
 
-    def _unknown_lease(self, message: TaskMessage) -> Iterator[tuple[str, str]]:
+    def _unknown_lease(self, message: LeaseMessage) -> Iterator[tuple[str, str]]:
         """A token that is not the current one: only the history can tell what became of it."""
         task, token = self.working.get(message.task_id), message.lease_token
         if token and not (task and task.leased_by(token)) and (message.task_id, token) not in self._leases:

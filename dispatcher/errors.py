@@ -49,6 +49,14 @@ class LeaseTokenRequired(Refusal):
         super().__init__("this server requires the lease_token from the claim")
 
 
+class RetryLimitReached(Refusal):
+    """It has been tried as often as it may be."""
+
+    def __init__(self, max_retries: int) -> None:
+        super().__init__(f"the task has used up its {max_retries} retries")
+        self.max_retries = max_retries
+
+
 class PromptMismatch(Refusal):
     """The original_prompt is not the prompt of this task. Both figures lie between 0 and 1."""
 

@@ -136,6 +136,22 @@ class Release(Message[Task]):
     reason: Reason | None = None
 
 
+@frozen(kw_only=True)
+class Cancel(Message[Task]):
+    """Nobody is to work on it. A task that is being worked on needs `force`: its lease is void at once."""
+
+    task_id: str = field(metadata=INTERNAL)
+    reason: Reason | None = None
+    force: bool = False
+
+
+@frozen(kw_only=True)
+class Retry(Message[Task]):
+    """A failed task is to be tried once more."""
+
+    task_id: str = field(metadata=INTERNAL)
+
+
 @frozen
 class Held(Message[tuple[Task, ...]]):
     """The tasks that this worker holds now in one directory."""
@@ -157,11 +173,21 @@ class Leave(Message[None]):
 
 
 @frozen
+class Resume(Message[None]):
+    """The server was away: no lease ends within the next `grace_seconds`, for nobody could renew it."""
+
+    grace_seconds: float
+
+
+@frozen
 class Drain(Message[None]):
     """Answer every parked claim now, and park no more."""
 
 
-TaskMessage = Heartbeat | Complete | Fail | Release
-"""The messages that speak about one task by its id, under a lease."""
+LeaseMessage = Heartbeat | Complete | Fail | Release
+"""What the holder of a lease says about its task."""
+
+TaskMessage = LeaseMessage | Cancel | Retry
+"""The messages that speak about one task by its id."""
 
 AnyMessage = Message[Any]

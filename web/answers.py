@@ -14,6 +14,7 @@ from dispatcher.errors import (
     LeaseTokenRequired,
     PromptMismatch,
     RecordFailed,
+    RetryLimitReached,
     TaskNotFound,
     Unavailable,
 )
@@ -100,6 +101,7 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     LeaseTokenRequired: lambda e: _invalid((Fault("lease_token", f"is required: {e}"),)),
     TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
     InvalidState: lambda e: Failure(409, "INVALID_STATE", str(e), {"status": e.status, "allowed_from": e.allowed_from}),
+    RetryLimitReached: lambda e: Failure(422, "RETRY_LIMIT_REACHED", str(e), {"max_retries": e.max_retries}),
     LeaseLost: lambda e: Failure(
         409, "LEASE_LOST", str(e), {"reason": e.reason, "status": e.status, "attempt": e.attempt}
     ),

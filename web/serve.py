@@ -23,7 +23,7 @@ from dispatcher.actor import Dispatcher
 from dispatcher.board import Board, Rules
 from dispatcher.clock import SystemClock
 from dispatcher.hub import Hub
-from dispatcher.messages import Drain
+from dispatcher.messages import Drain, Resume
 from dispatcher.mint import SystemMint
 from storage.errors import StorageError
 from storage.store import SqliteStore, open_store
@@ -122,6 +122,7 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
     clock, hub = SystemClock(), Hub()
     dispatcher = Dispatcher(Board(await store.load(), SystemMint(), rules), store, hub, clock)
     deciding = asyncio.create_task(dispatcher.run())
+    await dispatcher.ask(Resume(task.restart_grace_seconds))
     try:
         yield (
             Service(

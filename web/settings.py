@@ -88,6 +88,7 @@ class Tasks:
     max_task_retries: MaxRetries = 3
     prompt_match_threshold: Annotated[float, Ge(0), Le(1)] = 0.8
     require_lease_token: bool = False
+    restart_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 30
 
 
 @frozen(kw_only=True)

@@ -6,7 +6,7 @@ from aiohttp.web import Request, Response, StreamResponse
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.hub import Closed, LostTouch, about_task
-from dispatcher.messages import Complete, Create, Fail, Heartbeat, Release
+from dispatcher.messages import Cancel, Complete, Create, Fail, Heartbeat, Release, Retry
 from dispatcher.task import MOVES, Status, Task
 from web.answers import ok
 from web.bodies import ClaimBody, History, Newest, Next, Show
@@ -53,6 +53,16 @@ async def fail(service: Service, asked: Fail, request: Request) -> Response:
 async def release(service: Service, asked: Release, request: Request) -> Response:
     task = await service.dispatcher.ask(asked)
     return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
+
+
+async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
+    task = await service.dispatcher.ask(asked)
+    return ok(whole(task), service.clock())
+
+
+async def retry(service: Service, asked: Retry, request: Request) -> Response:
+    task = await service.dispatcher.ask(asked)
+    return ok(whole(task), service.clock())
 
 
 async def show(service: Service, asked: Show, request: Request) -> Response:

@@ -9,8 +9,24 @@ from typing import Any
 from dispatcher.decisions.claims import claim, drain, held, leave
 from dispatcher.decisions.creation import create
 from dispatcher.decisions.reports import complete, fail, heartbeat, release
-from dispatcher.decisions.time import tick
-from dispatcher.messages import Claim, Complete, Create, Drain, Fail, Heartbeat, Held, Leave, Message, Release, Tick
+from dispatcher.decisions.steering import cancel, retry
+from dispatcher.decisions.time import resume, tick
+from dispatcher.messages import (
+    Cancel,
+    Claim,
+    Complete,
+    Create,
+    Drain,
+    Fail,
+    Heartbeat,
+    Held,
+    Leave,
+    Message,
+    Release,
+    Resume,
+    Retry,
+    Tick,
+)
 
 DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Create: create,
@@ -19,8 +35,11 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Complete: complete,
     Fail: fail,
     Release: release,
+    Cancel: cancel,
+    Retry: retry,
     Held: held,
     Tick: tick,
+    Resume: resume,
     Leave: leave,
     Drain: drain,
 }

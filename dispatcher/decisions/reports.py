@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dispatcher.decisions.moments import lease_end
 from dispatcher.decisions.returns import end, give_back
 from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, LossReason, PromptMismatch
-from dispatcher.messages import Complete, Fail, Heartbeat, Release, TaskMessage
+from dispatcher.messages import Complete, Fail, Heartbeat, LeaseMessage, Release
 from dispatcher.prompts import similarity
 from dispatcher.task import Status, Task
 
@@ -79,7 +79,7 @@ def release(board: Board, release: Release, now: int) -> Task:
     return give_back(board, task, now, "task.released", delay_seconds=release.delay_seconds or 0, reason=release.reason)
 
 
-def _leased(board: Board, message: TaskMessage, worker_id: str | None = None) -> Task:
+def _leased(board: Board, message: LeaseMessage, worker_id: str | None = None) -> Task:
     """The working task that the caller holds. Without a token it is believed, unless it names another worker."""
     task, token = board.find(message.task_id), message.lease_token
     if token is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dispatcher.decisions.moments import later
 from dispatcher.decisions.returns import end, give_back
-from dispatcher.messages import Tick
+from dispatcher.messages import Resume, Tick
 from dispatcher.task import Status, Task
 
 if TYPE_CHECKING:
@@ -21,6 +22,16 @@ def tick(board: Board, tick: Tick, now: int) -> None:
     board.serve(now)  # whoever can still be given something is not sent away
     for waiter in board.agenda.overdue(now):
         board.dismiss(waiter.ticket)
+
+
+def resume(board: Board, resume: Resume, now: int) -> None:
+    soonest = later(now, resume.grace_seconds)
+    for task in list(board.working.values()):
+        assert task.lease_expires_at is not None
+        assert task.deadline_at is not None
+        if task.lease_expires_at < soonest:
+            ends = {"lease_expires_at": soonest, "deadline_at": max(soonest, task.deadline_at)}
+            board.put(task, task.change(now, **ends), now, None)
 
 
 def fall_due(board: Board, task: Task, now: int) -> None:

@@ -57,12 +57,19 @@ async def unknown_token(api, directory):
     return {**await api.claimed(directory, prompt=PROMPT), "lease_token": "forged"}
 
 
+async def cancelled(api, directory):
+    task = await api.claimed(directory)
+    assert (await api.post(f"{TASKS}/{task['task_id']}/cancel", {"force": True})).data["status"] == "cancelled"
+    return task
+
+
 LOSSES = [  # how the lease is lost, the reason told, and where the task stands then
     (expired, "expired", "waiting", 1),
     (reassigned, "reassigned", "working", 2),
     (released, "released", "waiting", 1),
     (completed, "finished", "completed", 1),
     (failed, "finished", "failed", 1),
+    (cancelled, "cancelled", "cancelled", 1),
     (unknown_token, "unknown_token", "working", 1),
 ]
 TOLD_AGAIN = [(completed, "complete"), (failed, "fail")]  # these get the stored outcome: see below
@@ -336,3 +343,41 @@ async def test_the_history_explains_the_whole_life(api, directory):
     assert (details[6]["error_message"], details[6]["automatic"]) == ("no net", True)
     assert [line["seq"] for line in history] == sorted({line["seq"] for line in history})
     assert [line["at"] for line in history] == sorted(line["at"] for line in history)
+
+
+async def test_a_waiting_task_is_cancelled_for_good(api, directory):
+    task = await api.create(directory)
+    path = f"{TASKS}/{task['task_id']}"
+    shown = (await api.post(f"{path}/cancel", {"reason": "not needed"})).data
+    assert (shown["status"], shown["version"]) == ("cancelled", 2)
+    assert await api.next(directory) is None
+    assert (await api.history(task))[-1]["details"] == {"reason": "not needed"}
+    for verb in ("cancel", "retry"):
+        refusal = (await api.post(f"{path}/{verb}", {})).refused(409, "INVALID_STATE")
+        assert refusal["status"] == "cancelled"
+    assert await api.show(task) == shown
+
+
+async def test_a_task_that_is_worked_on_is_cancelled_only_by_force(api, directory):
+    task = await api.claimed(directory)
+    path = f"{TASKS}/{task['task_id']}"
+    refusal = (await api.post(f"{path}/cancel", {})).refused(409, "INVALID_STATE")
+    assert refusal == {"status": "working", "allowed_from": ["waiting", "failed"]}
+    assert (await api.tell(task, "heartbeat")).status == 200
+    assert (await api.post(f"{path}/cancel", {"force": True})).data["status"] == "cancelled"
+    assert (await api.tell(task, "heartbeat")).refused(409, "LEASE_LOST")["reason"] == "cancelled"
+
+
+async def test_a_failed_task_is_retried_by_hand_as_often_as_it_may_be(api, directory):
+    task = await api.create(directory, max_retries=1)
+    path = f"{TASKS}/{task['task_id']}"
+    (await api.post(f"{path}/retry", {})).refused(409, "INVALID_STATE")
+    await api.tell(await api.next(directory), "fail", error_message="no net")
+    shown = (await api.post(f"{path}/retry", {})).data
+    assert (shown["status"], shown["retry_count"], shown["completed_at"]) == ("waiting", 1, None)
+    again = await api.next(directory)
+    assert (again["attempt"], again["previous_error"]) == (2, "no net")
+    await api.tell(again, "fail", error_message="still no net")
+    assert (await api.post(f"{path}/retry", {})).refused(422, "RETRY_LIMIT_REACHED") == {"max_retries": 1}
+    assert (await api.post(f"{path}/cancel", {})).data["status"] == "cancelled"
+    assert await api.life(task) == ["created", "claimed", "failed", "retried", "claimed", "failed", "cancelled"]

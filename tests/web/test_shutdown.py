@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import time
 from contextlib import AsyncExitStack, closing
+from datetime import UTC, datetime
 
 import pytest
 
@@ -156,7 +157,22 @@ async def test_a_restart_changes_nothing(server, directory, how):
         assert (await api.history(newest))[0]["seq"] == last_seq + 1
 
 
-async def test_a_lease_that_ran_out_while_nobody_was_there_is_lost(server, directory):
+async def test_a_bounce_of_the_server_costs_no_lease(server, directory):
+    """A lease that ran out while nobody could renew it lives on for the grace, 30 s unless set otherwise."""
+    async with connected(server) as api:
+        task = await api.claimed(directory, lease_seconds=0.05)
+    server.kill()
+    server.start()
+    async with connected(server) as api:
+        now = datetime.now(UTC)
+        shown = await api.show(task)
+        assert shown["status"] == "working"
+        assert 20 < (datetime.fromisoformat(shown["lease_expires_at"]) - now).total_seconds() < 31
+        assert (await api.tell(task, "complete", result=1)).data["status"] == "completed"
+
+
+async def test_a_lease_that_is_not_renewed_within_the_grace_is_lost(server, directory):
+    server.environ = {"APP_TASK_RESTART_GRACE_SECONDS": "0.2"}
     async with connected(server) as api:
         task = await api.claimed(directory, lease_seconds=0.3)
     server.kill()

@@ -139,6 +139,16 @@ async def test_a_task_that_has_gone_to_another_worker_holds_no_hand(api, directo
 
 
 @pytest.mark.parametrize("worker", WORKERS, ids=["unnamed", "named"])
+async def test_a_worker_is_told_when_its_task_is_cancelled_and_sent_the_next(api, directory, worker):
+    first, second = await api.create(directory), await api.create(directory)
+    async with api.stream(directory, **worker) as events:
+        assert (await events.task())["task_id"] == first["task_id"]
+        await api.post(f"{TASKS}/{first['task_id']}/cancel", {"force": True})
+        assert await events.next() == ("cancel", {"task_id": first["task_id"], "reason": "cancelled"})
+        assert (await events.task())["task_id"] == second["task_id"]
+
+
+@pytest.mark.parametrize("worker", WORKERS, ids=["unnamed", "named"])
 @pytest.mark.parametrize("said", [{}, {"status": "failed", "error_message": "no"}])
 async def test_a_worker_is_not_told_of_what_it_has_done_itself(api, directory, worker, said):
     made = [await api.create(directory, f"{number}") for number in range(3)]
