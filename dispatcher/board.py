@@ -170,6 +170,11 @@ class Board:
         self._changes.append(Change(before, after, entry))
         return after
 
+    def remove(self, task: Task, now: int, type: str) -> None:
+        """Forget a task that is over."""
+        self._visitors[task.task_id] = None
+        self._changes.append(Change(task, task, self._entry(task, task, now, type, {}), gone=True))
+
     def note(self, task: Task, now: int, type: str, **details: Any) -> None:
         """Record a line about a task that stays as it is."""
         self._changes.append(Change(task, task, self._entry(task, task, now, type, details)))

@@ -49,6 +49,14 @@ class LeaseTokenRequired(Refusal):
         super().__init__("this server requires the lease_token from the claim")
 
 
+class VersionConflict(Refusal):
+    """The task is no longer what the caller believes."""
+
+    def __init__(self, expected: int, version: int) -> None:
+        super().__init__(f"the task's version is {version}, not {expected}")
+        self.expected, self.version = expected, version
+
+
 class RetryLimitReached(Refusal):
     """It has been tried as often as it may be."""
 

@@ -8,7 +8,7 @@ ValueError with a reason that completes "the field ...", and the first line of i
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
@@ -20,6 +20,15 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = 253_402_300_800_000
 _MILLISECOND = timedelta(milliseconds=1)
+
+
+class Unset(Enum):
+    """The type of UNSET, the value of a field that was not given, where null means something else."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
 
 
 @frozen

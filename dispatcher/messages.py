@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, NewType, TypeVar
 from attrs import field, frozen
 
 from dispatcher.fields import (
+    UNSET,
     DelaySeconds,
     ErrorMessage,
     Instant,
@@ -27,6 +28,7 @@ from dispatcher.fields import (
     RetryDelaySeconds,
     Seconds,
     Tags,
+    Unset,
     WorkDirectory,
     WorkerId,
 )
@@ -152,6 +154,31 @@ class Retry(Message[Task]):
     task_id: str = field(metadata=INTERNAL)
 
 
+@frozen(kw_only=True)
+class Edit(Message[Task]):
+    """Say it differently: tags and metadata at any time, the rest while nobody works on it and it may still be run.
+
+    What is not given stays. `run_at` null means at once. With `if_version`, only if that is the task's version.
+    """
+
+    task_id: str = field(metadata=INTERNAL)
+    if_version: int | None = field(default=None, metadata=INTERNAL)
+    tags: Tags | Unset = UNSET
+    metadata: JsonObject | Unset = UNSET
+    priority: Priority | Unset = UNSET
+    prompt: Prompt | Unset = UNSET
+    max_retries: MaxRetries | Unset = UNSET
+    run_at: Instant | Unset | None = UNSET
+
+
+@frozen(kw_only=True)
+class Delete(Message[None]):
+    """Forget a task that is over; its history stays."""
+
+    task_id: str = field(metadata=INTERNAL)
+    if_version: int | None = field(default=None, metadata=INTERNAL)
+
+
 @frozen
 class Held(Message[tuple[Task, ...]]):
     """The tasks that this worker holds now in one directory."""
@@ -187,7 +214,7 @@ class Drain(Message[None]):
 LeaseMessage = Heartbeat | Complete | Fail | Release
 """What the holder of a lease says about its task."""
 
-TaskMessage = LeaseMessage | Cancel | Retry
+TaskMessage = LeaseMessage | Cancel | Retry | Edit | Delete
 """The messages that speak about one task by its id."""
 
 AnyMessage = Message[Any]

@@ -45,12 +45,14 @@ class Entry:
 class Change:
     """A task in its new form, and the line that explains it. `before` is None for a new task.
 
-    A heartbeat has no line; a late result has a line and leaves the task as it was.
+    A heartbeat has no line; a late result has a line and leaves the task as it was. `gone`: it was deleted, and
+    `after` is what it last was.
     """
 
     before: Task | None
     after: Task
     entry: Entry | None
+    gone: bool = False
 
 
 @frozen

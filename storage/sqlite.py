@@ -8,6 +8,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from operator import attrgetter
 
 from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Needs, Run, Slice, Snapshot
 from dispatcher.task import Status, Task
@@ -33,6 +34,8 @@ FIXED = {
     "metadata",
 }
 CHANGING = [(place, name) for place, name in enumerate(TASKS.columns) if name not in FIXED]
+EDITABLE = ("priority", "prompt", "tags", "metadata", "max_retries")
+editable = attrgetter(*EDITABLE)
 
 
 def _marks(columns: Sequence[object]) -> str:
@@ -43,6 +46,8 @@ INSERT_TASK = f"insert into tasks ({', '.join(TASKS.columns)}, due_at) values ({
 UPDATE_TASK = f"""
     update tasks set {", ".join(f"{name} = ?" for _, name in CHANGING)}, due_at = ?
     where arrival = ? and version = ?"""
+UPDATE_EDITABLE = f"update tasks set {', '.join(f'{name} = ?' for name in EDITABLE)} where arrival = ?"
+DELETE_TASK = "delete from tasks where arrival = ? and version = ?"
 INSERT_ENTRY = f"insert into task_history ({', '.join(HISTORY.columns)}) values ({_marks(HISTORY.columns)})"
 INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
 DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
@@ -105,31 +110,39 @@ def commit(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
 
 
 def _write(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    moves = _net(changes)
+    net = _net(changes)
+    gone = [change.before for change in net if change.gone and change.before]
+    moves = [(change.before, change.after) for change in net if not change.gone]
     created = [after for before, after in moves if before is None]
     updated = [(before, after) for before, after in moves if before is not None]
     entries = [change.entry for change in changes if change.entry]
     db.executemany(INSERT_TASK, (_task_row(task) for task in created))
-    if updated:
-        cursor = db.executemany(UPDATE_TASK, (_update_row(before, after) for before, after in updated))
-        if cursor.rowcount != len(updated):
-            raise sqlite3.IntegrityError("the record and the board disagree about a task's version")
+    _expect(len(updated), db.executemany(UPDATE_TASK, (_update_row(before, after) for before, after in updated)))
+    db.executemany(
+        UPDATE_EDITABLE, (_edit_row(after) for before, after in updated if editable(before) != editable(after))
+    )
+    _expect(len(gone), db.executemany(DELETE_TASK, ((task.arrival, task.version) for task in gone)))
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
     db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(before) for before, _ in updated))
     db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
     db.executemany(INSERT_DIRECTORY, {(task.work_directory,) for task in created})
-    db.executemany(ADD_COUNT, _counts(moves))
+    db.executemany(ADD_COUNT, _counts(net))
     last_arrival = max((task.arrival for task in created), default=0)
     db.execute(KEEP_NUMBERS, (last_arrival, max((entry.seq for entry in entries), default=0)))
 
 
-def _net(changes: Iterable[Change]) -> list[tuple[Task | None, Task]]:
-    """Each task that changed, as it is in the record and as it shall be."""
-    net: dict[int, tuple[Task | None, Task]] = {}
+def _expect(rows: int, cursor: sqlite3.Cursor) -> None:
+    if rows and cursor.rowcount != rows:
+        raise sqlite3.IntegrityError("the record and the board disagree about a task's version")
+
+
+def _net(changes: Iterable[Change]) -> list[Change]:
+    """Each task that changed: as it is in the record, and as it shall be."""
+    net: dict[int, Change] = {}
     for change in changes:
-        if change.after is not change.before:
-            before, _ = net.get(change.after.arrival, (change.before, None))
-            net[change.after.arrival] = before, change.after
+        if change.after is not change.before or change.gone:
+            first = net.get(change.after.arrival, change)
+            net[change.after.arrival] = Change(first.before, change.after, None, change.gone)
     return list(net.values())
 
 
@@ -142,22 +155,28 @@ def _update_row(before: Task, after: Task) -> Row:
     return *(row[place] for place, _ in CHANGING), after.due_at, before.arrival, before.version
 
 
+def _edit_row(task: Task) -> Row:
+    row = dict(zip(TASKS.columns, TASKS.row(task), strict=True))
+    return *(row[name] for name in EDITABLE), task.arrival
+
+
 def _ready_tags(task: Task) -> Iterable[Row]:
     if task.ready:
         for tag in task.tags:
             yield task.work_directory, tag, task.priority.rank, task.arrival
 
 
-def _counts(moves: Iterable[tuple[Task | None, Task]]) -> Iterable[Row]:
+def _counts(net: Iterable[Change]) -> Iterable[Row]:
     counts: dict[str, Counter[Status]] = {}
-    for before, after in moves:
-        if before is None or before.status is not after.status:
-            count = counts.setdefault(after.work_directory, Counter())
-            count[after.status] += 1
-            if before is not None:
-                count[before.status] -= 1
+    for change in net:
+        count = counts.setdefault(change.after.work_directory, Counter())
+        if change.before is not None:
+            count[change.before.status] -= 1
+        if not change.gone:
+            count[change.after.status] += 1
     for work_directory, count in counts.items():
-        yield *(count[status] for status in Status), work_directory
+        if any(count.values()):
+            yield *(count[status] for status in Status), work_directory
 
 
 def _tasks(rows: Iterable[Row]) -> tuple[Task, ...]:

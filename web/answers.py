@@ -17,6 +17,7 @@ from dispatcher.errors import (
     RetryLimitReached,
     TaskNotFound,
     Unavailable,
+    VersionConflict,
 )
 from web.codec import Fault, Invalid, Malformed, encode, rfc3339
 
@@ -101,6 +102,7 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     LeaseTokenRequired: lambda e: _invalid((Fault("lease_token", f"is required: {e}"),)),
     TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
     InvalidState: lambda e: Failure(409, "INVALID_STATE", str(e), {"status": e.status, "allowed_from": e.allowed_from}),
+    VersionConflict: lambda e: Failure(409, "VERSION_CONFLICT", str(e), {"expected": e.expected, "version": e.version}),
     RetryLimitReached: lambda e: Failure(422, "RETRY_LIMIT_REACHED", str(e), {"max_retries": e.max_retries}),
     LeaseLost: lambda e: Failure(
         409, "LEASE_LOST", str(e), {"reason": e.reason, "status": e.status, "attempt": e.attempt}

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web import Application, HTTPRequestEntityTooLarge, Request, RequestPayloadError, StreamResponse, middleware
 from attrs import frozen
 
-from dispatcher.messages import Cancel, Complete, Create, Fail, Heartbeat, Release, Retry
+from dispatcher.messages import Cancel, Complete, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from web import health, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import ClaimBody, History, Newest, Next, Nothing, Show, Stream
@@ -42,6 +42,9 @@ ROUTES = (
     Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, Complete),
     Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
     Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release),
+    Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
+    Route("PUT", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
+    Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete),
     Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel),
     Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry),
     Route("GET", "/health", health.health, Nothing),

@@ -24,7 +24,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from dispatcher.fields import MaxBytes, Rule, Wire
+from dispatcher.fields import MaxBytes, Rule, Unset, Wire
 
 Hook = Callable[[Any, Any], Any]  # (value, type) -> the type's own; raises ValueError(reason), of parts Invalid
 Check = Callable[[Any], Any]
@@ -129,10 +129,13 @@ def _json_object(value: Any, _: Any) -> Any:
 
 
 def _optional(type_: Any) -> Hook:
-    some, *others = (arm for arm in get_args(type_) if arm is not NoneType)
+    arms = get_args(type_)
+    some, *others = (arm for arm in arms if arm not in (NoneType, Unset))
     if others:
         raise TypeError(f"cannot tell the arms of {type_} apart")
     hook = _converter.get_structure_hook(some)
+    if NoneType not in arms:
+        return lambda value, _: hook(value, some)
     return lambda value, _: None if value is None else hook(value, some)
 
 

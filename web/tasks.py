@@ -1,26 +1,31 @@
 """Tasks: create, claim, report, look. Handlers decide nothing: they ask, and say the answer."""
 
 import asyncio
+import re
+from collections.abc import Mapping
 
 from aiohttp.web import Request, Response, StreamResponse
+from attrs import evolve
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.hub import Closed, LostTouch, about_task
-from dispatcher.messages import Cancel, Complete, Create, Fail, Heartbeat, Release, Retry
+from dispatcher.messages import Cancel, Complete, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import MOVES, Status, Task
 from web.answers import ok
 from web.bodies import ClaimBody, History, Newest, Next, Show
+from web.codec import Fault, Invalid
 from web.delivery import delivered
 from web.service import Service
 from web.views import claimed, history_line, moment, outcome, whole
 
 FINAL = {status for status in Status if Status.WORKING not in MOVES[status] and status is not Status.WORKING}
+ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
 UNCACHED = {"Cache-Control": "no-store"}
 
 
 async def create(service: Service, asked: Create, request: Request) -> Response:
     task = await service.dispatcher.ask(asked)
-    return ok(whole(task), service.clock(), 201, {"Location": f"/api/v1/tasks/{task.task_id}"})
+    return _whole(service, task, 201, {"Location": f"/api/v1/tasks/{task.task_id}"})
 
 
 async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
@@ -55,25 +60,31 @@ async def release(service: Service, asked: Release, request: Request) -> Respons
     return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
 
 
+async def edit(service: Service, asked: Edit, request: Request) -> Response:
+    return _whole(service, await service.dispatcher.ask(evolve(asked, if_version=_if_version(request))))
+
+
+async def delete(service: Service, asked: Delete, request: Request) -> Response:
+    await service.dispatcher.ask(evolve(asked, if_version=_if_version(request)))
+    return ok({"task_id": asked.task_id, "deleted": True}, service.clock())
+
+
 async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
-    task = await service.dispatcher.ask(asked)
-    return ok(whole(task), service.clock())
+    return _whole(service, await service.dispatcher.ask(asked))
 
 
 async def retry(service: Service, asked: Retry, request: Request) -> Response:
-    task = await service.dispatcher.ask(asked)
-    return ok(whole(task), service.clock())
+    return _whole(service, await service.dispatcher.ask(asked))
 
 
 async def show(service: Service, asked: Show, request: Request) -> Response:
     task = await (_final(service, asked) if asked.until else _task(service, asked.task_id))
-    return ok(whole(task), service.clock())
+    return _whole(service, task)
 
 
 async def history(service: Service, asked: History, request: Request) -> Response:
+    await _task(service, asked.task_id)
     entries = await service.record.history(asked.task_id)
-    if not entries:
-        raise TaskNotFound(asked.task_id)
     return ok({"task_id": asked.task_id, "history": [history_line(entry) for entry in entries]}, service.clock())
 
 
@@ -81,6 +92,20 @@ async def newest(service: Service, asked: Newest, request: Request) -> Response:
     tasks, total = await service.record.newest(asked.work_directory, asked.limit, asked.offset)
     page = {"page": asked.offset // asked.limit + 1, "limit": asked.limit, "offset": asked.offset}
     return ok({"tasks": [whole(task) for task in tasks], "total": total, **page, "next_cursor": None}, service.clock())
+
+
+def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return ok(whole(task), service.clock(), status, {"ETag": f'"{task.version}"', **(headers or {})})
+
+
+def _if_version(request: Request) -> int | None:
+    """The version that the caller believes the task to have, from the ETag it was given."""
+    given = request.headers.get("If-Match", "*")
+    if given == "*":
+        return None
+    if not ETAG.fullmatch(given):
+        raise Invalid([Fault("If-Match", 'must be an ETag of the task, such as "3"')])
+    return int(given.strip('"'))
 
 
 async def _task(service: Service, task_id: str) -> Task:

@@ -9,14 +9,16 @@ from typing import Any
 from dispatcher.decisions.claims import claim, drain, held, leave
 from dispatcher.decisions.creation import create
 from dispatcher.decisions.reports import complete, fail, heartbeat, release
-from dispatcher.decisions.steering import cancel, retry
+from dispatcher.decisions.steering import cancel, delete, edit, retry
 from dispatcher.decisions.time import resume, tick
 from dispatcher.messages import (
     Cancel,
     Claim,
     Complete,
     Create,
+    Delete,
     Drain,
+    Edit,
     Fail,
     Heartbeat,
     Held,
@@ -37,6 +39,8 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Release: release,
     Cancel: cancel,
     Retry: retry,
+    Edit: edit,
+    Delete: delete,
     Held: held,
     Tick: tick,
     Resume: resume,

@@ -1,16 +1,20 @@
-"""What people decide about a task: to stop it, or to have it tried once more."""
+"""What people decide about a task: to stop it, to have it tried once more, to say it differently, to forget it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dispatcher.decisions.returns import end
-from dispatcher.errors import InvalidState, RetryLimitReached
-from dispatcher.messages import Cancel, Retry
+from dispatcher.errors import InvalidState, RetryLimitReached, VersionConflict
+from dispatcher.fields import UNSET
+from dispatcher.messages import Cancel, Delete, Edit, Retry
 from dispatcher.task import Status, Task, allowed_from
 
 if TYPE_CHECKING:
     from dispatcher.board import Board
+
+BEFORE_IT_RUNS = [Status.WAITING, Status.FAILED]
+FINAL = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
 
 
 def cancel(board: Board, cancel: Cancel, now: int) -> Task:
@@ -27,11 +31,12 @@ def retry(board: Board, retry: Retry, now: int) -> Task:
         raise InvalidState(task.status, [Status.FAILED])
     if task.retry_count >= task.max_retries:
         raise RetryLimitReached(task.max_retries)
+    available_at = max(now, task.available_at)
     again = task.move(
         Status.WAITING,
         now,
-        ready=True,
-        available_at=now,
+        ready=available_at <= now,
+        available_at=available_at,
         retry_count=task.retry_count + 1,
         worker_id=None,
         started_at=None,
@@ -40,3 +45,31 @@ def retry(board: Board, retry: Retry, now: int) -> Task:
         result=None,
     )
     return board.put(task, again, now, "task.retried")
+
+
+def edit(board: Board, edit: Edit, now: int) -> Task:
+    task = board.find(edit.task_id)
+    _check_version(task, edit.if_version)
+    names = ("tags", "metadata", "priority", "prompt", "max_retries")
+    changes: dict[str, Any] = {name: getattr(edit, name) for name in names if getattr(edit, name) is not UNSET}
+    if edit.run_at is not UNSET:
+        available_at = max(now, edit.run_at or now)
+        changes |= {"available_at": available_at, "ready": task.status is Status.WAITING and available_at <= now}
+    if changes.keys() - {"tags", "metadata"} and task.status not in BEFORE_IT_RUNS:
+        raise InvalidState(task.status, BEFORE_IT_RUNS)
+    if not changes:
+        return task
+    return board.put(task, task.change(now, **changes), now, "task.updated", changed=sorted(changes))
+
+
+def delete(board: Board, delete: Delete, now: int) -> None:
+    task = board.find(delete.task_id)
+    _check_version(task, delete.if_version)
+    if task.status not in FINAL:
+        raise InvalidState(task.status, FINAL)
+    board.remove(task, now, "task.deleted")
+
+
+def _check_version(task: Task, expected: int | None) -> None:
+    if expected not in (None, task.version):
+        raise VersionConflict(expected, task.version)

@@ -5,9 +5,24 @@ It says what the contract says in the plainest words there are, and shares no co
 
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
-from dispatcher.messages import FOREVER, Claim, Complete, Create, Fail, Heartbeat, Message, Release, Tick
+from dispatcher.fields import UNSET
+from dispatcher.messages import (
+    FOREVER,
+    Cancel,
+    Claim,
+    Complete,
+    Create,
+    Delete,
+    Edit,
+    Fail,
+    Heartbeat,
+    Message,
+    Release,
+    Retry,
+    Tick,
+)
 
 RANK = {"low": 0, "medium": 1, "high": 2}
 
@@ -38,6 +53,8 @@ class Job:
         return {
             "arrival": self.number,
             "status": self.status,
+            "priority": self.create.priority,
+            "tags": self.create.tags,
             "ready": self.status == "waiting" and self.available,
             "available_at": self.available_at,
             "attempt": self.attempt,
@@ -63,6 +80,7 @@ class Oracle:
     jobs: list[Job] = field(factory=list)
     parked: list[Parked] = field(factory=list)
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
+    deleted: list[int] = field(factory=list)
     late: set[str] = field(factory=set)  # leases with a result that came too late
     minted: int = 0
 
@@ -139,10 +157,41 @@ class Oracle:
                 self.parked.remove(parked)
                 self.answers[parked.key] = tasks
 
+    def _steer(self, job: Job, message: Any, now: int) -> Any:
+        match message:
+            case Cancel():
+                if job.status not in ("waiting", "failed") and not (job.status == "working" and message.force):
+                    return "InvalidState"
+                self._end(job, "cancelled", "cancelled", job.error, None)
+            case Retry():
+                if job.status != "failed":
+                    return "InvalidState"
+                if job.retries >= (3 if job.create.max_retries is None else job.create.max_retries):
+                    return "RetryLimitReached"
+                job.status, job.retries, job.worker, job.result = "waiting", job.retries + 1, None, None
+                job.available_at = max(now, job.available_at)
+                job.available = job.available_at <= now
+            case Edit():
+                if (message.priority, message.run_at) != (UNSET, UNSET) and job.status not in ("waiting", "failed"):
+                    return "InvalidState"
+                said = {"tags": message.tags, "priority": message.priority}
+                job.create = evolve(job.create, **{name: value for name, value in said.items() if value is not UNSET})
+                if message.run_at is not UNSET:
+                    job.available_at = max(now, message.run_at or 0)
+                    job.available = job.available_at <= now
+            case Delete():
+                if job.status in ("waiting", "working"):
+                    return "InvalidState"
+                self.deleted.append(job.number)
+                return "ticked"
+        return job.summary()
+
     def _report(self, message: Any, now: int) -> Any:
         job = next((job for job in self.jobs if f"task-{job.number}" == message.task_id), None)
-        if job is None:
+        if job is None or job.number in self.deleted:
             return "TaskNotFound"
+        if isinstance(message, Cancel | Retry | Edit | Delete):
+            return self._steer(job, message, now)
         if refusal := self._refusal(job, message, now):
             return refusal
         match message:
