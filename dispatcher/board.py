@@ -60,6 +60,9 @@ class Board:
     ) -> None:
         self.mint, self.rules, self.agenda = mint, rules or Rules(), agenda or Agenda()
         self.working = {task.task_id: task for task in snapshot.working}
+        self._claims: dict[str, dict[str, Task]] = {}  # of those, the tasks of each claim that has a name
+        for task in snapshot.working:
+            self._index_claim(task)
         self.draining = False
         self._last_arrival, self._last_seq = snapshot.last_arrival, snapshot.last_seq
         self._due = snapshot.next_due  # nothing in the record falls due before; perhaps nothing at that very moment
@@ -141,6 +144,10 @@ class Board:
             raise TaskNotFound(task_id)
         return task
 
+    def claimed_as(self, claim_id: str | None) -> tuple[Task, ...]:
+        """What a claim of this name still holds."""
+        return tuple(self._claims.get(claim_id, {}).values()) if claim_id else ()
+
     def lease(self, task_id: str, token: str) -> Lease | None:
         """What the history knows of a lease that is not the current one."""
         return self._leases[task_id, token]
@@ -155,12 +162,11 @@ class Board:
 
     def put(self, before: Task | None, after: Task, now: int, type: str | None, **details: Any) -> Task:
         """Record a task's new form and why. The only place where a task changes."""
-        if before is not None and before.ready:
-            self.agenda.discard(before)
+        if before is not None:
+            self._forget_form(before)
         if after.status is Status.WORKING:
             self.working[after.task_id] = after
-        else:
-            self.working.pop(after.task_id, None)
+            self._index_claim(after)
         self._visitors[after.task_id] = after
         if after.ready:
             self.agenda.add(after)
@@ -169,6 +175,20 @@ class Board:
         entry = self._entry(before or after, after, now, type, details) if type else None
         self._changes.append(Change(before, after, entry))
         return after
+
+    def _forget_form(self, before: Task) -> None:
+        if before.ready:
+            self.agenda.discard(before)
+        self.working.pop(before.task_id, None)
+        if before.claim_id:
+            claimed = self._claims[before.claim_id]
+            del claimed[before.task_id]
+            if not claimed:
+                del self._claims[before.claim_id]
+
+    def _index_claim(self, task: Task) -> None:
+        if task.claim_id:
+            self._claims.setdefault(task.claim_id, {})[task.task_id] = task
 
     def remove(self, task: Task, now: int, type: str) -> None:
         """Forget a task that is over."""

@@ -78,6 +78,7 @@ class Claim(Message[tuple[Task, ...]]):
 
     With nothing ready it is parked for `wait_seconds` (FOREVER: until the caller leaves) and answered with
     what comes first, or with () when the time is over. Only tasks that bear all `tags` count.
+    Said again with the same `claim_id` while its leases live, it gets the same tasks.
     """
 
     work_directories: tuple[str, ...]
@@ -86,6 +87,7 @@ class Claim(Message[tuple[Task, ...]]):
     wait_seconds: float = 0
     lease_seconds: float | None = None
     tags: tuple[str, ...] = ()
+    claim_id: str | None = None
 
 
 @frozen(kw_only=True)

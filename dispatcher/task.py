@@ -63,6 +63,7 @@ class Task:
     # The current attempt, or the latest one.
     attempt: int = 0
     worker_id: str | None = None
+    claim_id: str | None = None  # its claim's name for itself
     lease_token: str | None = None
     lease_seconds: float | None = None  # None: the lease lasts as long as the attempt may
     lease_expires_at: int | None = None

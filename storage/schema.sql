@@ -28,6 +28,7 @@ create table tasks (
 
     attempt             integer not null,
     worker_id           text,
+    claim_id            text,
     lease_token         text,
     lease_seconds       real,
     lease_expires_at    integer check ((lease_expires_at is not null) = (status = 'working')),

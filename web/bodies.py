@@ -7,6 +7,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from attrs import frozen
 
 from dispatcher.fields import (
+    ClaimId,
     ClaimLimit,
     LeaseSeconds,
     Offset,
@@ -53,6 +54,7 @@ class ClaimBody:
     wait_seconds: WaitSeconds = 0
     lease_seconds: LeaseSeconds | None = None
     tags: Tags = ()
+    claim_id: ClaimId | None = None
 
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.work_directory is None and self.work_directories is None:
@@ -69,6 +71,7 @@ class ClaimBody:
             wait_seconds=self.wait_seconds,
             lease_seconds=self.lease_seconds,
             tags=self.tags,
+            claim_id=self.claim_id,
         )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def claim(board: Board, claim: Claim, now: int) -> tuple[Task, ...] | Parked:
     if board.draining:
         return ()
-    tasks = hand_out(board, claim, now)
+    tasks = board.claimed_as(claim.claim_id) or hand_out(board, claim, now)
     if tasks or not claim.wait_seconds:
         return tasks
     return board.park(claim, None if claim.wait_seconds == FOREVER else later(now, claim.wait_seconds))
@@ -54,6 +54,7 @@ def _lend(board: Board, task: Task, claim: Claim, now: int) -> Task:
         now,
         attempt=task.attempt + 1,
         worker_id=claim.worker_id,
+        claim_id=claim.claim_id,
         lease_token=board.mint.lease_token(),
         lease_seconds=claim.lease_seconds,
         lease_expires_at=lease_end(now, claim.lease_seconds, deadline_at),

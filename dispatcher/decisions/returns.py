@@ -10,7 +10,9 @@ from dispatcher.task import Status, Task
 if TYPE_CHECKING:
     from dispatcher.board import Board
 
-NOT_LEASED: dict[str, Any] = {"lease_token": None, "lease_seconds": None, "lease_expires_at": None, "deadline_at": None}
+NOT_LEASED: dict[str, Any] = dict.fromkeys(
+    ("claim_id", "lease_token", "lease_seconds", "lease_expires_at", "deadline_at")
+)
 
 
 def give_back(

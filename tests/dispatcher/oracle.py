@@ -36,6 +36,7 @@ class Job:
     available: bool = True
     attempt: int = 0
     worker: str | None = None
+    claim_id: str | None = None
     lease: float | None = None
     lease_ends: int | None = None
     deadline: int | None = None
@@ -90,7 +91,7 @@ class Oracle:
             case Create():
                 answer: Any = self._create(message, now)
             case Claim():
-                answer = self._take(message, now)
+                answer = self._held_as(message.claim_id) or self._take(message, now)
                 if not answer and message.wait_seconds:
                     until = (
                         message.wait_seconds if message.wait_seconds == FOREVER else now + message.wait_seconds * 1000
@@ -125,6 +126,10 @@ class Oracle:
         self.jobs.append(job)
         return job.summary()
 
+    def _held_as(self, claim_id: str | None) -> list[Any]:
+        held = [job for job in self.jobs if job.status == "working" and claim_id and job.claim_id == claim_id]
+        return sorted((job.summary() for job in held), key=lambda summary: summary["arrival"])
+
     def _take(self, claim: Claim, now: int) -> list[Any]:
         taken = []
         while len(taken) < claim.limit:
@@ -146,6 +151,7 @@ class Oracle:
             job.attempt += 1
             job.tokens[f"token-{self.minted}"] = (job.attempt, None)
             job.status, job.worker, job.lease = "working", claim.worker_id, claim.lease_seconds
+            job.claim_id = claim.claim_id
             job.deadline = now + round((job.create.timeout_seconds or 3600) * 1000)
             self._renew(job, now)
             taken.append(job.summary())
@@ -232,7 +238,7 @@ class Oracle:
             return job.summary()
         if verb:
             self.late.add(message.lease_token)
-        reasons = {"lost": "expired", "released": "released", "retried": "finished"}
+        reasons = {"lost": "expired", "released": "released", "retried": "finished", "cancelled": "cancelled"}
         return "LeaseLost " + ("reassigned" if attempt < job.attempt else reasons.get(end, "finished"))
 
     def _renew(self, job: Job, now: int) -> None:

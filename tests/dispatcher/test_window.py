@@ -58,6 +58,7 @@ claims = st.builds(
     wait_seconds=st.sampled_from([0, 0, 0, 1, 5, FOREVER]),
     lease_seconds=st.none() | SECONDS,
     tags=st.just(()) | tags,
+    claim_id=st.none() | st.sampled_from(["c1", "c2"]),
 )
 reports = st.one_of(
     st.builds(Heartbeat, task_id=task_ids, lease_token=tokens.filter(bool), lease_seconds=st.none() | SECONDS),
