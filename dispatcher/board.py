@@ -18,7 +18,7 @@ from dispatcher.agenda import Agenda
 from dispatcher.decisions import DECISIONS
 from dispatcher.decisions.claims import hand_out
 from dispatcher.errors import Refusal, TaskNotFound
-from dispatcher.messages import Claim, LeaseMessage, Message, R, TaskMessage, Tick, Ticket
+from dispatcher.messages import Claim, Create, LeaseMessage, Message, R, TaskMessage, Tick, Ticket
 from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Mint, Needs, Slice, Snapshot
 from dispatcher.task import Status, Task
 
@@ -66,8 +66,9 @@ class Board:
         self.draining = False
         self._last_arrival, self._last_seq = snapshot.last_arrival, snapshot.last_seq
         self._due = snapshot.next_due  # nothing in the record falls due before; perhaps nothing at that very moment
-        self._overdue: tuple[Task, ...] | None = None  # these three visit for one batch
+        self._overdue: tuple[Task, ...] | None = None  # these four visit for one batch
         self._leases: dict[tuple[str, str], Lease | None] = {}
+        self._keys: dict[str, str | None] = {}  # idempotency keys: the id of the task each stands for
         self._visitors: dict[str, Task | None] = {}  # in their newest form; None: no such task
         self._changes: list[Change] = []  # these three: of the message at hand
         self._readied: list[Task] = []
@@ -81,12 +82,14 @@ class Board:
         self._overdue = None
         self._visitors.clear()
         self._leases.clear()
+        self._keys.clear()
         self.agenda.forget()
 
     def needs(self, messages: Iterable[Message[Any]], now: int) -> Needs:
         tasks: set[str] = set()
         leases: set[tuple[str, str]] = set()
         lanes: dict[LaneKey, Slice] = {}
+        keys: set[str] = set()
         due = False
         for message in messages:
             if isinstance(message, Claim):
@@ -96,11 +99,14 @@ class Board:
                 tasks.update(self._unknown_task(message))
                 if isinstance(message, LeaseMessage):
                     leases.update(self._unknown_lease(message))
+            elif isinstance(message, Create):
+                if message.idempotency_key and message.idempotency_key not in self._keys:
+                    keys.add(message.idempotency_key)
             elif isinstance(message, Tick) and self._overdue is None and self._due is not None and self._due <= now:
                 due = True
             if len(lanes) >= LANES_PER_BATCH:
                 break
-        return Needs(tasks=frozenset(tasks), leases=frozenset(leases), lanes=lanes, due=due, now=now)
+        return Needs(tasks=tasks, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
 
     def _unknown_task(self, message: TaskMessage) -> Iterator[str]:
         if message.task_id not in self.working and message.task_id not in self._visitors:
@@ -115,6 +121,10 @@ class Board:
     def learn(self, found: Found) -> None:
         self._visitors.update(found.tasks)
         self._leases.update(found.leases)
+        for name, task in found.keys.items():
+            self._keys[name] = task.task_id if task else None
+            if task and task.task_id not in self.working:
+                self._visitors[task.task_id] = task
         for key, run in found.lanes.items():
             self.agenda.learn(key, run)
         if found.due is not None:
@@ -148,6 +158,11 @@ class Board:
         """What a claim of this name still holds."""
         return tuple(self._claims.get(claim_id, {}).values()) if claim_id else ()
 
+    def created_under(self, key: str | None) -> Task | None:
+        """The task that an idempotency key stands for."""
+        task_id = self._keys[key] if key else None
+        return self.find(task_id) if task_id else None
+
     def lease(self, task_id: str, token: str) -> Lease | None:
         """What the history knows of a lease that is not the current one."""
         return self._leases[task_id, token]
@@ -168,6 +183,8 @@ class Board:
             self.working[after.task_id] = after
             self._index_claim(after)
         self._visitors[after.task_id] = after
+        if after.idempotency_key:
+            self._keys[after.idempotency_key] = after.task_id
         if after.ready:
             self.agenda.add(after)
             self._readied.append(after)
@@ -193,6 +210,8 @@ class Board:
     def remove(self, task: Task, now: int, type: str) -> None:
         """Forget a task that is over."""
         self._visitors[task.task_id] = None
+        if task.idempotency_key:
+            self._keys[task.idempotency_key] = None
         self._changes.append(Change(task, task, self._entry(task, task, now, type, {}), gone=True))
 
     def note(self, task: Task, now: int, type: str, **details: Any) -> None:

@@ -57,6 +57,14 @@ class VersionConflict(Refusal):
         self.expected, self.version = expected, version
 
 
+class IdempotencyKeyReused(Refusal):
+    """The key stands for another request."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"this Idempotency-Key was used for another request, which made task {task_id}")
+        self.task_id = task_id
+
+
 class RetryLimitReached(Refusal):
     """It has been tried as often as it may be."""
 

@@ -49,9 +49,20 @@ class Message(Generic[R]):
     __slots__ = ()
 
 
+@frozen
+class Created:
+    """`replayed`: it was there already."""
+
+    task: Task
+    replayed: bool = False
+
+
 @frozen(kw_only=True)
-class Create(Message[Task]):
-    """A new task. Without `max_retries` or `timeout_seconds` the server's settings apply."""
+class Create(Message["Created"]):
+    """A new task. Without `max_retries` or `timeout_seconds` the server's settings apply.
+
+    Said again with the same `idempotency_key` within IDEMPOTENCY_HOURS, or while its task lives, it gets that task.
+    """
 
     work_directory: WorkDirectory
     prompt: Prompt
@@ -66,6 +77,8 @@ class Create(Message[Task]):
     expires_at: Instant | None = None
     metadata: JsonObject = field(factory=dict)
     created_by: str | None = field(default=None, metadata=INTERNAL)
+    idempotency_key: str | None = field(default=None, metadata=INTERNAL)
+    request_digest: str | None = field(default=None, metadata=INTERNAL)
 
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.run_at is not None and self.delay_seconds is not None:

@@ -1,6 +1,6 @@
 """What the dispatcher needs from the outside world, and what it hands over."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -80,14 +80,15 @@ class Slice:
 class Needs:
     """What the board must learn from the record before it can decide a batch."""
 
-    tasks: frozenset[str] = frozenset()
-    leases: frozenset[tuple[str, str]] = frozenset()  # (task_id, lease_token)
+    tasks: Set[str] = frozenset()
+    leases: Set[tuple[str, str]] = frozenset()  # (task_id, lease_token)
     lanes: Mapping[LaneKey, Slice] = field(factory=dict)
+    keys: Set[str] = frozenset()  # the tasks that idempotency keys stand for
     due: bool = False  # the tasks that fall due up to now
     now: int
 
     def __bool__(self) -> bool:
-        return bool(self.tasks or self.leases or self.lanes or self.due)
+        return bool(self.tasks or self.leases or self.lanes or self.keys or self.due)
 
 
 @frozen
@@ -116,6 +117,7 @@ class Found:
     tasks: Mapping[str, Task | None] = field(factory=dict)
     leases: Mapping[tuple[str, str], Lease | None] = field(factory=dict)
     lanes: Mapping[LaneKey, Run] = field(factory=dict)
+    keys: Mapping[str, Task | None] = field(factory=dict)
     due: tuple[Task, ...] | None = None  # a slice of them, in order of due_at
     next_due: int | None = None  # due_at of the first task behind that slice
 

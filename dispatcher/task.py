@@ -26,6 +26,10 @@ MOVES = {
 }
 
 
+FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+"""Nobody works on it any more; a failed task may yet be retried."""
+
+
 def allowed_from(status: Status) -> list[Status]:
     """The statuses from which a task may move to `status`."""
     return [before for before, after in MOVES.items() if status in after]
@@ -38,6 +42,8 @@ class Task:
     task_id: str
     created_at: int
     created_by: str | None = None
+    idempotency_key: str | None = None  # while it still stands for this task
+    request_digest: str | None = None  # of the request that bore the key
 
     # What was asked for.
     work_directory: str

@@ -6,6 +6,8 @@ create table tasks (
     task_id             text    not null unique,
     created_at          integer not null,
     created_by          text,
+    idempotency_key     text,
+    request_digest      text,
 
     work_directory      text    not null,
     prompt              text    not null,
@@ -47,6 +49,7 @@ create table tasks (
 create index tasks_ready on tasks (work_directory, priority, arrival) where ready = 1;
 create index tasks_due on tasks (due_at) where due_at is not null;
 create index tasks_working on tasks (arrival) where status = 'working';
+create unique index tasks_by_idempotency_key on tasks (idempotency_key) where idempotency_key is not null;
 create index tasks_by_directory on tasks (work_directory, arrival);
 
 -- The same lanes for claims that ask for tags.

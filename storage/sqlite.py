@@ -57,6 +57,7 @@ ADD_COUNT = f"""
 KEEP_NUMBERS = "update last_numbers set arrival = max(arrival, ?), seq = max(seq, ?)"
 
 TASK_BY_ID = f"{TASKS.select} where task_id = ?"
+TASK_BY_KEY = f"{TASKS.select} where idempotency_key = ?"
 WORKING = f"{TASKS.select} where status = 'working'"
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
 DUE = f"{TASKS.select} where due_at <= ? order by due_at limit ?"
@@ -94,6 +95,7 @@ def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
         tasks={task_id: task_by_id(db, task_id) for task_id in needs.tasks},
         leases={(task_id, token): _lease(db, task_id, token) for task_id, token in needs.leases},
         lanes=_runs(db, needs),
+        keys={key: next(iter(_tasks(db.execute(TASK_BY_KEY, (key,)))), None) for key in needs.keys},
         due=due,
         next_due=next_due,
     )
@@ -116,11 +118,11 @@ def _write(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
     created = [after for before, after in moves if before is None]
     updated = [(before, after) for before, after in moves if before is not None]
     entries = [change.entry for change in changes if change.entry]
-    db.executemany(INSERT_TASK, (_task_row(task) for task in created))
     _expect(len(updated), db.executemany(UPDATE_TASK, (_update_row(before, after) for before, after in updated)))
     db.executemany(
         UPDATE_EDITABLE, (_edit_row(after) for before, after in updated if editable(before) != editable(after))
     )
+    db.executemany(INSERT_TASK, (_task_row(task) for task in created))  # a key may have changed hands above
     _expect(len(gone), db.executemany(DELETE_TASK, ((task.arrival, task.version) for task in gone)))
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
     db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(before) for before, _ in updated))

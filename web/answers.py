@@ -9,6 +9,7 @@ from uuid import uuid4
 from aiohttp.web import HTTPException, HTTPMethodNotAllowed, Response
 
 from dispatcher.errors import (
+    IdempotencyKeyReused,
     InvalidState,
     LeaseLost,
     LeaseTokenRequired,
@@ -103,6 +104,7 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
     InvalidState: lambda e: Failure(409, "INVALID_STATE", str(e), {"status": e.status, "allowed_from": e.allowed_from}),
     VersionConflict: lambda e: Failure(409, "VERSION_CONFLICT", str(e), {"expected": e.expected, "version": e.version}),
+    IdempotencyKeyReused: lambda e: Failure(422, "IDEMPOTENCY_KEY_REUSED", str(e), {"task_id": e.task_id}),
     RetryLimitReached: lambda e: Failure(422, "RETRY_LIMIT_REACHED", str(e), {"max_retries": e.max_retries}),
     LeaseLost: lambda e: Failure(
         409, "LEASE_LOST", str(e), {"reason": e.reason, "status": e.status, "attempt": e.attempt}

@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -60,6 +59,7 @@ def serve(
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # it tells of every function it runs
     logging.basicConfig(level=settings.logging.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     allow_many_connections()
     collect_rarely()
@@ -91,7 +91,7 @@ def collect_rarely() -> None:
 async def run(settings: Settings) -> int:
     """Serve until a signal comes (0) or the record can no longer be written (1)."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     database = settings.database
     async with (
@@ -99,11 +99,12 @@ async def run(settings: Settings) -> int:
         compose(settings, store) as (service, deciding),
         listen(service) as url,
     ):
-        print(greeting(url), flush=True)
+        print(greeting(url, settings), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not deciding.done():
+            log.info("told to stop")
             return 0
         log.critical("the record cannot be written, so the server stops", exc_info=deciding.exception())
         return 1
@@ -169,19 +170,19 @@ async def listen(service: Service) -> AsyncIterator[str]:
                 await service.idle.wait()  # who was cut off still gives back what did not get through
 
 
-def greeting(url: str) -> str:
+def greeting(url: str, settings: Settings) -> str:
     """The first line is for programs too: it tells the URL."""
-    command = "task-orchestrator"
-    if shutil.which(command) is None:  # not installed for everybody: the very file that runs
-        command = (
-            shlex.quote(os.path.abspath(sys.argv[0]))
-            if sys.argv[0].endswith(command)
-            else "python -m task_orchestrator"
-        )
-    at = "" if url == "http://127.0.0.1:8080" else f" --url {url}"
+    script = Path(sys.argv[0]).absolute()
+    command = shlex.join(
+        [str(script)] if script.name == "task-orchestrator" else [sys.executable, "-m", "task_orchestrator"]
+    )
+    near = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    at = "" if near == "http://127.0.0.1:8080" else f" --url {near}"
+    key = ", with the key in TASK_ORCHESTRATOR_API_KEY" if settings.security.api_key else ""
     return f"""Task Orchestrator is listening on {url}
+The record is {settings.database.path.absolute()}
 
-Try it from another terminal, in the directory to work on:
+Try it from another terminal, in the directory to work on{key}:
   task=$({command} submit{at} 'git log --oneline | wc -l; ls')
   {command} worker{at} --work-directory . --exec sh --once
   {command} watch{at} $task

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
+from hashlib import sha256
 
 from aiohttp.web import Request, Response, StreamResponse
 from attrs import evolve
@@ -10,7 +11,7 @@ from attrs import evolve
 from dispatcher.errors import TaskNotFound
 from dispatcher.hub import Closed, LostTouch, about_task
 from dispatcher.messages import Cancel, Complete, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
-from dispatcher.task import MOVES, Status, Task
+from dispatcher.task import FINAL, Task
 from web.answers import ok
 from web.bodies import ClaimBody, History, Newest, Next, Show
 from web.codec import Fault, Invalid
@@ -18,14 +19,20 @@ from web.delivery import delivered
 from web.service import Service
 from web.views import claimed, history_line, moment, outcome, whole
 
-FINAL = {status for status in Status if Status.WORKING not in MOVES[status] and status is not Status.WORKING}
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
+KEY = re.compile(r"[ -~]{1,255}")
 UNCACHED = {"Cache-Control": "no-store"}
 
 
 async def create(service: Service, asked: Create, request: Request) -> Response:
-    task = await service.dispatcher.ask(asked)
-    return _whole(service, task, 201, {"Location": f"/api/v1/tasks/{task.task_id}"})
+    if key := _idempotency_key(request):
+        digest = sha256(await request.read()).hexdigest()
+        asked = evolve(asked, idempotency_key=key, request_digest=digest)
+    created = await service.dispatcher.ask(asked)
+    location = {"Location": f"/api/v1/tasks/{created.task.task_id}"}
+    if created.replayed:
+        return _whole(service, created.task, 200, location | {"Idempotent-Replayed": "true"})
+    return _whole(service, created.task, 201, location)
 
 
 async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
@@ -96,6 +103,13 @@ async def newest(service: Service, asked: Newest, request: Request) -> Response:
 
 def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return ok(whole(task), service.clock(), status, {"ETag": f'"{task.version}"', **(headers or {})})
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not KEY.fullmatch(key):
+        raise Invalid([Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")])
+    return key
 
 
 def _if_version(request: Request) -> int | None:

@@ -8,13 +8,12 @@ from dispatcher.decisions.returns import end
 from dispatcher.errors import InvalidState, RetryLimitReached, VersionConflict
 from dispatcher.fields import UNSET
 from dispatcher.messages import Cancel, Delete, Edit, Retry
-from dispatcher.task import Status, Task, allowed_from
+from dispatcher.task import FINAL, Status, Task, allowed_from
 
 if TYPE_CHECKING:
     from dispatcher.board import Board
 
 BEFORE_IT_RUNS = [Status.WAITING, Status.FAILED]
-FINAL = [Status.COMPLETED, Status.FAILED, Status.CANCELLED]
 
 
 def cancel(board: Board, cancel: Cancel, now: int) -> Task:
@@ -66,7 +65,7 @@ def delete(board: Board, delete: Delete, now: int) -> None:
     task = board.find(delete.task_id)
     _check_version(task, delete.if_version)
     if task.status not in FINAL:
-        raise InvalidState(task.status, FINAL)
+        raise InvalidState(task.status, sorted(FINAL))
     board.remove(task, now, "task.deleted")
 
 

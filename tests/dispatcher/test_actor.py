@@ -99,7 +99,7 @@ async def test_nothing_is_published_before_the_reply(stage: Stage) -> None:
         await turns()
         assert order == []
         stage.journal.gate.set()
-        assert (await news).after == await ask
+        assert (await news).after == (await ask).task
     assert order == ["answered", "published"]
 
 
@@ -108,7 +108,7 @@ async def test_a_refused_message_leaves_its_batch_neighbours_alone(stage: Stage)
         stage.ask(CREATE), stage.ask(UNKNOWN), stage.ask(CREATE), return_exceptions=True
     )
     assert isinstance(refused, TaskNotFound)
-    assert (one.arrival, other.arrival) == (1, 2)
+    assert (one.task.arrival, other.task.arrival) == (1, 2)
     assert len(stage.journal.commits) == 1
 
 
@@ -134,7 +134,7 @@ async def test_a_parked_client_that_left_is_passed_over(stage: Stage) -> None:
     await turns(1)
     created = await stage.ask(CREATE)
     (task,) = await next_in_turn
-    assert (task.task_id, task.attempt) == (created.task_id, 1)
+    assert (task.task_id, task.attempt) == (created.task.task_id, 1)
 
 
 @pytest.mark.parametrize("parked", [False, True])

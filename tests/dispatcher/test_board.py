@@ -7,7 +7,7 @@ import pytest
 from dispatcher.board import Board, Effects, Parked, Rules
 from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, PromptMismatch, TaskNotFound
 from dispatcher.fields import Priority
-from dispatcher.messages import Claim, Complete, Create, Fail, Heartbeat, Held, Message, Release, Tick
+from dispatcher.messages import Claim, Complete, Create, Created, Fail, Heartbeat, Held, Message, Release, Tick
 from dispatcher.ports import Snapshot
 from dispatcher.task import MOVES, Status, Task
 from storage import sqlite
@@ -39,8 +39,8 @@ class Desk:
         return effects
 
     def create(self, **fields: Any) -> Task:
-        task: Task = self.say(Create(**{"work_directory": "/w", "prompt": "count the lines", **fields}))
-        return task
+        created: Created = self.say(Create(**{"work_directory": "/w", "prompt": "count the lines", **fields}))
+        return created.task
 
     def claim(self, **fields: Any) -> Task:
         (task,) = self.say(Claim(**{"work_directories": ("/w",), **fields}))

@@ -14,6 +14,7 @@ from dispatcher.messages import (
     Claim,
     Complete,
     Create,
+    Created,
     Delete,
     Edit,
     Fail,
@@ -164,7 +165,7 @@ def _answer(ask: "asyncio.Task[Any]") -> Any:
     if ask.cancelled():
         return "gone"
     match ask.exception() or ask.result():
-        case Task() as task:
+        case (Task() as task) | Created(task=task):
             return _summary(task)
         case tuple(tasks):
             return [_summary(task) for task in tasks]
