@@ -66,7 +66,8 @@ def serve(
     try:
         return uvloop.run(run(settings))
     except (StorageError, OSError) as error:
-        print(f"task-orchestrator cannot start: {error}", file=sys.stderr)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1
 
 
@@ -99,7 +100,8 @@ async def run(settings: Settings) -> int:
         compose(settings, store) as (service, deciding),
         listen(service) as url,
     ):
-        print(greeting(url, settings), flush=True)
+        with suppress(OSError):  # nobody need read it
+            print(greeting(url, settings), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
