@@ -9,10 +9,10 @@ from aiohttp.typedefs import Handler
 from aiohttp.web import Application, HTTPRequestEntityTooLarge, Request, RequestPayloadError, StreamResponse, middleware
 from attrs import frozen
 
-from dispatcher.messages import Cancel, Complete, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
+from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from web import health, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
-from web.bodies import ClaimBody, History, Newest, Next, Nothing, Show, Stream
+from web.bodies import ClaimBody, CompleteBody, History, Newest, Next, Nothing, Show, Stream
 from web.codec import Malformed, decode, decode_query
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
@@ -39,7 +39,7 @@ ROUTES = (
     Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
     Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, History),
     Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
-    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, Complete),
+    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
     Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
     Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release),
     Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
-from attrs import frozen
+from attrs import fields, frozen
 
 from dispatcher.fields import (
     ClaimId,
@@ -19,7 +19,7 @@ from dispatcher.fields import (
     WorkerId,
     distinct,
 )
-from dispatcher.messages import Claim
+from dispatcher.messages import Claim, Complete
 
 
 @frozen
@@ -72,6 +72,40 @@ class ClaimBody:
             lease_seconds=self.lease_seconds,
             tags=self.tags,
             claim_id=self.claim_id,
+        )
+
+
+@frozen(kw_only=True)
+class NextClaim:
+    work_directory: WorkDirectory
+    worker_id: WorkerId | None = None
+    wait_seconds: WaitSeconds = 0
+    lease_seconds: LeaseSeconds | None = None
+    tags: Tags = ()
+    claim_id: ClaimId | None = None
+
+
+@frozen(kw_only=True)
+class CompleteBody(Complete):
+    """A report, and what to claim once it is accepted."""
+
+    claim_next: NextClaim | None = None
+
+    def report(self) -> Complete:
+        return Complete(**{field.name: getattr(self, field.name) for field in fields(Complete)})
+
+    def claim(self) -> Claim | None:
+        """Named after the lease of the report, if it has no name, so that a repeated call gets the same task."""
+        if (claim := self.claim_next) is None:
+            return None
+        after = f"after {self.lease_token}" if self.lease_token else None
+        return Claim(
+            work_directories=(claim.work_directory,),
+            worker_id=claim.worker_id,
+            wait_seconds=claim.wait_seconds,
+            lease_seconds=claim.lease_seconds,
+            tags=claim.tags,
+            claim_id=claim.claim_id or after,
         )
 
 

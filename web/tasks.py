@@ -10,10 +10,10 @@ from attrs import evolve
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.hub import Closed, LostTouch, about_task
-from dispatcher.messages import Cancel, Complete, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
+from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import FINAL, Task
 from web.answers import ok
-from web.bodies import ClaimBody, History, Newest, Next, Show
+from web.bodies import ClaimBody, CompleteBody, History, Newest, Next, Show
 from web.codec import Fault, Invalid
 from web.delivery import delivered
 from web.service import Service
@@ -52,9 +52,11 @@ async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Res
     )
 
 
-async def complete(service: Service, asked: Complete, request: Request) -> Response:
-    task = await service.dispatcher.ask(asked)
-    return ok(outcome(task) | {"next": None}, service.clock())
+async def complete(service: Service, asked: CompleteBody, request: Request) -> StreamResponse:
+    task = await service.dispatcher.ask(asked.report())
+    claim = asked.claim()
+    tasks = await service.dispatcher.ask(claim) if claim else ()
+    return await _deliver(service, request, tasks, outcome(task) | {"next": claimed(tasks[0]) if tasks else None})
 
 
 async def fail(service: Service, asked: Fail, request: Request) -> Response:
@@ -148,6 +150,8 @@ async def _final(service: Service, asked: Show) -> Task:
 async def _deliver(service: Service, request: Request, tasks: tuple[Task, ...], data: object) -> StreamResponse:
     """Write the answer here and now: tasks that do not get through are given back at once."""
     response = ok(data, service.clock(), headers=UNCACHED)
+    if not tasks:
+        return response
     try:
         await response.prepare(request)
         await response.write_eof()

@@ -104,3 +104,41 @@ async def test_a_claims_name_is_known_after_a_restart(server, directory):
     async with connected(server) as api:
         (again,) = (await api.post(f"{TASKS}/claim", claim)).data["tasks"]
         assert (again["task_id"], again["lease_token"]) == (first["task_id"], first["lease_token"])
+
+
+async def test_a_report_and_the_next_claim_are_one_round_trip(api, directory):
+    """Said again, it gets the stored outcome and the same task."""
+    first, second = [await api.create(directory, f"{number}") for number in range(2)]
+    task = await api.next(directory)
+    report = {"result": 1, "claim_next": {"work_directory": directory, "worker_id": "w1", "lease_seconds": 50}}
+    answer = (await api.tell(task, "complete", **report)).data
+    assert (answer["task_id"], answer["status"]) == (first["task_id"], "completed")
+    assert (answer["next"]["task_id"], answer["next"]["attempt"]) == (second["task_id"], 1)
+    assert (await api.show(second))["worker_id"] == "w1"
+    assert (await api.tell(task, "complete", **report)).data == answer
+    last = (await api.tell(answer["next"], "complete", claim_next={"work_directory": directory})).data
+    assert (last["status"], last["next"]) == ("completed", None)
+
+
+async def test_a_report_may_wait_for_the_next_task(api, directory):
+    task = await api.claimed(directory)
+    waits = {"work_directory": directory, "wait_seconds": 20}
+    report = asyncio.create_task(api.tell(task, "complete", claim_next=waits))
+    shown = await api.get(f"{TASKS}/{task['task_id']}", until="terminal", wait_seconds=20)
+    assert shown.data["status"] == "completed"
+    created = await api.create(directory)
+    assert (await report).data["next"]["task_id"] == created["task_id"]
+
+
+async def test_a_refused_report_claims_nothing(api, directory):
+    task, other = await api.claimed(directory), await api.create(directory)
+    said = {"lease_token": "wrong", "claim_next": {"work_directory": directory}}
+    (await api.tell(task, "complete", **said)).refused(409, "LEASE_LOST")
+    faults = {"claim_next": {"work_directories": [directory], "limit": 2}}
+    answer = await api.tell(task, "complete", **faults)
+    assert {error["field"] for error in answer.json["error"]["details"]["errors"]} == {
+        "claim_next.work_directory",
+        "claim_next.work_directories",
+        "claim_next.limit",
+    }
+    assert await api.status(other) == "waiting"
