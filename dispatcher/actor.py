@@ -126,7 +126,7 @@ class Dispatcher:
         for place, envelope in enumerate(batch):
             if envelope.reply.cancelled():
                 continue  # gone before its turn
-            if outcomes and self._board.needs([envelope.message], now):
+            if self._board.needs([envelope.message], now):
                 self._mailbox.extendleft(reversed(batch[place:]))
                 break
             outcomes.append((envelope, self._decide_one(envelope, now)))

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -34,6 +35,7 @@ from aiohttp import web
 
 WARM_UP_SECONDS = 1
 PATIENCE_SECONDS = 30  # for a process to start, to stop, or to end after its time
+SETTINGS = ("APP_", "API_", "DATABASE_", "ENABLE_", "LOG_", "SERVER_")  # how their variables begin
 PROMPT = "Read the module and its tests, find out why the totals are off by one, fix it and say what it was. " * 3
 
 Script = Generator[bytes, bytes, None]
@@ -53,28 +55,16 @@ def life_cycles(directory: str) -> Script:
         yield post(path, {"lease_token": field(answer, "lease_token"), "result": "done"})
 
 
-def own_directories(number: int) -> Script:
-    return life_cycles(f"/srv/bench/{number}")
-
-
-def one_directory(number: int) -> Script:
-    return life_cycles("/srv/bench")
-
-
-def bare_gets(number: int) -> Script:
-    request = get("/")
+def repeated(request: bytes) -> Script:
     while True:
         yield request
 
 
-def bare_posts(number: int) -> Script:
-    request = post("/", {"work_directory": f"/srv/bench/{number}", "prompt": PROMPT})
-    while True:
-        yield request
-
-
-SCRIPTS: dict[str, Callable[[int], Script]] = {
-    script.__name__: script for script in (own_directories, one_directory, bare_gets, bare_posts)
+SCRIPTS: dict[str, Callable[[int], Script]] = {  # each is given the number of the connection
+    "own directories": lambda number: life_cycles(f"/srv/bench/{number}"),
+    "one directory": lambda number: life_cycles("/srv/bench"),
+    "bare GET": lambda number: repeated(get("/")),
+    "bare POST": lambda number: repeated(post("/", {"work_directory": "/srv/bench", "prompt": PROMPT})),
 }
 
 
@@ -137,11 +127,11 @@ async def load(url: str, script: str, connections: int, seconds: float) -> None:
     for number in range(connections):
         caller = Caller(SCRIPTS[script](number), latencies, broken)
         await loop.create_connection(lambda caller=caller: caller, address.hostname, address.port)
-    await pause(WARM_UP_SECONDS, broken)
+    await still_well(broken, WARM_UP_SECONDS)
     print("measuring", flush=True)
     latencies.clear()
     began, cpu = time.perf_counter(), time.process_time()
-    await pause(seconds, broken)
+    await still_well(broken, seconds)
     lasted, cpu = time.perf_counter() - began, time.process_time() - cpu
     if len(latencies) < 2:
         raise RuntimeError("no answers came")
@@ -156,7 +146,7 @@ async def load(url: str, script: str, connections: int, seconds: float) -> None:
     print(json.dumps(measured), flush=True)
 
 
-async def pause(seconds: float, broken: "asyncio.Future[None]") -> None:
+async def still_well(broken: "asyncio.Future[None]", seconds: float) -> None:
     await asyncio.wait([broken], timeout=seconds)
     if broken.done():
         broken.result()
@@ -189,15 +179,31 @@ async def bare() -> None:
 @contextmanager
 def serving(*command: str) -> Iterator[str]:
     """The URL of a server that runs meanwhile; it is the last word of the first line that it prints."""
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    process = start(*command)
     try:
-        assert process.stdout is not None
-        first = process.stdout.readline()
+        first = first_line(process)
         if "http://" not in first:
             raise RuntimeError(f"{' '.join(command)} did not start")
         yield first.split()[-1]
     finally:
         stop(process)
+
+
+def start(*command: str) -> "subprocess.Popen[str]":
+    """With the default settings, whatever the environment says."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    return subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environ)
+
+
+def first_line(process: "subprocess.Popen[str]") -> str:
+    """What it says first; nothing if it does not in time."""
+    assert process.stdout is not None
+    watchdog = Timer(PATIENCE_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        watchdog.cancel()
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
@@ -214,22 +220,16 @@ def stop(process: "subprocess.Popen[str]") -> None:
 @contextmanager
 def our_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        database = f"sqlite:///{directory}/tasks.db"
-        with serving("-m", "task_orchestrator", "serve", "--port", "0", "--database", database) as url:
+        options = ("--port", "0", "--database", f"sqlite:///{directory}/tasks.db", "--log-level", "warning")
+        with serving("-m", "task_orchestrator", "serve", *options) as url:
             yield url
 
 
-def bare_server() -> Any:
-    return serving(__file__, "--role", "bare")
-
-
 def measure(url: str, script: str, connections: int, seconds: float) -> dict[str, float]:
-    command = [sys.executable, __file__, "--role", "load", "--url", url, "--script", script]
-    command += ["--connections", str(connections), "--seconds", str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    options = ("--url", url, "--script", script, "--connections", str(connections), "--seconds", str(seconds))
+    process = start(__file__, "--role", "load", *options)
     try:
-        assert process.stdout is not None
-        process.stdout.readline()
+        first_line(process)
         before = committed(url)
         out, _ = process.communicate(timeout=seconds + PATIENCE_SECONDS)
         after = committed(url)
@@ -271,13 +271,13 @@ def bench(connections: list[int], seconds: float) -> None:
     print(f"{'connections':22}{'cycles/s':>8}{'req/s':>9}{'p50':>7}{'p95':>7}{'p99':>7}{'/commit':>10}", end="")
     print(f"{'GET':>8}{'CPU':>7}", flush=True)
     for count in connections:
-        with bare_server() as url:
-            gets = measure(url, "bare_gets", count, seconds)
+        with serving(__file__, "--role", "bare") as url:
+            gets = measure(url, "bare GET", count, seconds)
             show(count, "bare GET", gets, gets)
-            show(count, "bare POST", measure(url, "bare_posts", count, seconds), gets)
-        for script in ("own_directories", "one_directory"):
+            show(count, "bare POST", measure(url, "bare POST", count, seconds), gets)
+        for script in ("own directories", "one directory"):
             with our_server() as url:
-                show(count, script.replace("_", " "), measure(url, script, count, seconds), gets)
+                show(count, script, measure(url, script, count, seconds), gets)
 
 
 def show(connections: int, what: str, it: dict[str, float], bare_gets: dict[str, float]) -> None:

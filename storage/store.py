@@ -21,6 +21,7 @@ from dispatcher.task import Task
 from storage import sqlite
 from storage.errors import NotOurs, StorageError
 from storage.owner import OwnerLock
+from storage.rows import to_json
 from storage.versions import migrate, steps
 
 READERS = 2  # read-only connections, each with a thread of its own
@@ -168,11 +169,18 @@ def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
 
 
 def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
-    db.execute(f"pragma wal_checkpoint({mode})").fetchone()
+    """Never waits for readers, or the commits would wait behind it: what cannot be done now is done the next time."""
+    (patience,) = db.execute("pragma busy_timeout").fetchone()
+    db.execute("pragma busy_timeout = 0")
+    try:
+        db.execute(f"pragma wal_checkpoint({mode})").fetchone()
+    finally:
+        db.execute(f"pragma busy_timeout = {patience}")
 
 
 def _log_bytes(change: Change) -> int:
-    return CHANGE_BYTES + len(change.after.prompt)
+    details = change.entry.details if change.entry else None
+    return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details]))
 
 
 async def _stop(job: Job[None]) -> None:

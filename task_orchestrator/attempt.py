@@ -14,6 +14,7 @@ from task_orchestrator.errors import Refused, Unreachable
 from task_orchestrator.process import ProcessGroup
 
 ERROR_MESSAGE_BYTES_MAX = 16 * 1024  # as bytes it holds whichever way the limit is counted
+OUTPUT_HEAD = b"\n--- output ---\n"
 _LEASE_IS_GONE = frozenset({404, 409})
 
 
@@ -192,13 +193,20 @@ def _obstacle(directory: str, error: OSError) -> str:
 
 
 def _complaint(group: ProcessGroup | None, why: str) -> str:
-    """The end of what the command wrote to standard error, or, where that is blank, to standard output."""
+    """How it ended and the end of what it wrote: standard error first, then as much of its output as has room."""
     if group is None:
         return why
-    head = f"{_ending(group.exit_code or 0)}\n".encode()
-    said = group.stderr.text().strip() or group.stdout.text().strip()
-    tail = said.encode(errors="replace")[-(ERROR_MESSAGE_BYTES_MAX - len(head)) :]
-    return (head + tail).decode(errors="ignore").strip()
+    errors, output = group.stderr.text().strip(), group.stdout.text().strip()
+    message = f"{_ending(group.exit_code or 0)}\n".encode()
+    message += _tail(errors or output, ERROR_MESSAGE_BYTES_MAX - len(message))
+    room = ERROR_MESSAGE_BYTES_MAX - len(message) - len(OUTPUT_HEAD)
+    if errors and output and room > 0:
+        message += OUTPUT_HEAD + _tail(output, room)
+    return message.decode(errors="ignore").strip()
+
+
+def _tail(text: str, size: int) -> bytes:
+    return text.encode(errors="replace")[-size:]
 
 
 def _ending(exit_code: int) -> str:

@@ -3,14 +3,16 @@
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from task_orchestrator import Refused, Unreachable, __version__
 from task_orchestrator.connection import Connection, Flag
-from task_orchestrator.display import FINAL, complain, say_json, show_entry, show_task, show_tasks
+from task_orchestrator.display import FINAL, complain, say, say_json, show_entry, show_task, show_tasks
+from task_orchestrator.patience import patiently
 from task_orchestrator.submit import absolute, submit
 from task_orchestrator.work import worker
 
@@ -70,14 +72,58 @@ async def watch(task_id: str, /, *, json: Flag = False, connection: Connection =
     seen = 0
     async with connection.open() as client:
         while True:
-            task = await client.get(task_id, wait_seconds=STEP_SECONDS if seen else None, until="terminal")
-            for entry in await client.history(task_id):
+            if not seen:
+                task = await client.get(task_id)
+            else:
+                task = await patiently(partial(client.get, task_id, wait_seconds=STEP_SECONDS, until="terminal"))
+            for entry in await patiently(partial(client.history, task_id)):
                 if entry["seq"] > seen:
                     seen = entry["seq"]
                     (say_json if json else show_entry)(entry)
             sys.stdout.flush()
             if task["status"] in FINAL:
                 return
+
+
+@app.command
+async def cancel(
+    task_id: str,
+    /,
+    *,
+    reason: str | None = None,
+    force: Flag = False,
+    json: Flag = False,
+    connection: Connection = Connection(),  # noqa: B008
+) -> None:
+    """Cancel a task: nobody will work on it.
+
+    Parameters
+    ----------
+    reason
+        Why; kept in the task's history.
+    force
+        Also if somebody is working on it; the worker is told to stop.
+    json
+        Print the server's answer as JSON.
+    """
+    async with connection.open() as client:
+        task = await client.cancel(task_id, reason, force)
+    _say_status(task, json)
+
+
+@app.command
+async def retry(task_id: str, /, *, json: Flag = False, connection: Connection = Connection()) -> None:  # noqa: B008
+    """Let a failed task be tried once more."""
+    async with connection.open() as client:
+        task = await client.retry(task_id)
+    _say_status(task, json)
+
+
+def _say_status(task: dict[str, Any], json: bool) -> None:
+    if json:
+        say_json(task)
+    else:
+        say(f"{task['task_id']} {task['status']}")
 
 
 def main() -> None:
@@ -103,7 +149,11 @@ def main() -> None:
 
 
 def _explain(refusal: Refused) -> int:
-    complain(f"refused ({refusal.status} {refusal.code}): {refusal.message}")
-    for fault in refusal.details.get("errors") or []:
+    faults = refusal.details.get("errors") or []
+    message = f"{len(faults)} faults" if len(faults) > 1 else refusal.message
+    complain(f"refused ({refusal.status} {refusal.code}): {message}")
+    for fault in faults if len(faults) > 1 else ():
         complain(f"  {fault.get('field')}: {fault.get('reason')}")
+    if refusal.status == 401:
+        complain("set TASK_ORCHESTRATOR_API_KEY")
     return REFUSED

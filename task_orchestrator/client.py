@@ -1,8 +1,6 @@
 """The HTTP client: one method per call, one exception per kind of failure, and no hidden retries."""
 
-import asyncio
-import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -10,7 +8,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from task_orchestrator.errors import Refused, Unreachable
+from task_orchestrator.answers import decoded, refusal, unreachable
 from task_orchestrator.sse import Event, EventParser
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -63,7 +61,7 @@ class Client:
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> Json:
-        """Create a task; `fields` are any others of the contract, such as `max_retries` or `depends_on`.
+        """Create a task; `fields` are any others of the contract, such as `max_retries` or `metadata`.
 
         Returns `{task_id, status, created_at, …}`. With an `idempotency_key` a repeated call returns the same task.
         """
@@ -77,15 +75,17 @@ class Client:
         *,
         wait_seconds: float | None = None,
         until: str | None = None,
-        include: Sequence[str] | None = None,
     ) -> Json:
         """The whole task. With `until="terminal"` the answer waits up to `wait_seconds` (0 to 60) for the outcome."""
-        query = {"wait_seconds": wait_seconds, "until": until, "include": include}
+        query = {"wait_seconds": wait_seconds, "until": until}
         return await self._data("GET", _task(task_id), query=query, wait_seconds=wait_seconds)
 
-    async def list(self, **filters: Any) -> Json:
-        """Tasks that match, as `{tasks, total, page, limit, offset, next_cursor}`; filters as in the contract."""
-        return await self._data("GET", "tasks", query=filters)
+    async def list(
+        self, *, work_directory: str | None = None, limit: int | None = None, offset: int | None = None
+    ) -> Json:
+        """Tasks, newest first, of all directories or of one: `{tasks, total, page, limit, offset, next_cursor}`."""
+        query = {"work_directory": work_directory, "limit": limit, "offset": offset}
+        return await self._data("GET", "tasks", query=query)
 
     async def history(self, task_id: str) -> JsonList:
         """What happened to a task, oldest first: `{seq, type, status, worker_id, attempt, at, details}` each."""
@@ -164,11 +164,19 @@ class Client:
         body = {"lease_token": lease_token, "reason": reason, "delay_seconds": delay_seconds}
         return await self._data("POST", _task(task_id, "release"), body=body)
 
+    async def cancel(self, task_id: str, reason: str | None = None, force: bool = False) -> Json:
+        """Nobody is to work on it any more: the whole task. One that is being worked on needs `force`."""
+        return await self._data("POST", _task(task_id, "cancel"), body={"reason": reason, "force": force})
+
+    async def retry(self, task_id: str) -> Json:
+        """Let a failed task wait again, for one of its `max_retries`: the whole task."""
+        return await self._data("POST", _task(task_id, "retry"), body={})
+
     async def health(self) -> Json:
         """The health document, also when it says `unhealthy`."""
         status, document = await self._exchange("GET", "/health")
         if "status" not in document:
-            raise _refusal(status, document)
+            raise refusal(status, document)
         return document
 
     async def stream(
@@ -178,10 +186,13 @@ class Client:
         worker_id: str | None = None,
         capacity: int = 1,
         lease_seconds: float | None = None,
+        tags: Sequence[str] | None = None,
         mode: str | None = None,
+        opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Event, None]:
         """A worker's stream: events `task` (a claimed task), `cancel` `{task_id, reason}` and `drain`.
 
+        With `tags` only tasks that bear all of them come. `opened` is called once the server has let us in.
         It ends when the server closes it and raises Unreachable when it breaks; reconnecting is the caller's
         business. Close it with contextlib.aclosing() to leave early.
         """
@@ -190,6 +201,7 @@ class Client:
             "worker_id": worker_id,
             "capacity": capacity,
             "lease_seconds": lease_seconds,
+            "tags": tags or None,
             "mode": mode,
         }
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
@@ -197,12 +209,14 @@ class Client:
         try:
             async with self._open("GET", "/api/v1/tasks/stream", timeout, query=query) as response:
                 if response.status != 200 or response.content_type != "text/event-stream":
-                    raise _refusal(response.status, _decoded(await response.read()))
+                    raise refusal(response.status, decoded(await response.read()))
+                if opened is not None:
+                    opened()
                 async for chunk in response.content.iter_any():
                     for event in parser.feed(chunk):
                         yield event
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable(f"the stream from {self.url} broke: {_reason(error)}") from error
+            raise unreachable(self.url, error, f"the stream from {self.url} broke") from error
 
     async def _data(
         self,
@@ -218,7 +232,7 @@ class Client:
             method, f"/api/v1/{path}", query=query, body=body, headers=headers, wait_seconds=wait_seconds
         )
         if status >= 300 or not isinstance(envelope.get("data"), dict):
-            raise _refusal(status, envelope)
+            raise refusal(status, envelope)
         data: Json = envelope["data"]
         return data
 
@@ -228,9 +242,9 @@ class Client:
         timeout = aiohttp.ClientTimeout(self._answer_seconds + (wait_seconds or 0), sock_connect=CONNECT_SECONDS)
         try:
             async with self._open(method, path, timeout, **request) as response:
-                return response.status, _decoded(await response.read())
+                return response.status, decoded(await response.read())
         except (aiohttp.ClientError, OSError) as error:  # asyncio's TimeoutError is an OSError too
-            raise Unreachable(f"no answer from {self.url}: {_reason(error)}") from error
+            raise unreachable(self.url, error, f"no answer from {self.url}") from error
 
     def _open(
         self,
@@ -263,25 +277,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, str | int | float) else ",".join(map(str, value))
-
-
-def _decoded(body: bytes) -> Json:
-    """The JSON object of an answer; an empty one where there is none."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _refusal(status: int, envelope: Json) -> Refused | Unreachable:
-    error = envelope.get("error")
-    if isinstance(error, dict):
-        return Refused(status, error.get("code", ""), error.get("message", ""), error.get("details") or {})
-    if status >= 300:  # a proxy on the way, or no Task Orchestrator at all
-        return Refused(status, f"HTTP_{status}", "the answer bears no reason", {})
-    return Unreachable("whatever answered there is not a Task Orchestrator")
-
-
-def _reason(error: Exception) -> str:
-    return "it took too long" if isinstance(error, asyncio.TimeoutError) else str(error) or type(error).__name__

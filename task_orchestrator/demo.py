@@ -73,13 +73,16 @@ async def demo(directory: Path | None = None, /, *, json: Flag = False) -> int:
     Parameters
     ----------
     directory
-        The folder; if nothing is said, the git repository we are in.
+        The folder; if nothing is said, the git repository we are in, or else the one of this program.
     json
         Print only the outcome, as one JSON document.
     """
-    folder = _folder(directory)
+    folder, why = _folder(directory)
     if not folder.is_dir():
         refuse_usage(f"no such directory: {folder}")
+    if not json:
+        say(f"The demonstration works on {folder}, {why}. Its tasks only read.")
+        sys.stdout.flush()
     showing = create_task(_demo(folder, json))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Only the first counts, or else the second would interrupt the cleaning up.
@@ -115,7 +118,7 @@ async def _show(folder: Path, scratch: Path, quiet: bool) -> list[Outcome]:
         client = await stack.enter_async_context(Client(url))
         outcomes = [await _submit(client, chore, folder) for chore in CHORES]
         if not quiet:
-            say(f"{GREETING}{url}; {len(outcomes)} tasks for two workers in {folder}\n")
+            say(f"{GREETING}{url}; {len(outcomes)} tasks for two workers\n")
         workers = {}
         for name in ("ann", "bob"):
             work = ("worker", "--url", url, "--work-directory", str(folder), "--exec", "sh", "--worker-id", name)
@@ -221,6 +224,8 @@ def _summarise(outcomes: Sequence[Outcome], problems: Sequence[str]) -> None:
     say()
     heads = ["task", "priority", "worker", "status", "waited s", "ran s"]
     rows = [[o.chore.title, o.chore.priority, _claimant(o), o.task["status"], *_times(o.task)] for o in outcomes]
+    if not sys.stdout.isatty():
+        say("\t".join(heads))
     show_table(heads, rows, [outcome.task["status"] for outcome in outcomes])
     say()
     for problem in problems:
@@ -240,12 +245,16 @@ def _times(task: Mapping[str, Any]) -> list[str]:
     return ["" if seconds is None else f"{seconds:.2f}" for seconds in (waited, ran)]
 
 
-def _folder(directory: Path | None) -> Path:
-    """As given; else the git repository around us, or around this package, or just where we are."""
+def _folder(directory: Path | None) -> tuple[Path, str]:
+    """As given; else the git repository around us, or around this package, or just where we are; and which of them."""
     if directory is not None:
-        return Path(os.path.abspath(directory))
+        return Path(os.path.abspath(directory)), "as you said"
     here, package = Path.cwd(), Path(__file__).parent
-    return _repository(here) or _repository(package) or here
+    if around := _repository(here):
+        return around, "the git repository we are in"
+    if around := _repository(package):
+        return around, "the repository of this program, as we are in none"
+    return here, "where we are, as there is no git repository"
 
 
 def _repository(inside: Path) -> Path | None:

@@ -20,6 +20,8 @@ _SHOWN = ("task_id", "status", "priority", "work_directory", "tags", "worker_id"
 _OF_WORKERS = frozenset({"exit_code", "duration_seconds", "output", "truncated"})
 _TIMES = ("created_at", "started_at", "completed_at")
 
+LAST_COLUMN_MIN = 15  # columns of a terminal; in a narrower one the lines are broken
+
 Task = dict[str, Any]
 
 
@@ -59,6 +61,8 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
 def show_task(task: Task) -> None:
     """Everything a person wants to know: the facts, the prompt, and what came of it in full."""
     facts = {name: task.get(name) for name in (*_SHOWN, *_TIMES)}
+    if task["status"] == "working":
+        facts |= {"lease_expires_at": task.get("lease_expires_at"), "progress": _progress(task.get("progress"))}
     facts["waited_seconds"] = seconds_between(task.get("created_at"), task.get("started_at"))
     facts["ran_seconds"] = seconds_between(task.get("started_at"), task.get("completed_at"))
     result, output = _divided(task.get("result"))
@@ -72,8 +76,9 @@ def show_task(task: Task) -> None:
 
 def show_tasks(tasks: Sequence[Task], total: int | None) -> None:
     """Newest first, as the server gave them; how many there are in all is only for people."""
-    rows = [[task["task_id"], task["status"], task["priority"], task["created_at"], _line(task)] for task in tasks]
-    show_table(["task", "status", "priority", "created", "prompt"], rows, [task["status"] for task in tasks])
+    row = _short_row if sys.stdout.isatty() else _row
+    heads = ["task", "status", "prio", "created UTC", "prompt"]
+    show_table(heads, [row(task) for task in tasks], [task["status"] for task in tasks])
     if sys.stdout.isatty() and total is not None:
         say(f"{len(tasks)} of {total}")
 
@@ -88,14 +93,16 @@ def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: Se
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     *widths, _ = (max(map(len, column)) for column in zip(heads, *rows, strict=True))
+    console = Console()
+    taken = sum(widths) + len(widths)  # one blank after each
+    console.width = max(console.width, taken + LAST_COLUMN_MIN)
     for head, width in zip(heads, widths, strict=False):
-        table.add_column(head, no_wrap=True, min_width=width)
-    table.add_column(heads[-1], no_wrap=True, overflow="ellipsis")
+        table.add_column(head, no_wrap=True, width=width)
+    table.add_column(heads[-1], no_wrap=True, overflow="ellipsis", max_width=console.width - taken)
     for row, status in zip(rows, statuses, strict=True):
         table.add_row(*(Text(printable(cell)) for cell in row), style=STATUS_STYLES.get(status))
-    console = Console()
     with console.capture() as drawn:  # printing is ours: rich answers a broken pipe with an exit code of its own
         console.print(table)
     sys.stdout.write(drawn.get())
@@ -116,10 +123,25 @@ def _divided(result: Any) -> tuple[dict[str, Any], str | None]:
     return {}, None if result is None else json.dumps(result, indent=2, ensure_ascii=False)
 
 
+def _progress(progress: dict[str, Any] | None) -> str:
+    percent, message = (progress or {}).get("percent"), (progress or {}).get("message")
+    return " ".join(filter(None, [None if percent is None else f"{percent} %", message]))
+
+
 def _show_block(head: str, text: str | None) -> None:
     if text:
         say(f"\n{head}:")
         say(text.removesuffix("\n"))
+
+
+def _row(task: Task) -> list[str]:
+    return [task["task_id"], task["status"], task["priority"], task["created_at"], _line(task)]
+
+
+def _short_row(task: Task) -> list[str]:
+    """So short that of 80 columns at least 15 are left for the prompt."""
+    priority = "med" if task["priority"] == "medium" else task["priority"]
+    return [task["task_id"], task["status"], priority, task["created_at"][5:16].replace("T", " "), _line(task)]
 
 
 def _line(task: Task) -> str:

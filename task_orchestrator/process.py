@@ -20,6 +20,7 @@ POLL_SECONDS = 0.05  # the system tells when a process ends, but not when the la
 STDOUT_BYTES_MAX = 64 * 1024
 STDERR_BYTES_MAX = 16 * 1024
 _CHUNK_BYTES = 64 * 1024
+_WITHHELD = frozenset({b"TASK_ORCHESTRATOR_API_KEY"})  # it may do more than the command was asked to
 _PIPE_BYTES_MAX = 1024 * 1024  # what a pipe can hold at the end; more is from somebody who escaped the group
 
 
@@ -83,7 +84,11 @@ class ProcessGroup:
     async def start(
         cls, command: str, *, directory: str, environment: Mapping[str, str], input_text: str
     ) -> "ProcessGroup":
-        """Run `/bin/sh -c command` in `directory`, with `environment` added to ours. Raises OSError."""
+        """Run `/bin/sh -c command` in `directory`, with `environment` added to ours. Raises OSError.
+
+        Our API key is withheld.
+        """
+        ours = {name: value for name, value in os.environb.items() if name not in _WITHHELD}
         stdout, stderr = Tail(STDOUT_BYTES_MAX), Tail(STDERR_BYTES_MAX)
         try:
             with _file_holding(input_text) as stdin:
@@ -93,7 +98,7 @@ class ProcessGroup:
                     stdout=stdout.writer,
                     stderr=stderr.writer,
                     cwd=directory,
-                    env=os.environb | {_bytes(name): _bytes(value) for name, value in environment.items()},
+                    env=ours | {_bytes(name): _bytes(value) for name, value in environment.items()},
                     start_new_session=True,
                 )
         except BaseException:

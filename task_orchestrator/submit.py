@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,8 @@ from attrs import asdict, frozen
 from cyclopts import Parameter
 
 from task_orchestrator.connection import Connection, Flag
-from task_orchestrator.display import FINAL, refuse_usage, say, say_json, show_task
+from task_orchestrator.display import FINAL, complain, refuse_usage, say, say_json, show_task
+from task_orchestrator.patience import patiently
 
 if TYPE_CHECKING:
     from task_orchestrator.client import Client
@@ -32,7 +34,7 @@ class Wishes:
     priority
         High before medium before low; medium if nothing is said.
     tags
-        A word to find it by; may be given several times.
+        A label that claims can ask for; may be given several times.
     max_retries
         How often a task whose worker was lost is tried again.
     timeout_seconds
@@ -69,14 +71,16 @@ async def submit(
     file
         Read the prompt from this file instead.
     wait
-        Wait for the outcome and print it; the exit code is 1 if it is not `completed`.
+        Print the id to standard error, wait for the outcome and print that; exit with 1 if it is not `completed`.
     json
         Print the server's answer as JSON.
     """
-    text = _prompt(prompt, file)
+    text, fields = _prompt(prompt, file), wishes.fields()
+    _note_absence(fields["work_directory"])
     async with connection.open() as client:
-        task = await client.submit(text, **wishes.fields())
+        task = await client.submit(text, **fields)
         if wait:
+            complain(task["task_id"])
             task = await _outcome(client, task["task_id"])
     if json:
         say_json(task)
@@ -90,6 +94,12 @@ async def submit(
 def absolute(directory: str) -> str:
     """Relative to where we are, links left as typed; a Windows path is of the worker's machine, not of ours."""
     return directory if re.match(r"[A-Za-z]:[\\/]", directory) else os.path.abspath(directory)
+
+
+def _note_absence(directory: str) -> None:
+    """Often a slip of the pen, but the workers may be on another machine."""
+    if not os.path.isdir(directory):
+        complain(f"note: {directory} does not exist on this machine")
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
@@ -109,6 +119,6 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
 
 async def _outcome(client: "Client", task_id: str) -> dict[str, Any]:
     while True:
-        task = await client.get(task_id, wait_seconds=WAIT_SECONDS, until="terminal")
+        task = await patiently(partial(client.get, task_id, wait_seconds=WAIT_SECONDS, until="terminal"))
         if task["status"] in FINAL:
             return task

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from task_orchestrator.connection import Connection, Flag
-from task_orchestrator.display import refuse_usage, say, say_json
+from task_orchestrator.display import complain, refuse_usage, say, say_json
 
 if TYPE_CHECKING:
     from task_orchestrator.worker import Worker
@@ -34,12 +34,15 @@ class Terms:
         How long the server waits for a sign of life before it gives the task to somebody else.
     worker_id
         The name under which the server knows this worker; made of host, process and chance if nothing is said.
+    tags
+        Take only tasks that bear this label; may be given several times, then they bear all.
     """
 
     concurrency: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 1
     once: Flag = False
     lease_seconds: Annotated[int, Parameter(validator=Number(gte=1))] = 60
     worker_id: str | None = None
+    tags: Annotated[tuple[str, ...], Parameter(name="--tag", negative=(), show_default=False)] = ()
 
 
 async def worker(
@@ -53,8 +56,8 @@ async def worker(
     """Claim the tasks of a directory and run a command for each, with the prompt on its standard input.
 
     The exit code of the command decides: 0 completes the task, with what it printed; another fails it, with the end
-    of what it wrote to standard error. A task ends with its command: what that left running is stopped. SIGTERM stops
-    the commands and gives their tasks back; a second one kills at once.
+    of what it wrote to standard error and output. It does not see our API key. A task ends with its command: what
+    that left running is stopped. SIGTERM stops the commands and gives their tasks back; a second one kills at once.
 
     Parameters
     ----------
@@ -67,6 +70,10 @@ async def worker(
     """
     from task_orchestrator.worker import Worker
 
+    if not command.strip():
+        refuse_usage("--exec must not be blank")
+    if any("," in tag for tag in terms.tags):
+        refuse_usage("--tag must not hold a comma")
     async with connection.open() as client:
         try:
             notice = _say_event_json if json else _say_event
@@ -96,6 +103,8 @@ def _stop_on_signal(it: "Worker") -> None:
 
 
 def _say_event(event: str, /, **facts: object) -> None:
+    if event == "waiting":
+        return _say_waiting(**facts)
     rest = " ".join(f"{name}={value}" for name, value in facts.items() if name != "task_id")
     with suppress(OSError):  # nobody reads us any more; the work goes on
         say(f"{datetime.now():%H:%M:%S} {event:<12} {facts.get('task_id', '')} {rest}".rstrip())
@@ -103,5 +112,12 @@ def _say_event(event: str, /, **facts: object) -> None:
 
 
 def _say_event_json(event: str, /, **facts: object) -> None:
+    if event == "waiting":
+        return _say_waiting(**facts)
     with suppress(OSError):
         say_json({"event": event, **facts})
+
+
+def _say_waiting(work_directory: object, url: object) -> None:
+    with suppress(OSError):
+        complain(f"waiting for tasks of {work_directory} at {url}")

@@ -10,8 +10,11 @@ import os
 import secrets
 import socket
 from asyncio import FIRST_COMPLETED, Event, Semaphore, Task, create_task, get_running_loop, shield, sleep, wait
+from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, NoReturn
+from uuid import uuid4
 
 from task_orchestrator.attempt import Attempt, Notice
 from task_orchestrator.backoff import LONGEST_SECONDS, pauses
@@ -39,8 +42,9 @@ class Worker:
 
     The command runs in the task's directory as `/bin/sh -c command`, with the prompt on standard input and TASK_ID,
     TASK_ATTEMPT, TASK_PRIORITY, TASK_TAGS (comma-separated), TASK_WORK_DIRECTORY, TASK_WORKER_ID, TASK_LEASE_TOKEN
-    and TASK_ORCHESTRATOR_URL in its environment. A task ends when its command ends: what it left running in its
-    process group is stopped, too. The client stays the caller's to close.
+    and TASK_ORCHESTRATOR_URL in its environment, but no API key. A task ends when its command ends: what it left
+    running in its process group is stopped, too. With `tags` only tasks that bear all of them are taken.
+    The client stays the caller's to close.
     Raises ValueError and NotADirectoryError for arguments that cannot be.
     """
 
@@ -54,6 +58,7 @@ class Worker:
         once: bool = False,
         lease_seconds: float = 60,
         worker_id: str | None = None,
+        tags: Sequence[str] = (),
         notice: Notice = _log_notice,
     ) -> None:
         if concurrency < 1 or lease_seconds < 1:
@@ -64,8 +69,10 @@ class Worker:
         self._work_directory = os.path.abspath(work_directory)
         self._concurrency, self._once, self._lease_seconds = concurrency, once, lease_seconds
         self.worker_id = worker_id or default_worker_id()
+        self._tags = tuple(tags)
         self._slots = Semaphore(concurrency)
-        self._attempts: dict[Attempt, Task[bool]] = {}
+        self._attempts: dict[Attempt, Task[None]] = {}
+        self._succeeded = False  # the last attempt that ended
         self._stopping = Event()
 
     async def run(self) -> int:
@@ -73,16 +80,18 @@ class Worker:
 
         Raises Refused when the server will never let this worker in.
         """
-        taking: Task[int] = create_task(self._take_one() if self._once else self._take_all())
+        taking: Task[None] = create_task(self._take_one() if self._once else self._take_all())
         stopping = create_task(self._stopping.wait())
         try:
             await wait({taking, stopping}, return_when=FIRST_COMPLETED)
-            return taking.result() if taking.done() else 0
+            if taking.done():
+                taking.result()
         finally:
             stopping.cancel()
             taking.cancel()
             await wait({taking})
             await self._wind_up()
+        return int(self._once and not self._succeeded)
 
     def stop(self) -> None:
         """Take nothing more, stop what runs, release its tasks; then run() returns."""
@@ -93,14 +102,13 @@ class Worker:
         for attempt in self._attempts:
             attempt.kill()
 
-    async def _take_one(self) -> int:
+    async def _take_one(self) -> None:
         # A claim takes exactly one. A stream would be assigned the next task the moment this one is reported, or has
         # been closed a moment too late. The price: a cancel is heard of at the next heartbeat only.
-        attempt = self._begin(await self._claim())
-        return 0 if await shield(attempt) else 1
+        await shield(self._begin(await self._claim()))
 
     async def _claim(self) -> dict[str, Any]:
-        waits = pauses()
+        waits, claim_id = pauses(), str(uuid4())
         while True:
             try:
                 tasks = await self._client.claim(
@@ -108,13 +116,15 @@ class Worker:
                     worker_id=self.worker_id,
                     wait_seconds=CLAIM_WAIT_SECONDS,
                     lease_seconds=self._lease_seconds,
+                    tags=self._tags or None,
+                    claim_id=claim_id,  # the same until an answer comes: a lost one loses no task
                 )
             except (Refused, Unreachable) as error:
                 await self._pause(next(waits), error)
                 continue
             if tasks:
                 return tasks[0]
-            waits = pauses()
+            waits, claim_id = pauses(), str(uuid4())
 
     async def _take_all(self) -> NoReturn:
         clock, waits = get_running_loop().time, pauses()
@@ -142,6 +152,8 @@ class Worker:
             worker_id=self.worker_id,
             capacity=self._concurrency,
             lease_seconds=self._lease_seconds,
+            tags=self._tags,
+            opened=partial(self._notice, "waiting", work_directory=self._work_directory, url=self._client.url),
         )
         async with aclosing(stream) as events:
             async for event in events:
@@ -158,7 +170,7 @@ class Worker:
         full = sum(not attempt.ending for attempt in self._attempts) >= self._concurrency
         self._begin(task, surplus=full)
 
-    def _begin(self, task: dict[str, Any], surplus: bool = False) -> Task[bool]:
+    def _begin(self, task: dict[str, Any], surplus: bool = False) -> Task[None]:
         attempt = Attempt(
             self._client,
             task,
@@ -169,9 +181,12 @@ class Worker:
         )
         if surplus:
             attempt.give_back("the worker is full", SURPLUS_DELAY_SECONDS)
-        running = self._attempts[attempt] = create_task(attempt.run(self._slots))
+        running = self._attempts[attempt] = create_task(self._run(attempt))
         running.add_done_callback(lambda _: self._attempts.pop(attempt))
         return running
+
+    async def _run(self, attempt: Attempt) -> None:
+        self._succeeded = await attempt.run(self._slots)
 
     def _cancel(self, task_id: str, reason: str | None = None, **_: Any) -> None:
         for attempt in self._attempts:

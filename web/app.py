@@ -74,6 +74,8 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
         except ConnectionError:
             raise  # nobody is there to be answered
         except Exception as error:
+            if request.writer.output_size:
+                raise ConnectionAbortedError("the answer had already begun") from error
             return failed(failure(error), service.clock())
 
 

@@ -1,12 +1,22 @@
 """A task that did not reach its worker must not be held in its name."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from aiohttp.web import Request
+from aiohttp.web import Request, Response
 
 
-async def delivered(request: Request, timeout_seconds: float) -> None:
-    """Return when the system has taken all that was written; ConnectionError if it does not in time.
+async def deliver(request: Request, response: Response, timeout_seconds: float) -> None:
+    """Send a whole answer; ConnectionError if the system does not take all of it in time."""
+    async with delivering(request, timeout_seconds):
+        await response.prepare(request)
+        await response.write_eof()
+
+
+@asynccontextmanager
+async def delivering(request: Request, timeout_seconds: float) -> AsyncIterator[None]:
+    """Ends when the system has taken all that was written within; ConnectionError if it does not in time.
 
     A write by itself succeeds as soon as the event loop has the bytes, even if the other side is gone already.
     """
@@ -16,6 +26,7 @@ async def delivered(request: Request, timeout_seconds: float) -> None:
     transport.set_write_buffer_limits(high=0)  # so that drain waits for the last byte
     try:
         async with asyncio.timeout(timeout_seconds):
+            yield
             await request.writer.drain()
     except TimeoutError:
         transport.abort()

@@ -21,6 +21,7 @@ from cyclopts import App, Parameter
 from dispatcher.actor import Dispatcher
 from dispatcher.board import Board, Rules
 from dispatcher.clock import SystemClock
+from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain, Resume
 from dispatcher.mint import SystemMint
@@ -105,11 +106,10 @@ async def run(settings: Settings) -> int:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if not deciding.done():
-            log.info("told to stop")
-            return 0
-        log.critical("the record cannot be written, so the server stops", exc_info=deciding.exception())
+    if error := deciding.exception():
+        log.critical("the record cannot be written, or the dispatcher is at fault: the server stops", exc_info=error)
         return 1
+    return 0
 
 
 @asynccontextmanager
@@ -163,7 +163,7 @@ async def listen(service: Service) -> AsyncIterator[str]:
         await site.stop()
     finally:
         service.draining.set()
-        if service.dispatcher.running:
+        with suppress(Unavailable):
             await service.dispatcher.ask(Drain())
         service.hub.close()
         await runner.cleanup()

@@ -9,13 +9,14 @@ from aiohttp.web import Request, StreamResponse
 from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import define, field
 
+from dispatcher.errors import RecordFailed, Unavailable
 from dispatcher.hub import Closed, Listener, LostTouch, about_directory, about_task, about_worker
 from dispatcher.messages import FOREVER, Claim, Held
 from dispatcher.ports import Change
 from dispatcher.task import Status, Task
 from web.bodies import Stream
 from web.codec import encode
-from web.delivery import delivered
+from web.delivery import delivering
 from web.service import Service
 from web.views import claimed
 
@@ -26,7 +27,7 @@ LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired"}
 async def stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
     timeout = service.settings.server.request_timeout_seconds
     async with sse_response(request, sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS) as events:
-        with suppress(ConnectionError, TimeoutError):  # the worker has gone, or does not read
+        with suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed):  # the worker has gone, or we are going
             if asked.mode == "notify":
                 await _notify(service, asked, events)
             else:
@@ -73,7 +74,7 @@ class _Assignment:
         with self.service.hub.listen() as heard:
             if self.asked.worker_id:
                 self.service.hub.follow(heard, about_worker(self.asked.worker_id))
-            await self._recount()
+            await self._recount(heard)
             try:
                 while not self.service.draining.is_set():
                     await self._turn(heard)
@@ -100,7 +101,7 @@ class _Assignment:
             try:
                 await self._note(heard, news.result())
             except LostTouch:
-                await self._recount()
+                await self._recount(heard)
 
     def _claim(self, room: int) -> Claim:
         return Claim(
@@ -113,12 +114,13 @@ class _Assignment:
         )
 
     async def _assign(self, heard: Listener, tasks: tuple[Task, ...]) -> None:
-        for place, task in enumerate(tasks):
+        for task in tasks:  # all of them first: a lease may end while another task is being sent
             self.service.hub.follow(heard, about_task(task.task_id))
             self.held[task.task_id] = task.attempt
+        for place, task in enumerate(tasks):
             try:
-                await send(self.events, "task", claimed(task))
-                await delivered(self.request, self.service.settings.server.request_timeout_seconds)
+                async with delivering(self.request, self.service.settings.server.request_timeout_seconds):
+                    await send(self.events, "task", claimed(task))
             except BaseException:
                 self.service.dispatcher.give_back(tasks[place:])
                 raise
@@ -137,15 +139,18 @@ class _Assignment:
     def _is_mine(self, task: Task) -> bool:
         return (task.worker_id, task.work_directory) == (self.asked.worker_id, self.asked.work_path)
 
-    async def _recount(self) -> None:
+    async def _recount(self, heard: Listener) -> None:
+        """Compare with the record what is held, and tell of what was lost meanwhile."""
         if self.asked.worker_id:
-            tasks = await self.service.dispatcher.ask(Held(self.asked.worker_id, self.asked.work_path))
-            self.held = {task.task_id: task.attempt for task in tasks}
-            return
+            for task in await self.service.dispatcher.ask(Held(self.asked.worker_id, self.asked.work_path)):
+                self.held[task.task_id] = task.attempt
         for task_id, attempt in list(self.held.items()):
-            task = await self.service.record.task(task_id)
-            if task is None or (task.status, task.attempt) != (Status.WORKING, attempt):
+            found = await self.service.record.task(task_id)
+            if found is None or (found.status, found.attempt) != (Status.WORKING, attempt):
                 del self.held[task_id]
+                self.service.hub.unfollow(heard, about_task(task_id))
+                reason = "cancelled" if found and found.status is Status.CANCELLED else "expired"
+                await send(self.events, "cancel", {"task_id": task_id, "reason": reason})
 
     def _stop(self) -> None:
         if self.news:

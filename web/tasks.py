@@ -15,7 +15,7 @@ from dispatcher.task import FINAL, Task
 from web.answers import ok
 from web.bodies import ClaimBody, CompleteBody, History, Newest, Next, Show
 from web.codec import Fault, Invalid
-from web.delivery import delivered
+from web.delivery import deliver
 from web.service import Service
 from web.views import claimed, history_line, moment, outcome, whole
 
@@ -153,9 +153,7 @@ async def _deliver(service: Service, request: Request, tasks: tuple[Task, ...], 
     if not tasks:
         return response
     try:
-        await response.prepare(request)
-        await response.write_eof()
-        await delivered(request, service.settings.server.request_timeout_seconds)
+        await deliver(request, response, service.settings.server.request_timeout_seconds)
     except BaseException:
         service.dispatcher.give_back(tasks)
         raise

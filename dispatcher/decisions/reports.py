@@ -48,6 +48,8 @@ def complete(board: Board, complete: Complete, now: int) -> Task | LeaseLost:
         )
     if complete.original_prompt is not None:
         _check(complete.original_prompt, task.prompt, board.rules.prompt_match_threshold)
+    if to is Status.FAILED and _may_retry(task, task.auto_retry):
+        return _try_again(board, task, now, complete.error_message)
     return end(board, task, to, now, result=complete.result, error_message=complete.error_message)
 
 
@@ -58,20 +60,9 @@ def fail(board: Board, fail: Fail, now: int) -> Task | LeaseLost:
         return _repeated(board, fail, Status.FAILED) or _too_late(
             board, fail, lost, now, status=Status.FAILED, error_message=fail.error_message
         )
-    retry = task.auto_retry if fail.retryable is None else fail.retryable
-    if not retry or task.retry_count >= task.max_retries:
-        return end(board, task, Status.FAILED, now, error_message=fail.error_message)
-    delay = _back_off(task, board.mint.jitter()) if fail.retry_after_seconds is None else fail.retry_after_seconds
-    return give_back(
-        board,
-        task,
-        now,
-        "task.retried",
-        delay_seconds=delay,
-        retry=True,
-        error_message=fail.error_message,
-        automatic=True,
-    )
+    if _may_retry(task, task.auto_retry if fail.retryable is None else fail.retryable):
+        return _try_again(board, task, now, fail.error_message, fail.retry_after_seconds)
+    return end(board, task, Status.FAILED, now, error_message=fail.error_message)
 
 
 def release(board: Board, release: Release, now: int) -> Task:
@@ -125,6 +116,17 @@ def _check(original_prompt: str, prompt: str, threshold: float) -> None:
     found = similarity(original_prompt, prompt, threshold)
     if found < threshold:
         raise PromptMismatch(found, threshold)
+
+
+def _may_retry(task: Task, wanted: bool) -> bool:
+    return wanted and task.retry_count < task.max_retries
+
+
+def _try_again(board: Board, task: Task, now: int, error: str | None, after_seconds: float | None = None) -> Task:
+    delay = _back_off(task, board.mint.jitter()) if after_seconds is None else after_seconds
+    return give_back(
+        board, task, now, "task.retried", delay_seconds=delay, retry=True, error_message=error, automatic=True
+    )
 
 
 def _back_off(task: Task, jitter: float) -> float:

@@ -86,10 +86,11 @@ class Running:
 
 
 async def start(
-    *arguments: str, url: str | None, cwd: Path | None = None, **options: Any
+    *arguments: str, url: str | None, cwd: Path | None = None, environ: dict[str, str] | None = None, **options: Any
 ) -> asyncio.subprocess.Process:
+    env = {**environment(url), **(environ or {})}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "task_orchestrator", *arguments), env=environment(url), cwd=cwd, **options
+        *(sys.executable, "-m", "task_orchestrator", *arguments), env=env, cwd=cwd, **options
     )
 
 

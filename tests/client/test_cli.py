@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -160,7 +161,11 @@ async def test_refused(cli, directory):
     done = await cli("submit", "   ", "--work-directory", str(directory))
     assert (done.code, done.out) == (1, "")
     assert "VALIDATION_ERROR" in done.err
+    assert done.err.count("prompt: ") == done.err.count("\n") == 1
+    done = await cli("submit", "   ", "--work-directory", str(directory), "--max-retries", "101")
+    assert done.err.startswith("refused (400 VALIDATION_ERROR): 2 faults\n")
     assert "\n  prompt: " in done.err
+    assert "\n  max_retries: " in done.err
 
 
 @pytest.mark.parametrize(
@@ -177,6 +182,8 @@ async def test_refused(cli, directory):
         ("show",),
         ("list", "--limit", "0"),
         ("worker", "--exec", "sh"),
+        ("worker", "--exec", " ", "--work-directory", "/"),
+        ("worker", "--exec", "sh", "--work-directory", "/", "--tag", "a,b"),
         ("worker", "--exec", "sh", "--work-directory", "/no/such/directory"),
         ("worker", "--exec", "sh", "--work-directory", "/", "--concurrency", "0"),
         ("demo", "/no/such/directory"),
@@ -203,7 +210,7 @@ async def test_unreachable(arguments):
     """Where nobody answers the exit code is 3."""
     done = await run_cli(*arguments, url="http://127.0.0.1:1")
     assert (done.code, done.out) == (3, "")
-    assert done.err.startswith("no answer from http://127.0.0.1:1: ")
+    assert done.err == "cannot reach http://127.0.0.1:1: connection refused\n"
 
 
 async def test_hostile_text_on_a_terminal(server, finished):
@@ -216,6 +223,15 @@ async def test_hostile_text_on_a_terminal(server, finished):
         for character in ("\x1b]", "\x1b[2J", "\x07", "\x9b", "\u202e"):
             assert character not in done.out
     assert visible in (await on_a_terminal("show", task_id, url=server.url)).out
+
+
+async def test_list_on_80_columns(server, finished):
+    """The whole id, a short time, and at least 15 columns of the prompt."""
+    task_id = await finished("x" * 100, output="")
+    _, line, *_ = (await on_a_terminal("list", url=server.url)).out.splitlines()
+    plain = re.sub(r"\x1b\[[\d;]*m", "", line).rstrip()
+    assert re.fullmatch(rf"{task_id} completed med +\d\d-\d\d \d\d:\d\d x{{15}}x*…", plain)
+    assert len(plain) == 80
 
 
 async def test_hostile_text_in_a_pipe(cli, finished):
@@ -241,11 +257,12 @@ async def test_a_closed_pipe_is_quiet(server, finished):
 
 
 async def test_ctrl_c_is_quiet(server, client, directory):
-    """Interrupting a wait says nothing and exits with 130."""
+    """Interrupting a wait, which has told the id at once, says nothing more and exits with 130."""
     options = ("--wait", "--work-directory", str(directory))
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
     process = await start("submit", "x", *options, url=server.url, stdout=PIPE, stderr=PIPE, preexec_fn=heed)
-    await until(lambda: _any_task(client))
+    (task,) = await until(lambda: _any_task(client))
+    assert await process.stderr.readline() == f"{task['task_id']}\n".encode()
     process.send_signal(signal.SIGINT)
     assert await process.communicate() == (b"", b"")
     assert process.returncode == 130

@@ -40,6 +40,8 @@ async def test_it_works(scratch, directory):
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, err) == (0, b"")
     text = out.decode()
+    assert text.startswith(f"The demonstration works on {directory}, as you said.")
+    assert "\ntask\tpriority\tworker\t" in text
     assert "each claimed and completed exactly once" in text
     for chore in CHORES:
         assert text.count(f"  {chore.title}\n") >= 1
@@ -52,7 +54,8 @@ async def test_it_works(scratch, directory):
 async def test_interrupted(scratch, directory, number):
     """Whenever it is interrupted, the server, the workers and the temporary files go with it."""
     process = await start("demo", str(directory), url=None, stdout=PIPE, stderr=PIPE)
-    await asyncio.wait_for(process.stdout.readline(), 60)
+    assert str(directory) in (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+    await asyncio.wait_for(process.stdout.readline(), 60)  # the server listens
     assert len(processes_of(scratch)) > 1
     process.send_signal(number)
     process.send_signal(number)

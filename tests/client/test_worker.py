@@ -90,7 +90,7 @@ async def test_the_command_knows_its_task(server, client, worker, directory):
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("echo the work; echo the reason >&2; exit 3", "exit code 3\nthe reason"),
+        ("echo the work; echo the reason >&2; exit 3", "exit code 3\nthe reason\n--- output ---\nthe work"),
         ("echo only this; exit 4", "exit code 4\nonly this"),
         ("kill -SEGV $$", "killed by SIGSEGV"),
         ("head -c 100000 /dev/zero | tr '\\0' x >&2; echo end >&2; exit 5", None),

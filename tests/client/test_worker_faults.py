@@ -45,7 +45,7 @@ class Script:
         self.calls.append((verb, task_id, await request.json()))
         if (answers := self.answers.get(verb)) and (status := answers.pop(0)) != 200:
             return failure(status, "SAID_SO")
-        return aiohttp_web.json_response({"success": True, "data": {}, "error": None, "timestamp": ""})
+        return aiohttp_web.json_response({"success": True, "data": {"tasks": []}, "error": None})
 
     def told(self, verb):
         return [(task_id, body) for called, task_id, body in self.calls if called == verb]
@@ -103,7 +103,8 @@ async def test_a_worker_that_will_never_be_let_in(script, directory, status, opt
     """A refused key, directory or request is final: one clear line, exit code 1, no second try."""
     script.answers = {"stream": [status], "claim": [status]}
     done = await run_cli("worker", "--work-directory", str(directory), "--exec", "sh", *options, url=script.url)
-    assert (done.code, done.err) == (1, f"refused ({status} SAID_SO): no\n")
+    advice = "set TASK_ORCHESTRATOR_API_KEY\n" if status == 401 else ""
+    assert (done.code, done.err) == (1, f"refused ({status} SAID_SO): no\n{advice}")
     assert len(script.connections) + len(script.told("claim")) == 1
 
 
@@ -186,6 +187,34 @@ async def test_nul_and_bad_bytes_do_no_harm(script, run, directory):
     assert body["result"]["output"] == "a\ufffdbcd,e\ufffd"
 
 
+async def test_a_lost_claim_is_repeated_by_name(script, directory):
+    """With --once the same `claim_id` is sent until an answer comes, and another one for the next claim."""
+    script.answers = {"claim": [503, 502, 200, 403]}
+    async with Client(script.url) as client:
+        with pytest.raises(Refused):
+            await Worker(client, str(directory), "sh", once=True, tags=["a"]).run()
+    first, second, third, fourth = (body for _, body in script.told("claim"))
+    assert first == second == third
+    assert len(first["claim_id"]) > 30
+    assert first["tags"] == ["a"]
+    assert fourth["claim_id"] != first["claim_id"]
+
+
+async def test_what_a_failed_command_said(script, run, directory):
+    """Within 16 KiB: standard error comes first, and the end of the output gets the room that is left."""
+    run()
+    size = 16 * 1024
+    for number, errors in enumerate((15_000, 20_000), 1):
+        said = f"printf '%0{errors}d' 0 >&2; printf 'a%020000dz' 1; exit 5"
+        script.to_send.put_nowait(task(directory, f"{errors} zeros", prompt=said))
+        await until(lambda number=number: len(script.told("fail")) == number)
+    first, second = (body["error_message"] for _, body in script.told("fail"))
+    assert first.startswith("exit code 5\n" + "0" * 15_000 + "\n--- output ---\n0")
+    assert first.endswith("01z")
+    assert second == "exit code 5\n".ljust(size, "0")
+    assert len(first) == size
+
+
 async def test_a_heartbeat_that_fails_once_is_repeated(script, run, directory):
     """A server that stumbles does not cost the lease."""
     script.answers = {"heartbeat": [503, 200]}
@@ -206,7 +235,7 @@ async def test_what_is_not_a_task_orchestrator(script):
         with pytest.raises(Refused):
             await anext(client.stream(work_directory="/x"))
     async with Client("http://127.0.0.1:1") as client:
-        with pytest.raises(Unreachable, match=r"no answer from http://127\.0\.0\.1:1"):
+        with pytest.raises(Unreachable, match=r"cannot reach http://127\.0\.0\.1:1: connection refused"):
             await client.health()
 
 

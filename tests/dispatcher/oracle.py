@@ -204,18 +204,21 @@ class Oracle:
             case Heartbeat():
                 job.lease = message.lease_seconds or job.lease
                 self._renew(job, now)
-            case Complete():
-                self._end(job, message.status, message.status, message.error_message, message.result)
-            case Fail():
-                retry = job.create.auto_retry if message.retryable is None else message.retryable
+            case Complete(status="completed"):
+                self._end(job, "completed", "completed", message.error_message, message.result)
+            case Complete() if not job.create.auto_retry:
+                self._end(job, "failed", "failed", message.error_message, message.result)
+            case Fail() | Complete():
+                said = message.retryable if isinstance(message, Fail) else None
+                retry = job.create.auto_retry if said is None else said
                 if retry and job.retries < (3 if job.create.max_retries is None else job.create.max_retries):
                     delay = min(job.create.retry_delay_seconds * 2**job.retries, 3600)
-                    if message.retry_after_seconds is not None:
+                    if isinstance(message, Fail) and message.retry_after_seconds is not None:
                         delay = message.retry_after_seconds
                     self._back(job, "retried", now + round(delay * 1000), now, message.error_message)
                     job.retries += 1
                 else:
-                    self._end(job, "failed", "failed", message.error_message, None)
+                    self._end(job, "failed", "failed", message.error_message, getattr(message, "result", None))
             case Release():
                 self._back(job, "released", now + round((message.delay_seconds or 0) * 1000), now, None)
         return job.summary()

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from dispatcher import actor
 from dispatcher.actor import BATCH_MAX, Dispatcher
 from dispatcher.board import Board
-from dispatcher.errors import TaskNotFound, Unavailable
+from dispatcher.errors import LeaseLost, TaskNotFound, Unavailable
 from dispatcher.hub import Hub, about_directory
 from dispatcher.messages import FOREVER, Claim, Complete, Create, Drain, Heartbeat, Tick
 from dispatcher.ports import Change, Found, Needs, Snapshot
@@ -30,6 +31,8 @@ class GatedJournal(DirectJournal):
         self.error: Exception | None = None
         self.committing = asyncio.Event()
         self.fetches: list[Needs] = []
+        self.fetching, self.fetch_gate = asyncio.Event(), asyncio.Event()
+        self.fetch_gate.set()
 
     def shut(self) -> None:
         self.gate.clear()
@@ -37,6 +40,8 @@ class GatedJournal(DirectJournal):
 
     async def fetch(self, needs: Needs) -> Found:
         self.fetches.append(needs)
+        self.fetching.set()
+        await self.fetch_gate.wait()
         return await super().fetch(needs)
 
     async def commit(self, changes: Sequence[Change]) -> None:
@@ -152,6 +157,35 @@ async def test_a_task_for_a_client_gone_during_the_commit_is_given_back_at_once(
     assert change.entry is not None
     assert (change.entry.type, change.entry.details) == ("task.released", {"reason": "undelivered"})
     assert (change.after.status, change.after.retry_count) == ("waiting", 0)
+
+
+async def test_a_caller_that_leaves_while_the_record_is_asked_takes_nothing_from_its_neighbours(stage: Stage) -> None:
+    """What its batch was not told, because the leaver wanted so much, its neighbours are told in the next."""
+    await stage.ask(CREATE)
+    stage.dispatcher._board.agenda.forget()
+    stage.journal.fetch_gate.clear()
+    stage.journal.fetching.clear()
+    leaver = stage.ask(Claim(work_directories=tuple(f"/{number}" for number in range(100))))
+    claim, report = stage.ask(CLAIM), stage.ask(Complete(task_id="task-1", lease_token="stale"))
+    await stage.journal.fetching.wait()
+    leaver.cancel()
+    await turns(2)
+    stage.journal.fetch_gate.set()
+    assert [task.arrival for task in await claim] == [1]
+    with pytest.raises(LeaseLost):
+        await report
+
+
+@pytest.mark.parametrize("bound", ["MAILBOX_MAX", "PARKED_MAX"])
+async def test_what_is_full_says_so(stage: Stage, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(actor, bound, 3)
+    asks = [stage.ask(WAIT) for _ in range(3)]
+    await turns(0 if bound == "MAILBOX_MAX" else 20)
+    late = stage.ask(WAIT)
+    with pytest.raises(Unavailable):
+        await late
+    await turns()
+    assert [ask.done() for ask in asks] == [False] * 3
 
 
 async def test_waiters_are_served_in_turn(stage: Stage) -> None:

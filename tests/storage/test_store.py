@@ -112,6 +112,20 @@ async def test_the_log_is_copied_back_when_it_is_long_and_emptied_when_idle(
         assert (await opened.newest(None, 10, 0))[1] == 5
 
 
+async def test_a_checkpoint_never_waits_for_a_reader(tmp_path: Path) -> None:
+    """Somebody who reads for long, in another process perhaps, does not hold up the commits."""
+    desk = Desk()
+    async with open_store(tmp_path / "tasks.db", timeout_seconds=1000) as opened:
+        await opened.commit(desk.effects(Create(work_directory="/w", prompt="do it")).changes)
+        reader = sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)
+        reader.execute("begin")
+        reader.execute("select count(*) from tasks").fetchone()
+        await opened.commit(desk.effects(Create(work_directory="/w", prompt="do it")).changes)
+        await asyncio.wait_for(opened._checkpoint("truncate"), 10)
+        assert await hop(opened._writer, lambda db: db.execute("pragma busy_timeout").fetchone()) == (1_000_000,)
+        reader.close()
+
+
 async def test_a_second_writer_is_refused_by_whatever_name(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "tasks.db")
     async with open_store(tmp_path / "tasks.db"):

@@ -190,6 +190,11 @@ class Wire:
             status, headers = await self.head()
             return Answer(status, headers, await self.reader.readexactly(int(headers["Content-Length"])))
 
+    async def rest(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await self.reader.read()
+
     async def leave(self, *, abruptly: bool = False) -> None:
         """Close it; abruptly: without a goodbye, as a machine that has crashed and come back."""
         if abruptly:

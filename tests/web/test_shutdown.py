@@ -248,7 +248,9 @@ async def test_when_the_disk_refuses_nothing_is_promised_and_the_server_stops(se
         for connection in wires:  # it is there, and served
             await connection.send(text_of("GET", "/health/live"))
             assert (await connection.answer()).status == 200
-        await api.busy_with(6)
+        reader = await stack.enter_async_context(wire(server))
+        await reader.send(text_of("GET", f"{TASKS}/stream?work_path={directory}/streamed"))
+        await api.busy_with(7)
         before = await all_tasks(api)
         full = max(path.stat().st_size for path in server.database.parent.iterdir())
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (full, full))
@@ -259,6 +261,9 @@ async def test_when_the_disk_refuses_nothing_is_promised_and_the_server_stops(se
         answers = await asyncio.gather(*(connection.answer() for connection in wires), *waiting)
         assert await asyncio.to_thread(server.wait) == 1
         assert (await outcome).data["status"] == "working"
+        streamed = await reader.rest()
+        assert streamed.count(b"HTTP/1.1") == 1
+        assert b"503" not in streamed
     for answer in answers:
         answer.refused(503, "UNAVAILABLE")
         assert int(answer.headers["Retry-After"]) > 0

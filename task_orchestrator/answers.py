@@ -1,0 +1,45 @@
+"""What the server's answers mean, and what it means when there is none. No I/O."""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+from aiohttp import ClientConnectorError
+
+from task_orchestrator.errors import Refused, Unreachable
+
+
+def decoded(body: bytes) -> dict[str, Any]:
+    """The JSON object of an answer; an empty one where there is none."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def refusal(status: int, envelope: dict[str, Any]) -> Refused | Unreachable:
+    """Why an answer is not the one that was hoped for."""
+    error = envelope.get("error")
+    if isinstance(error, dict):
+        return Refused(status, error.get("code", ""), error.get("message", ""), error.get("details") or {})
+    if status >= 300:  # a proxy on the way, or no Task Orchestrator at all
+        return Refused(status, f"HTTP_{status}", "the answer bears no reason", {})
+    return Unreachable("whatever answered there is not a Task Orchestrator")
+
+
+def unreachable(url: str, error: Exception, otherwise: str) -> Unreachable:
+    """In one short sentence: that there was no connection, or else `otherwise` and the reason."""
+    if isinstance(error, ClientConnectorError):
+        return Unreachable(f"cannot reach {url}: {_obstacle(error)}")
+    reason = "it took too long" if isinstance(error, asyncio.TimeoutError) else str(error) or type(error).__name__
+    return Unreachable(f"{otherwise}: {reason}")
+
+
+def _obstacle(error: ClientConnectorError) -> str:
+    """The system's words; aiohttp's own name the address once more, and its TLS settings."""
+    cause = getattr(error, "os_error", error)  # an error about a certificate has none
+    if isinstance(cause, ConnectionError) and cause.errno:
+        return os.strerror(cause.errno).lower()
+    return getattr(cause, "strerror", None) or str(cause)
