@@ -23,7 +23,7 @@ from dispatcher.task import Task
 
 BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
 MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
-PARKED_MAX = 20_000  # claims waiting for a task; beyond, Unavailable
+PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
 UNDELIVERED = "undelivered"
 
 
@@ -49,9 +49,11 @@ class Dispatcher:
 
     async def ask(self, message: Message[R]) -> R:
         """The reply, once it is durable. Raises Refusal, or Unavailable. Whoever leaves first is given nothing."""
-        full = len(self._parked) >= PARKED_MAX and isinstance(message, Claim)
-        if not self._open or full or len(self._mailbox) >= MAILBOX_MAX:
+        full = self._board.agenda.places >= PARKED_MAX and isinstance(message, Claim)
+        if not self._open:
             raise Unavailable
+        if full or len(self._mailbox) >= MAILBOX_MAX:
+            raise Unavailable("too many requests are waiting")
         envelope = Envelope(message)
         self._post(envelope)
         try:
@@ -74,9 +76,12 @@ class Dispatcher:
         return len(self._board.working)
 
     def give_back(self, tasks: tuple[Task, ...]) -> None:
-        """These claimed tasks did not reach their worker: back to waiting, at once."""
+        """These claimed tasks did not reach their worker: back to waiting, at once.
+
+        Not those of a claim with a name: said again, it gets them, and may have done so already.
+        """
         for task in tasks:
-            if self._open and task.lease_token:
+            if self._open and task.lease_token and not task.claim_id:
                 release = Release(task_id=task.task_id, lease_token=task.lease_token, reason=UNDELIVERED)
                 self._post_unasked(release)
 

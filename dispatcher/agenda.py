@@ -93,6 +93,7 @@ class Agenda:
         self._waiters: dict[Ticket, Waiter] = {}
         self._deadlines: list[tuple[int, Ticket]] = []  # heap; may name waiters that have left
         self._last_ticket = 0
+        self.places = 0  # that waiters stand in: one for each directory of each
 
     # Ready tasks
 
@@ -159,12 +160,14 @@ class Agenda:
             heappush(self._deadlines, (until, waiter.ticket))
         for shelf in self._shelves_of(claim):
             shelf.waiters[waiter.ticket] = waiter
+        self.places += len(claim.work_directories)
         return waiter.ticket
 
     def leave(self, ticket: Ticket) -> None:
         if waiter := self._waiters.pop(ticket, None):
             for shelf in self._shelves_of(waiter.claim):
                 del shelf.waiters[ticket]
+            self.places -= len(waiter.claim.work_directories)
 
     def next_waiter(self, task: Task) -> Waiter | None:
         """Whose turn it is among those who would take this task."""

@@ -149,14 +149,23 @@ class Board:
         return self._last_arrival
 
     def find(self, task_id: str) -> Task:
-        task = self.working.get(task_id) or self._visitors.get(task_id)
+        task = self._newest(task_id)
         if task is None:
             raise TaskNotFound(task_id)
         return task
 
-    def claimed_as(self, claim_id: str | None) -> tuple[Task, ...]:
-        """What a claim of this name still holds."""
-        return tuple(self._claims.get(claim_id, {}).values()) if claim_id else ()
+    def _newest(self, task_id: str, otherwise: Task | None = None) -> Task | None:
+        """A task as it is by now; a visitor that is None has been deleted."""
+        return self.working.get(task_id) or self._visitors.get(task_id, otherwise)
+
+    def claimed_as(self, claim: Claim) -> tuple[Task, ...]:
+        """What a claim of this name, by this worker on these directories, still holds."""
+        tasks = self._claims.get(claim.claim_id, {}).values() if claim.claim_id else ()
+        return tuple(
+            task
+            for task in tasks
+            if task.worker_id == claim.worker_id and task.work_directory in claim.work_directories
+        )
 
     def created_under(self, key: str | None) -> Task | None:
         """The task that an idempotency key stands for."""
@@ -170,7 +179,8 @@ class Board:
     def take_due(self) -> list[Task]:
         """The slice of tasks that has fallen due, each in its newest form."""
         tasks, self._overdue = self._overdue or (), ()
-        return [self.working.get(task.task_id) or self._visitors.get(task.task_id) or task for task in tasks]
+        newest = (self._newest(task.task_id, task) for task in tasks)
+        return [task for task in newest if task is not None]
 
     def park(self, claim: Claim, until: int | None) -> Parked:
         return Parked(self.agenda.park(claim, until))

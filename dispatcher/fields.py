@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Annotated, Any
 
+import orjson
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import frozen
 
@@ -105,6 +106,10 @@ def instant(value: str) -> int:
     if not 0 <= ms < _YEAR_10000:
         raise ValueError("must be between the years 1970 and 9999")
     return ms
+
+
+def to_json(value: object) -> str:
+    return orjson.dumps(value).decode()
 
 
 class Priority(StrEnum):

@@ -18,6 +18,9 @@ class OwnerLock:
             owner = self._file.read().strip() or "unknown"
             self._file.close()
             raise AlreadyOwned(f"another server is using it (process {owner})") from None
+        if database.exists() and database.stat().st_nlink > 1:
+            self._file.close()
+            raise AlreadyOwned("it has several names (hard links), under which others could write to it")
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")
         self._file.flush()

@@ -7,17 +7,13 @@ from typing import Any
 import orjson
 from attrs import fields
 
-from dispatcher.fields import Priority
+from dispatcher.fields import Priority, to_json
 from dispatcher.ports import Entry
 from dispatcher.task import Status, Task
 
 Row = tuple[Any, ...]
 
 RANKED = sorted(Priority, key=lambda priority: priority.rank)
-
-
-def to_json(value: object) -> str:
-    return orjson.dumps(value).decode()
 
 
 def _or_null(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -64,7 +60,6 @@ TASKS = Table(
         "priority": PRIORITY,
         "status": (str, Status),
         "tags": (to_json, lambda text: tuple(orjson.loads(text))),
-        "metadata": JSON,
         "auto_retry": BOOLEAN,
         "ready": BOOLEAN,
         "progress": JSON_OR_NULL,

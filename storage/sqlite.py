@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
 
+from dispatcher.fields import to_json
 from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Needs, Run, Slice, Snapshot
 from dispatcher.task import Status, Task
-from storage.rows import HISTORY, TASKS, Row, to_json
+from storage.rows import HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 
@@ -125,7 +126,7 @@ def _write(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
     db.executemany(INSERT_TASK, (_task_row(task) for task in created))  # a key may have changed hands above
     _expect(len(gone), db.executemany(DELETE_TASK, ((task.arrival, task.version) for task in gone)))
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
-    db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(before) for before, _ in updated))
+    db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(it.before) for it in net if it.before))
     db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
     db.executemany(INSERT_DIRECTORY, {(task.work_directory,) for task in created})
     db.executemany(ADD_COUNT, _counts(net))

@@ -16,12 +16,12 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 import aiosqlite
 
 from dispatcher.errors import RecordFailed
+from dispatcher.fields import to_json
 from dispatcher.ports import Change, Entry, Found, Needs, Snapshot
 from dispatcher.task import Task
 from storage import sqlite
 from storage.errors import NotOurs, StorageError
 from storage.owner import OwnerLock
-from storage.rows import to_json
 from storage.versions import migrate, steps
 
 READERS = 2  # read-only connections, each with a thread of its own
@@ -46,7 +46,11 @@ class SqliteStore:
     # The dispatcher's journal
 
     async def load(self) -> Snapshot:
-        return await hop(self._writer, sqlite.load)
+        """Raises StorageError."""
+        try:
+            return await hop(self._writer, sqlite.load)
+        except sqlite3.Error as error:
+            raise StorageError(f"the database cannot be read: {error}") from error
 
     async def fetch(self, needs: Needs) -> Found:
         return await hop(self._writer, sqlite.fetch, needs)
@@ -166,6 +170,8 @@ def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
         raise NotOurs(f"its file system allows no write-ahead log (journal mode is {mode})")
     db.execute(f"pragma synchronous = {synchronous}")
     db.execute("pragma wal_autocheckpoint = 0")
+    db.execute("begin immediate")  # a file that cannot be written is refused now, not at the first request
+    db.execute("rollback")
 
 
 def _checkpoint(db: sqlite3.Connection, mode: str) -> None:

@@ -9,6 +9,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web import Application, HTTPRequestEntityTooLarge, Request, RequestPayloadError, StreamResponse, middleware
 from attrs import frozen
 
+from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from web import health, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
@@ -17,6 +18,7 @@ from web.codec import Malformed, decode, decode_query
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
 
+TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
@@ -112,6 +114,8 @@ def _too_large(limit: int) -> Failure:
 def _handler(service: Service, route: Route) -> Handler:
     async def handle(request: Request) -> StreamResponse:
         asked: Any
+        if not TASK_ID.fullmatch(request.match_info.get("task_id", "none")):
+            raise TaskNotFound("of this id")
         if route.method == "GET":
             asked = decode_query(request.query, route.asks, **request.match_info)
         else:

@@ -66,7 +66,7 @@ def serve(
     collect_rarely()
     try:
         return uvloop.run(run(settings))
-    except (StorageError, OSError) as error:
+    except (StorageError, OSError, Unavailable) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1

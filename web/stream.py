@@ -21,6 +21,7 @@ from web.service import Service
 from web.views import claimed
 
 PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
+REPORTS = {None, "task.completed", "task.failed", "task.retried", "task.released"}  # None: a heartbeat
 LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired"}
 
 
@@ -67,6 +68,9 @@ class _Assignment:
     request: Request
     events: EventSourceResponse
     held: dict[str, int] = field(factory=dict)  # task and attempt
+    silent: bool = False  # a lease has ended unheard, and no report has come since
+    suspects: set[str] = field(factory=set)  # what was sent while it was silent
+    wanted: int = 0  # how many tasks the claim asks for
     news: "Job[Change] | None" = None
     claim: "Job[tuple[Task, ...]] | None" = None
 
@@ -86,12 +90,12 @@ class _Assignment:
     async def _turn(self, heard: Listener) -> None:
         """Wait for a task, if there is room for one, and for news of those held, whichever comes first."""
         room = self.asked.capacity - len(self.held)
-        self.news = self.news or asyncio.create_task(heard.next())
-        if room > 0:
-            self.claim = self.claim or asyncio.create_task(self.service.dispatcher.ask(self._claim(room)))
-        elif self.claim and not self.claim.done():
+        if self.claim and not self.claim.done() and room < self.wanted:
             self.claim.cancel()
             self.claim = None
+        self.news = self.news or asyncio.create_task(heard.next())
+        if room > 0 and self.claim is None:
+            self.claim, self.wanted = asyncio.create_task(self.service.dispatcher.ask(self._claim(room))), room
         await asyncio.wait([job for job in (self.news, self.claim) if job], return_when=FIRST_COMPLETED)
         if self.claim and self.claim.done():
             tasks, self.claim = self.claim.result(), None
@@ -117,6 +121,8 @@ class _Assignment:
         for task in tasks:  # all of them first: a lease may end while another task is being sent
             self.service.hub.follow(heard, about_task(task.task_id))
             self.held[task.task_id] = task.attempt
+            if self.silent:
+                self.suspects.add(task.task_id)
         for place, task in enumerate(tasks):
             try:
                 async with delivering(self.request, self.service.settings.server.request_timeout_seconds):
@@ -127,14 +133,27 @@ class _Assignment:
 
     async def _note(self, heard: Listener, change: Change) -> None:
         task, type = change.after, change.entry.type if change.entry else None
-        if self.held.get(task.task_id) == task.attempt and type in LOST:
-            await send(self.events, "cancel", {"task_id": task.task_id, "reason": LOST[type]})
+        if self.held.get(task.task_id) == task.attempt:
+            if type in LOST:
+                await send(self.events, "cancel", {"task_id": task.task_id, "reason": LOST[type]})
+            self._listen_for_life(task, type)
         if task.status is Status.WORKING:
             if self.asked.worker_id and self._is_mine(task):
                 self.held[task.task_id] = task.attempt
         elif self.held.get(task.task_id) == task.attempt:  # or it has come back to us already, as a later attempt
             del self.held[task.task_id]
             self.service.hub.unfollow(heard, about_task(task.task_id))
+
+    def _listen_for_life(self, task: Task, type: str | None) -> None:
+        """A worker that hangs, or sleeps with its machine, would use up the retries of one task after the other: when
+        what it was sent after a lost lease is lost too, the stream ends. Who is alive connects again."""
+        if type in REPORTS:
+            self.silent = False
+            self.suspects.clear()
+        elif type == "task.lease_expired":
+            if task.task_id in self.suspects:
+                raise Closed
+            self.silent = True
 
     def _is_mine(self, task: Task) -> bool:
         return (task.worker_id, task.work_directory) == (self.asked.worker_id, self.asked.work_path)

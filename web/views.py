@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from orjson import Fragment
+
 from dispatcher.ports import Entry
 from dispatcher.task import Task
 from web.codec import rfc3339
@@ -38,7 +40,7 @@ def whole(task: Task) -> dict[str, Any]:
         "retry_delay_seconds": task.retry_delay_seconds,
         "timeout_seconds": task.timeout_seconds,
         "expires_at": moment(task.expires_at),
-        "metadata": task.metadata,
+        "metadata": Fragment(task.metadata),
         "created_by": task.created_by,
         "version": task.version,
     }
@@ -52,7 +54,7 @@ def claimed(task: Task) -> dict[str, Any]:
         "work_directory": task.work_directory,
         "priority": task.priority,
         "tags": task.tags,
-        "metadata": task.metadata,
+        "metadata": Fragment(task.metadata),
         "attempt": task.attempt,
         "lease_token": task.lease_token,
         "lease_expires_at": moment(task.lease_expires_at),

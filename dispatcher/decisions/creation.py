@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.decisions.moments import later
 from dispatcher.errors import IdempotencyKeyReused
+from dispatcher.fields import to_json
 from dispatcher.messages import Create, Created
 from dispatcher.task import FINAL, Task
 
@@ -49,7 +50,7 @@ def _make(board: Board, create: Create, now: int) -> Task:
         retry_delay_seconds=float(create.retry_delay_seconds),
         timeout_seconds=float(create.timeout_seconds or board.rules.default_timeout_seconds),
         expires_at=create.expires_at,
-        metadata=create.metadata,
+        metadata=to_json(create.metadata),
         ready=available_at <= now,
         available_at=available_at,
         updated_at=now,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher.decisions.returns import end
 from dispatcher.errors import InvalidState, RetryLimitReached, VersionConflict
-from dispatcher.fields import UNSET
+from dispatcher.fields import UNSET, to_json
 from dispatcher.messages import Cancel, Delete, Edit, Retry
 from dispatcher.task import FINAL, Status, Task, allowed_from
 
@@ -51,6 +51,8 @@ def edit(board: Board, edit: Edit, now: int) -> Task:
     _check_version(task, edit.if_version)
     names = ("tags", "metadata", "priority", "prompt", "max_retries")
     changes: dict[str, Any] = {name: getattr(edit, name) for name in names if getattr(edit, name) is not UNSET}
+    if edit.metadata is not UNSET:
+        changes["metadata"] = to_json(edit.metadata)
     if edit.run_at is not UNSET:
         available_at = max(now, edit.run_at or now)
         changes |= {"available_at": available_at, "ready": task.status is Status.WAITING and available_at <= now}

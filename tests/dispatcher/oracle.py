@@ -91,7 +91,8 @@ class Oracle:
             case Create():
                 answer: Any = self._create(message, now)
             case Claim():
-                answer = self._held_as(message.claim_id) or self._take(message, now)
+                self._replace(message)
+                answer = self._held_as(message) or self._take(message, now)
                 if not answer and message.wait_seconds:
                     until = (
                         message.wait_seconds if message.wait_seconds == FOREVER else now + message.wait_seconds * 1000
@@ -126,9 +127,24 @@ class Oracle:
         self.jobs.append(job)
         return job.summary()
 
-    def _held_as(self, claim_id: str | None) -> list[Any]:
-        held = [job for job in self.jobs if job.status == "working" and claim_id and job.claim_id == claim_id]
-        return sorted((job.summary() for job in held), key=lambda summary: summary["arrival"])
+    def _replace(self, claim: Claim) -> None:
+        """A claim said again takes the place of the one that still waits."""
+        for parked in list(self.parked):
+            same = (parked.claim.claim_id, parked.claim.worker_id) == (claim.claim_id, claim.worker_id)
+            if same and claim.claim_id:
+                self.parked.remove(parked)
+                self.answers[parked.key] = []
+
+    def _held_as(self, claim: Claim) -> list[Any]:
+        held = [
+            job.summary()
+            for job in self.jobs
+            if job.status == "working"
+            and claim.claim_id
+            and (job.claim_id, job.worker) == (claim.claim_id, claim.worker_id)
+            and job.create.work_directory in claim.work_directories
+        ]
+        return sorted(held, key=lambda summary: summary["arrival"])
 
     def _take(self, claim: Claim, now: int) -> list[Any]:
         taken = []

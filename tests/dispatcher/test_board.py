@@ -7,7 +7,20 @@ import pytest
 from dispatcher.board import Board, Effects, Parked, Rules
 from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, PromptMismatch, TaskNotFound
 from dispatcher.fields import Priority
-from dispatcher.messages import Claim, Complete, Create, Created, Fail, Heartbeat, Held, Message, Release, Tick
+from dispatcher.messages import (
+    Cancel,
+    Claim,
+    Complete,
+    Create,
+    Created,
+    Delete,
+    Fail,
+    Heartbeat,
+    Held,
+    Message,
+    Release,
+    Tick,
+)
 from dispatcher.ports import Snapshot
 from dispatcher.task import MOVES, Status, Task
 from storage import sqlite
@@ -275,3 +288,27 @@ def test_a_task_moves_only_as_the_table_allows(status: Status, to: Status) -> No
         with pytest.raises(AssertionError):
             task.move(to, 1)
     assert task.status is status
+
+
+def test_what_was_deleted_in_a_batch_does_not_fall_due_in_it() -> None:
+    desk = Desk()
+    task = desk.create(tags=("a",))
+    desk.say(CLAIM)
+    batch: list[Message[Any]] = [Cancel(task_id=task.task_id, force=True), Delete(task_id=task.task_id), Tick()]
+    desk.board.forget()
+    desk.board.learn(sqlite.fetch(desk.db, desk.board.needs(batch, 10_000)))
+    changes = [change for message in batch for change in desk.board.apply(message, 10_000).changes]
+    sqlite.commit(desk.db, changes)
+    assert [change.entry.type for change in changes if change.entry] == ["task.cancelled", "task.deleted"]
+    assert desk.say(Claim(work_directories=("/w",)), 10_000) == ()
+
+
+def test_a_waiting_task_cancelled_and_deleted_in_a_batch_leaves_nothing_behind() -> None:
+    desk = Desk()
+    task = desk.create(tags=("a", "b"))
+    desk.board.forget()
+    steps = (Cancel(task_id=task.task_id), Delete(task_id=task.task_id))
+    desk.board.learn(sqlite.fetch(desk.db, desk.board.needs(steps, 0)))
+    sqlite.commit(desk.db, [change for message in steps for change in desk.board.apply(message, 0).changes])
+    for table in ("tasks", "ready_tags"):
+        assert desk.db.execute(f"select count(*) from {table}").fetchone() == (0,)

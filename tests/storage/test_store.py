@@ -137,6 +137,17 @@ async def test_a_second_writer_is_refused_by_whatever_name(tmp_path: Path) -> No
         pass
 
 
+async def test_a_file_with_several_names_is_refused(tmp_path: Path) -> None:
+    """A lock beside one name says nothing to whoever comes by the other."""
+    async with open_store(tmp_path / "tasks.db"):
+        pass
+    (tmp_path / "other.db").hardlink_to(tmp_path / "tasks.db")
+    for name in ("tasks.db", "other.db"):
+        with pytest.raises(AlreadyOwned, match="several names"):
+            async with open_store(tmp_path / name):
+                pass
+
+
 async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     async with open_store(path):

@@ -142,3 +142,37 @@ async def test_a_refused_report_claims_nothing(api, directory):
         "claim_next.limit",
     }
     assert await api.status(other) == "waiting"
+
+
+async def test_a_claims_name_is_its_workers_own(api, directory):
+    """Nor does it stand for other directories."""
+    await api.create(directory)
+    claim = {"work_directory": directory, "claim_id": "1", "worker_id": "ann"}
+    assert len((await api.post(f"{TASKS}/claim", claim)).data["tasks"]) == 1
+    for other in ({"worker_id": "bob"}, {"work_directory": f"{directory}/other"}):
+        assert (await api.post(f"{TASKS}/claim", claim | other)).data["tasks"] == []
+
+
+async def test_a_claim_said_again_takes_the_place_of_the_one_that_waits(api, directory):
+    claim = {"work_directory": directory, "claim_id": "1", "wait_seconds": 30}
+    older = asyncio.create_task(api.post(f"{TASKS}/claim", claim))
+    await api.busy_with(1)
+    newer = asyncio.create_task(api.post(f"{TASKS}/claim", claim))
+    assert (await older).data["tasks"] == []
+    created = [await api.create(directory) for _ in range(2)]
+    assert [task["task_id"] for task in (await newer).data["tasks"]] == [created[0]["task_id"]]
+    assert await api.status(created[1]) == "waiting"
+
+
+async def test_a_named_claim_whose_caller_left_is_not_taken_from_the_one_who_said_it_again(server, directory):
+    claim = {"work_directory": directory, "claim_id": "1", "wait_seconds": 30}
+    for _ in range(20):
+        async with connected(server) as gone, connected(server) as api:
+            older = asyncio.create_task(gone.post(f"{TASKS}/claim", claim))
+            await api.busy_with(1)
+            created = asyncio.create_task(api.create(directory))
+            again = asyncio.create_task(api.post(f"{TASKS}/claim", claim))
+            older.cancel()
+            await created
+            (task,) = (await again).data["tasks"]
+            assert (await api.tell(task, "complete")).status == 200

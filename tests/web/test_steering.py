@@ -106,3 +106,10 @@ async def test_the_number_of_a_deleted_task_is_not_given_out_again(server, direc
     async with connected(server) as api:
         assert (await api.history(await api.create(directory)))[0]["seq"] == 5
         (await api.get(path_of(task))).refused(404, "TASK_NOT_FOUND")
+
+
+async def test_an_edit_of_a_boolean_to_a_number_is_an_edit(api, directory):
+    """Python holds 1 and true to be equal, JSON does not."""
+    task = await api.create(directory, metadata={"a": 1, "b": 0})
+    assert (await edit(api, task, metadata={"a": True, "b": False})).status == 200
+    assert json.dumps((await api.show(task))["metadata"]) == '{"a": true, "b": false}'
