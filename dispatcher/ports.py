@@ -152,7 +152,10 @@ class Record(Protocol):
         """Every line about the task, oldest first."""
 
     async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
-        """Tasks of a directory (None: of all), newest first, and how many there are in all."""
+        """Tasks of a directory (None: of all), newest first, and how many there are in all.
+
+        Fewer than `limit` if they are large: the next page begins behind the last one given.
+        """
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""

@@ -15,6 +15,7 @@ from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Needs, Run, S
 from dispatcher.task import Status, Task
 from storage.rows import HISTORY, TASKS, Row
 
+PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 
 # Set once, at creation; an update leaves them, and the indexes over them, alone.
@@ -231,12 +232,21 @@ def _due(db: sqlite3.Connection, moment: int) -> tuple[tuple[Task, ...], int | N
 
 
 def newest(db: sqlite3.Connection, work_directory: str | None, limit: int, offset: int) -> tuple[list[Task], int]:
-    """A page of tasks, newest first, and how many there are in all. None: of every directory."""
+    """A page of tasks, newest first, and how many there are in all. None: of every directory.
+
+    A page is cut short when it grows beyond PAGE_BYTES_MAX.
+    """
     where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
     rows = db.execute(f"{TASKS.select} {where} order by arrival desc limit ? offset ?", (*values, limit, offset))
     every = " + ".join(Status)
     (total,) = db.execute(f"select coalesce(sum({every}), 0) from work_directories {where}", values).fetchone()
-    return list(_tasks(rows)), total
+    page, size = [], 0
+    for row in rows:
+        page.append(TASKS.value(row))
+        size += sum(len(value) for value in row if isinstance(value, str))
+        if size > PAGE_BYTES_MAX:
+            break
+    return page, total
 
 
 def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:

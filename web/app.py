@@ -6,7 +6,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp.typedefs import Handler
-from aiohttp.web import Application, HTTPRequestEntityTooLarge, Request, RequestPayloadError, StreamResponse, middleware
+from aiohttp.web import (
+    Application,
+    HTTPRequestEntityTooLarge,
+    Request,
+    RequestPayloadError,
+    Response,
+    StreamResponse,
+    middleware,
+)
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
@@ -15,10 +23,12 @@ from web import health, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import ClaimBody, CompleteBody, History, Newest, Next, Nothing, Show, Stream
 from web.codec import Malformed, decode, decode_query
+from web.delivery import deliver
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
 
 TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
+LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
@@ -72,7 +82,14 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
         try:
             check_origin(request, service.settings.security.api_key)
             check_key(request, service.settings.security.api_key)
-            return await handler(request)
+            response = await handler(request)
+            if (
+                isinstance(response, Response)
+                and (response.content_length or 0) > LARGE_BYTES
+                and not response.prepared
+            ):
+                await deliver(request, response, service.settings.server.request_timeout_seconds)
+            return response
         except ConnectionError:
             raise  # nobody is there to be answered
         except Exception as error:

@@ -221,3 +221,12 @@ def test_the_counts_of_a_directory_are_kept_in_step() -> None:
         desk.create()
     desk.say(Claim(work_directories=("/w",), limit=2))
     assert desk.db.execute("select * from work_directories").fetchall() == [("/w", 1, 2, 0, 0, 0)]
+
+
+def test_a_page_of_large_tasks_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "PAGE_BYTES_MAX", 700)
+    desk = Desk()
+    made = [desk.create(prompt="x" * 400) for _ in range(5)]
+    page, total = sqlite.newest(desk.db, "/w", 100, 0)
+    assert (page, total) == ([made[4], made[3]], 5)
+    assert sqlite.newest(desk.db, "/w", 100, len(page))[0] == [made[2], made[1]]
