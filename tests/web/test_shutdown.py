@@ -89,6 +89,7 @@ async def test_a_reader_that_does_not_read_is_not_waited_for(tmp_path, directory
     async with connected(server) as api:
         large = {"metadata": {"a": "x" * 65_000}}
         made = await asyncio.gather(*(api.create(directory, **large) for _ in range(150)))
+    async with connected(server) as api:  # one connection from here on, so that none is idle for half a second
         claim = {"work_directory": directory, "limit": 100}
         for said in (("GET", TASKS), ("POST", f"{TASKS}/claim", claim)):
             with socket.socket() as deaf:
