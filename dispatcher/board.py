@@ -10,6 +10,7 @@ speaks about is a visitor for one batch. What is decided about each message stan
 """
 
 from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 from typing import Any, Generic
 
 from attrs import evolve, frozen
@@ -248,12 +249,22 @@ class Board:
 
     def serve(self, now: int) -> None:
         """Hand what the message at hand made ready to those who wait, each in turn."""
-        for task in self._readied:
-            while self._visitors[task.task_id] is task and (waiter := self.agenda.next_waiter(task)):
-                tasks = hand_out(self, waiter.claim, now)
-                if not tasks:
-                    break
-                self.dismiss(waiter.ticket, tasks)
+        turns: list[tuple[Ticket, int]] = []  # heap: whose turn it is to have which of them
+        for place in range(len(self._readied)):
+            self._take_turn(turns, place)
+        while turns:
+            ticket, place = heappop(turns)
+            waiter = self.agenda.next_waiter(self._readied[place])
+            if waiter and waiter.ticket == ticket and (tasks := hand_out(self, waiter.claim, now)):
+                self.dismiss(ticket, tasks)
+            elif waiter and waiter.ticket == ticket:
+                continue
+            self._take_turn(turns, place)
+
+    def _take_turn(self, turns: list[tuple[Ticket, int]], place: int) -> None:
+        task = self._readied[place]
+        if self._visitors[task.task_id] is task and (waiter := self.agenda.next_waiter(task)):
+            heappush(turns, (waiter.ticket, place))
 
     def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
         self._last_seq += 1
