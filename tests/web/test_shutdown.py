@@ -83,18 +83,25 @@ async def test_a_worker_who_does_not_read_holds_up_nothing(server, directory):
         assert await api.next(directory) is not None
 
 
-async def test_a_reader_that_does_not_read_is_not_waited_for(tmp_path, directory):
-    """Neither with a long list nor with claimed tasks, which are given back."""
+@pytest.fixture
+def impatient(tmp_path):
+    """A server that waits half a second for its clients."""
     server = ServerProcess(tmp_path, environ={"APP_SERVER_REQUEST_TIMEOUT_SECONDS": "0.5"}).start()
-    async with connected(server) as api:
+    yield server
+    assert server.terminate() == 0
+
+
+async def test_a_reader_that_does_not_read_is_not_waited_for(impatient, directory):
+    """Neither with a long list nor with claimed tasks, which are given back."""
+    async with connected(impatient) as api:
         large = {"metadata": {"a": "x" * 65_000}}
         made = await asyncio.gather(*(api.create(directory, **large) for _ in range(150)))
-    async with connected(server) as api:  # one connection from here on, so that none is idle for half a second
+    async with connected(impatient) as api:  # one connection from here on, so that none is idle for half a second
         claim = {"work_directory": directory, "limit": 100}
         for said in (("GET", TASKS), ("POST", f"{TASKS}/claim", claim)):
             with socket.socket() as deaf:
                 deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                deaf.connect(("127.0.0.1", server.port))
+                deaf.connect(("127.0.0.1", impatient.port))
                 deaf.sendall(text_of(*said))
                 await api.busy_with(1)
                 await api.busy_with(0)
@@ -103,7 +110,6 @@ async def test_a_reader_that_does_not_read_is_not_waited_for(tmp_path, directory
             return {await api.status(task) for task in made} == {"waiting"}
 
         await until(given_back)
-    assert server.terminate() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
