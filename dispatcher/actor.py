@@ -1,6 +1,6 @@
 """The one owner of the board: messages in turn, one commit per batch.
 
-while batch := drain():                 wait for one message, take all that piled up behind it
+while woken():                          wait for one message, take all that piled up behind it; first what is due
     learn(fetch(needs(batch)))          what the board lacks comes from the record
     decide(batch)                       pure, in memory; refusals leave their neighbours alone
     commit(changes)                     one transaction: save first
@@ -15,16 +15,19 @@ from typing import Any, Generic
 from attrs import define, field
 
 from dispatcher.board import Board, Effects, Parked
-from dispatcher.errors import Refusal, Unavailable
+from dispatcher.errors import NoRoom, Refusal, Unavailable
 from dispatcher.hub import Hub
-from dispatcher.messages import Claim, Leave, Message, R, Release, Tick, Ticket
+from dispatcher.messages import Claim, Create, CreateMany, Leave, Message, R, Release, Resume, Tick, Ticket
 from dispatcher.ports import Clock, Journal
+from dispatcher.situation import Situation
 from dispatcher.task import Task
 
 BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
 MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
+REST_MS = 1000  # so long after there was no room, what falls due by itself is tried again
 UNDELIVERED = "undelivered"
+FULL = "the disk is full"
 
 
 @define(eq=False)
@@ -32,9 +35,17 @@ class Envelope(Generic[R]):
     message: Message[R]
     reply: "Future[R]" = field(factory=lambda: get_running_loop().create_future())
     ticket: Ticket | None = None  # while parked
+    tried: bool = False  # there was no room for it once
 
 
-Outcome = tuple[Envelope[Any], Effects[Any] | Refusal]
+def unasked(message: Message[R]) -> Envelope[R]:
+    """Nobody waits for its reply, so nobody would look whether it is an error."""
+    envelope = Envelope(message)
+    envelope.reply.add_done_callback(Future.exception)
+    return envelope
+
+
+Outcome = tuple[Envelope[Any], Effects[Any] | Exception]
 
 
 class Dispatcher:
@@ -43,8 +54,11 @@ class Dispatcher:
         self._mailbox: deque[Envelope[Any]] = deque()
         self._mail = Event()
         self._open = True
+        self.begun = Event()  # leases have got their grace, or it has failed
+        self._batch: list[Envelope[Any]] = []
         self._parked: dict[Ticket, Envelope[Any]] = {}
-        self._alarm: tuple[int, TimerHandle] | None = None
+        self._rest_until = 0  # nothing that falls due by itself is tried before
+        self._was_short = False
         self.batches = self.messages = 0  # committed since the start, and the messages decided in them
 
     async def ask(self, message: Message[R]) -> R:
@@ -75,6 +89,14 @@ class Dispatcher:
         """How many tasks are being worked on."""
         return len(self._board.working)
 
+    def situation(self, task: Task) -> Situation:
+        """What surrounds a task at this moment."""
+        return self._board.situation(task)
+
+    def waiting_in(self, work_directory: str) -> int:
+        """How many workers wait for a task of a directory."""
+        return self._board.agenda.waiting(work_directory)
+
     def give_back(self, tasks: tuple[Task, ...]) -> None:
         """These claimed tasks did not reach their worker: back to waiting, at once.
 
@@ -83,7 +105,7 @@ class Dispatcher:
         for task in tasks:
             if self._open and task.lease_token and not task.claim_id:
                 release = Release(task_id=task.task_id, lease_token=task.lease_token, reason=UNDELIVERED)
-                self._post_unasked(release)
+                self._post(unasked(release))
 
     def close(self) -> None:
         """Take no more messages; run() answers those already here, then returns."""
@@ -91,37 +113,84 @@ class Dispatcher:
         self._mail.set()
 
     async def run(self) -> None:
-        batch: list[Envelope[Any]] = []
         try:
-            while batch := await self._drain():
-                await self._turn(batch)
-        except BaseException:
-            # The board may now be ahead of the record, so nobody may use it again.
-            self._abandon(batch)
-            raise
-        self._abandon([])
+            await self._turn([unasked(Resume())])
+            self.begun.set()
+            while await self._woken():
+                await self._turn([self._mailbox.popleft() for _ in range(min(BATCH_MAX, len(self._mailbox)))])
+        finally:
+            # After an error the board may be ahead of the record, so nobody may use it again.
+            self.begun.set()
+            self._abandon()
 
-    async def _drain(self) -> list[Envelope[Any]]:
-        self._set_alarm()
-        while not self._mailbox and self._open:
+    async def _woken(self) -> bool:
+        """Returns when there is something to do; false if there will never be anything again."""
+        while self._open and not self._mailbox and not self._is_due(self._clock()):
             self._mail.clear()
+            alarm = self._alarm()
             await self._mail.wait()
-        return [self._mailbox.popleft() for _ in range(min(BATCH_MAX, len(self._mailbox)))]
+            if alarm:
+                alarm.cancel()
+        return self._open or bool(self._mailbox)
+
+    def _is_due(self, now: int) -> bool:
+        due = self._board.next_due()
+        return due is not None and max(due, self._rest_until) <= now
+
+    def _alarm(self) -> TimerHandle | None:
+        """It rings when something falls due by itself."""
+        if (due := self._board.next_due()) is None:
+            return None
+        delay = max(due, self._rest_until) - self._clock()
+        return get_running_loop().call_later(max(0, delay) / 1000, self._mail.set)
 
     async def _turn(self, batch: list[Envelope[Any]]) -> None:
         now = self._clock()
+        self._batch = batch = self._what_comes_first(now) + batch
         self._board.forget()
         if needs := self._board.needs([envelope.message for envelope in batch], now):
             self._board.learn(await self._journal.fetch(needs))
         outcomes = self._decide(batch, now)
         changes = [change for _, outcome in outcomes if isinstance(outcome, Effects) for change in outcome.changes]
         if changes:
-            await self._journal.commit(changes)
+            try:
+                await self._journal.commit(changes)
+            except NoRoom:
+                await self._take_back(outcomes, now)
+                return
             self.batches += 1
             self.messages += len(outcomes)
         for envelope, outcome in outcomes:
             self._answer(envelope, outcome)
         self._hub.publish(changes)
+
+    def _what_comes_first(self, now: int) -> list[Envelope[Any]]:
+        """Before any message what has fallen due; and before that a grace, if leases could not be renewed."""
+        first: list[Envelope[Any]] = []
+        if self._was_short and not self._journal.short_of_room:
+            self._was_short = False
+            first.append(unasked(Resume()))
+        if self._is_due(now):
+            first.append(unasked(Tick()))
+        return first
+
+    async def _take_back(self, outcomes: list[Outcome], now: int) -> None:
+        """There was no room, and nothing was written: the board goes back to what the record says. Creations are
+        turned down, and whoever waits is sent away; the others are tried once more."""
+        self._was_short, self._rest_until = True, now + REST_MS
+        self._board = self._board.rebuilt(await self._journal.load())
+        for envelope in self._parked.values():
+            self._settle(envelope, ())
+        self._parked.clear()
+        again = [envelope for envelope, _ in outcomes if not envelope.reply.done()] + list(self._mailbox)
+        self._mailbox.clear()
+        for envelope in again:
+            if envelope.tried or isinstance(envelope.message, Create | CreateMany):
+                self._settle(envelope, Unavailable(FULL))
+            elif not isinstance(envelope.message, Leave | Tick | Resume):
+                self._mailbox.append(envelope)
+        for envelope, _ in outcomes:
+            envelope.tried = True
 
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
         """As many as the board knows enough for; the others go to the head of the next batch."""
@@ -137,22 +206,22 @@ class Dispatcher:
             outcomes.append((envelope, self._decide_one(envelope, now)))
         return outcomes
 
-    def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Refusal:
-        if isinstance(envelope.message, Tick):
-            self._alarm = None
-        elif isinstance(envelope.message, Leave):
+    def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Exception:
+        if isinstance(envelope.message, Create | CreateMany) and self._journal.short_of_room:
+            return Unavailable(FULL)
+        if isinstance(envelope.message, Leave):
             self._parked.pop(envelope.message.ticket, None)
         try:
             effects = self._board.apply(envelope.message, now)
-        except Refusal as refusal:
+        except (Refusal, Unavailable) as refusal:
             return refusal
         if isinstance(effects.reply, Parked):
             envelope.ticket = effects.reply.ticket
             self._parked[envelope.ticket] = envelope
         return effects
 
-    def _answer(self, envelope: Envelope[Any], outcome: Effects[Any] | Refusal) -> None:
-        if isinstance(outcome, Refusal):
+    def _answer(self, envelope: Envelope[Any], outcome: Effects[Any] | Exception) -> None:
+        if isinstance(outcome, Exception):
             self._settle(envelope, outcome)
             return
         if not isinstance(outcome.reply, Parked):
@@ -184,28 +253,9 @@ class Dispatcher:
         self._mailbox.append(envelope)
         self._mail.set()
 
-    def _post_unasked(self, message: Message[Any]) -> None:
-        envelope = Envelope(message)
-        envelope.reply.add_done_callback(Future.exception)  # nobody waits for it, so nobody would look
-        self._post(envelope)
-
-    def _set_alarm(self) -> None:
-        """See to it that a Tick comes when the board wants one."""
-        due = self._board.next_due()
-        if self._alarm is not None:
-            if self._alarm[0] == due:
-                return
-            self._alarm[1].cancel()
-        self._alarm = None
-        if due is not None:
-            delay = max(0, due - self._clock()) / 1000
-            self._alarm = due, get_running_loop().call_later(delay, self._post_unasked, Tick())
-
-    def _abandon(self, batch: list[Envelope[Any]]) -> None:
+    def _abandon(self) -> None:
         self._open = False
-        if self._alarm is not None:
-            self._alarm[1].cancel()
-        for envelope in (*batch, *self._mailbox, *self._parked.values()):
+        for envelope in (*self._batch, *self._mailbox, *self._parked.values()):
             if not envelope.reply.done():
                 envelope.reply.set_exception(Unavailable())
         self._mailbox.clear()

@@ -4,14 +4,17 @@ Memory does not grow with the backlog. A shelf holds what claims on one director
 a lane per priority. A lane keeps the *oldest* ready tasks, in order of arrival, at most `window` of them. Its
 edge is the arrival number from which on the rest lies on disk; no edge means that everything is here. A shelf
 nobody has asked for is not here at all, which is the same as three empty lanes with their edge at 0.
+
+A shelf where somebody waits and something lies, or may lie behind an edge, is in the queue: it is looked at when its
+first waiter's turn comes. If it cannot be said then what that waiter gets, the shelf is wanting until that is learnt.
 """
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from heapq import heappop, heappush
 from itertools import islice
-from math import inf
+from sys import maxsize
 
 from attrs import define, field, frozen
 
@@ -24,10 +27,13 @@ WINDOW = 128  # ready tasks a lane keeps in memory
 RESIDENT_MAX = 8192  # ready tasks in memory over all lanes; beyond, the least recently used shelves are forgotten
 SHELVES_MAX = 1024  # shelves in memory; beyond, the same
 FORGET_MAX = 64  # shelves looked at in one go when some must be forgotten
+WANTING_MAX = 16  # wanting shelves learnt about in one go
 
 MOST_URGENT_FIRST = sorted(Priority, key=lambda priority: -priority.rank)
 
 Filter = frozenset[str]
+ShelfKey = tuple[str, Filter]
+IsOpen = Callable[[str], bool]
 
 
 @define
@@ -35,7 +41,7 @@ class Lane:
     tasks: list[Task] = field(factory=list)
     edge: int | None = 0
 
-    def add(self, task: Task, window: float) -> int:
+    def add(self, task: Task, window: int) -> int:
         """How many more tasks are here than before."""
         if self.edge is not None and task.arrival >= self.edge:
             return 0  # it lies behind the edge, where a later slice will find it
@@ -83,55 +89,93 @@ class Shelf:
     def __len__(self) -> int:
         return sum(len(lane.tasks) for lane in self.lanes.values())
 
+    @property
+    def bare(self) -> bool:
+        """Nothing is here, and nothing lies behind an edge."""
+        return all(not lane.tasks and lane.edge is None for lane in self.lanes.values())
+
+    @property
+    def first_waiter(self) -> Waiter | None:
+        return next(iter(self.waiters.values()), None)
+
 
 class Agenda:
-    def __init__(self, window: int = WINDOW, resident_max: int = RESIDENT_MAX, shelves_max: int = SHELVES_MAX) -> None:
+    """`aging_seconds`: after so long a task is as urgent as a new one of the next priority; 0 for never."""
+
+    def __init__(
+        self,
+        window: int = WINDOW,
+        resident_max: int = RESIDENT_MAX,
+        shelves_max: int = SHELVES_MAX,
+        aging_seconds: float = 0,
+    ) -> None:
         self._window, self._resident_max, self._shelves_max = window, resident_max, shelves_max
+        self._aging_ms = round(aging_seconds * 1000)
         self._directories: dict[str, dict[Filter, Shelf]] = {}
-        self._recency: OrderedDict[tuple[str, Filter], Shelf] = OrderedDict()  # the same shelves, least recent first
+        self._recency: OrderedDict[ShelfKey, Shelf] = OrderedDict()  # the same shelves, least recent first
         self._resident = 0  # tasks over all lanes; one that lies in two lanes counts twice
         self._waiters: dict[Ticket, Waiter] = {}
         self._deadlines: list[tuple[int, Ticket]] = []  # heap; may name waiters that have left
+        self._turns: list[tuple[Ticket, str, list[str]]] = []  # heap of the queue: directory and filter
+        self._queued: set[ShelfKey] = set()
+        self._wanting: dict[ShelfKey, None] = {}
         self._last_ticket = 0
         self.places = 0  # that waiters stand in: one for each directory of each
+
+    def emptied(self) -> "Agenda":
+        """Another one with the same bounds."""
+        return Agenda(self._window, self._resident_max, self._shelves_max, self._aging_ms / 1000)
 
     # Ready tasks
 
     def add(self, task: Task) -> None:
-        for shelf in self._shelves_for(task):
-            window = inf if shelf.waiters else self._window  # who waits may take many, and all of them are wanted now
-            self._resident += shelf.lanes[task.priority].add(task, window)
+        for filter, shelf in self._shelves_for(task):
+            self._resident += shelf.lanes[task.priority].add(task, self._window)
+            self._queue((task.work_directory, filter), shelf)
 
     def discard(self, task: Task) -> None:
-        for shelf in self._shelves_for(task):
+        for _, shelf in self._shelves_for(task):
             self._resident -= shelf.lanes[task.priority].discard(task)
 
-    def best(self, claim: Claim) -> Task | None:
+    def best(self, claim: Claim, is_open: IsOpen) -> Task | None:
         """The first of the ready tasks that this claim may have: most urgent, then oldest."""
-        shelves = list(self._shelves_of(claim))
-        for priority in MOST_URGENT_FIRST:
-            heads = [shelf.lanes[priority].tasks[0] for shelf in shelves if shelf.lanes[priority].tasks]
-            if heads:
-                return min(heads, key=lambda task: task.arrival)
-        return None
+        heads = (
+            lane.tasks[0]
+            for key, shelf in self._shelves_of(claim)
+            if is_open(key[0])
+            for lane in shelf.lanes.values()
+            if lane.tasks
+        )
+        return min(heads, key=self._turn_of, default=None)
 
-    def lacks(self, claim: Claim, now: int) -> Iterator[tuple[LaneKey, Slice]]:
+    def _turn_of(self, task: Task) -> tuple[int, int]:
+        if self._aging_ms:
+            return task.created_at - task.priority.rank * self._aging_ms, task.arrival
+        return -task.priority.rank, task.arrival
+
+    def lacks(self, claim: Claim, is_open: IsOpen, now: int) -> Iterator[tuple[LaneKey, Slice]]:
         """The slices without which it cannot be said what this claim gets, most urgent first."""
-        filter = frozenset(claim.tags)
         share = min(self._window, self._resident_max // (len(self._recency) + 1))  # of the room, for each shelf
-        for work_directory, shelf in zip(claim.work_directories, self._shelves_of(claim), strict=True):
+        for (work_directory, filter), shelf in self._shelves_of(claim):
+            if not is_open(work_directory):
+                continue
             wanted = claim.limit
             for priority in MOST_URGENT_FIRST:
                 lane = shelf.lanes[priority]
-                wanted -= lane.count(wanted, now)
+                here = lane.count(wanted, now)
+                if here < wanted and lane.edge is not None:
+                    enough = maxsize if self._aging_ms else wanted
+                    yield LaneKey(work_directory, priority, filter), Slice(lane.edge, max(share, wanted), enough)
+                if not self._aging_ms:  # or a less urgent one may be older than its rank
+                    wanted -= here
                 if not wanted:
                     break
-                if lane.edge is not None:
-                    yield LaneKey(work_directory, priority, filter), Slice(lane.edge, max(share, wanted), wanted)
 
     def learn(self, key: LaneKey, run: Run) -> None:
-        self._shelf(key.work_directory, key.tags).lanes[key.priority].extend(run)
+        shelf = self._shelf(key.work_directory, key.tags)
+        shelf.lanes[key.priority].extend(run)
         self._resident += len(run.tasks)
+        self._queue((key.work_directory, key.tags), shelf)
 
     def forget(self) -> None:
         """Keep to the bounds: drop the shelves that were not used for longest and have nobody waiting.
@@ -158,21 +202,67 @@ class Agenda:
         self._waiters[waiter.ticket] = waiter
         if until is not None:
             heappush(self._deadlines, (until, waiter.ticket))
-        for shelf in self._shelves_of(claim):
+        for key, shelf in self._shelves_of(claim):
             shelf.waiters[waiter.ticket] = waiter
+            self._queue(key, shelf)
         self.places += len(claim.work_directories)
         return waiter.ticket
 
     def leave(self, ticket: Ticket) -> None:
         if waiter := self._waiters.pop(ticket, None):
-            for shelf in self._shelves_of(waiter.claim):
+            for key, shelf in self._shelves_of(waiter.claim):
                 del shelf.waiters[ticket]
+                self._wanting.pop(key, None)
+                self._queue(key, shelf)
             self.places -= len(waiter.claim.work_directories)
 
-    def next_waiter(self, task: Task) -> Waiter | None:
-        """Whose turn it is among those who would take this task."""
-        turns = [next(iter(shelf.waiters.values())) for shelf in self._shelves_for(task) if shelf.waiters]
-        return min(turns, key=lambda waiter: waiter.ticket, default=None)
+    def reopen(self, work_directory: str) -> None:
+        """What lies there may be handed out again."""
+        for filter, shelf in self._directories.get(work_directory, {}).items():
+            self._queue((work_directory, filter), shelf)
+
+    def next_turn(self) -> tuple[ShelfKey, Waiter] | None:
+        """Takes the shelf out of the queue whose first waiter has waited for longest."""
+        while self._turns:
+            ticket, work_directory, tags = heappop(self._turns)
+            key = work_directory, frozenset(tags)
+            self._queued.discard(key)
+            waiter = self._recency[key].first_waiter if key in self._recency else None
+            if waiter and waiter.ticket == ticket:
+                return key, waiter
+            if waiter:
+                self._queue(key, self._recency[key])
+        return None
+
+    def _queue(self, key: ShelfKey, shelf: Shelf) -> None:
+        waiter = shelf.first_waiter
+        if waiter and key not in self._queued and not shelf.bare:
+            self._queued.add(key)
+            heappush(self._turns, (waiter.ticket, key[0], sorted(key[1])))
+
+    def want(self, key: ShelfKey) -> None:
+        self._wanting[key] = None
+
+    def look_again(self) -> None:
+        """More is known now: the wanting shelves are queued again."""
+        wanting, self._wanting = self._wanting, {}
+        for key in wanting:
+            self._queue(key, self._recency[key])
+
+    @property
+    def wanting(self) -> bool:
+        """Somebody waits who might be served if more were known."""
+        return bool(self._wanting)
+
+    def wanted(self) -> Iterator[Claim]:
+        """The claims of those whose turn it is where that is so."""
+        for work_directory, filter in islice(self._wanting, WANTING_MAX):
+            if waiter := self._recency[work_directory, filter].first_waiter:
+                yield waiter.claim
+
+    def concerns_wanting(self, claim: Claim) -> bool:
+        """Somebody waits before this claim who might get what it asks for."""
+        return any(work_directory in claim.work_directories for work_directory, _ in self._wanting)
 
     def overdue(self, now: int) -> Iterator[Waiter]:
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -186,18 +276,23 @@ class Agenda:
     def waiters(self) -> list[Waiter]:
         return list(self._waiters.values())
 
+    def waiting(self, work_directory: str, tags: Collection[str] | None = None) -> int:
+        """How many wait for a task of the directory; with tags, for one that bears them."""
+        shelves = self._directories.get(work_directory, {}).items()
+        return sum(len(shelf.waiters) for filter, shelf in shelves if tags is None or filter.issubset(tags))
+
     # Shelves
 
-    def _shelves_for(self, task: Task) -> list[Shelf]:
+    def _shelves_for(self, task: Task) -> list[tuple[Filter, Shelf]]:
         """The shelves that a task belongs on, as far as they are here."""
         shelves = self._directories.get(task.work_directory, {})
-        return [shelf for filter, shelf in shelves.items() if filter.issubset(task.tags)]
+        return [(filter, shelf) for filter, shelf in shelves.items() if filter.issubset(task.tags)]
 
-    def _shelves_of(self, claim: Claim) -> Iterator[Shelf]:
+    def _shelves_of(self, claim: Claim) -> Iterator[tuple[ShelfKey, Shelf]]:
         """The shelves that a claim takes from, one per directory; looking makes them recent."""
         filter = frozenset(claim.tags)
         for work_directory in claim.work_directories:
-            yield self._shelf(work_directory, filter)
+            yield (work_directory, filter), self._shelf(work_directory, filter)
 
     def _shelf(self, work_directory: str, filter: Filter) -> Shelf:
         if (work_directory, filter) not in self._recency:

@@ -9,8 +9,7 @@ The board holds every working task and a bounded window of the waiting ones (age
 speaks about is a visitor for one batch. What is decided about each message stands in decisions/.
 """
 
-from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic
 
 from attrs import evolve, frozen
@@ -18,22 +17,20 @@ from attrs import evolve, frozen
 from dispatcher.agenda import Agenda
 from dispatcher.decisions import DECISIONS
 from dispatcher.decisions.claims import hand_out
+from dispatcher.decisions.directories import note_drained
+from dispatcher.directory import Directory
 from dispatcher.errors import Refusal, TaskNotFound
-from dispatcher.messages import Claim, Create, LeaseMessage, Message, R, TaskMessage, Tick, Ticket
-from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Mint, Needs, Slice, Snapshot
+from dispatcher.fields import REF
+from dispatcher.gates import Gates
+from dispatcher.messages import Claim, Create, CreateMany, LeaseMessage, Message, R, TaskMessage, Tick, Ticket
+from dispatcher.pace import Pace
+from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Mint, Needs, Ruling, Run, Slice, Snapshot
+from dispatcher.rules import Rules
+from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
+from dispatcher.visitors import Visitors
 
 LANES_PER_BATCH = 64  # slices fetched for one batch; claims beyond them are decided in the next
-
-
-@frozen(kw_only=True)
-class Rules:
-    """The settings that decisions depend on."""
-
-    default_timeout_seconds: float = 3600
-    default_max_retries: int = 3
-    prompt_match_threshold: float = 0.8
-    require_lease_token: bool = False
 
 
 @frozen
@@ -51,7 +48,7 @@ class Effects(Generic[R]):
     """
 
     reply: R | Refusal | Parked
-    changes: tuple[Change, ...]
+    changes: tuple[Change | Ruling, ...]
     served: tuple[tuple[Ticket, tuple[Task, ...]], ...]
 
 
@@ -59,7 +56,10 @@ class Board:
     def __init__(
         self, snapshot: Snapshot, mint: Mint, rules: Rules | None = None, agenda: Agenda | None = None
     ) -> None:
-        self.mint, self.rules, self.agenda = mint, rules or Rules(), agenda or Agenda()
+        self.mint, self.rules = mint, rules or Rules()
+        self.agenda = agenda or Agenda(aging_seconds=self.rules.priority_aging_seconds)
+        self.gates = Gates(self.rules.max_concurrent_tasks, snapshot.directories, snapshot.working)
+        self.pace = Pace()
         self.working = {task.task_id: task for task in snapshot.working}
         self._claims: dict[str, dict[str, Task]] = {}  # of those, the tasks of each claim that has a name
         for task in snapshot.working:
@@ -67,23 +67,24 @@ class Board:
         self.draining = False
         self._last_arrival, self._last_seq = snapshot.last_arrival, snapshot.last_seq
         self._due = snapshot.next_due  # nothing in the record falls due before; perhaps nothing at that very moment
-        self._overdue: tuple[Task, ...] | None = None  # these four visit for one batch
-        self._leases: dict[tuple[str, str], Lease | None] = {}
-        self._keys: dict[str, str | None] = {}  # idempotency keys: the id of the task each stands for
-        self._visitors: dict[str, Task | None] = {}  # in their newest form; None: no such task
-        self._changes: list[Change] = []  # these three: of the message at hand
-        self._readied: list[Task] = []
+        self._visitors = Visitors()
+        self._has_learnt = False  # these three: in the batch at hand, of the message at hand
+        self._changes: list[Change | Ruling] = []
         self._served: list[tuple[Ticket, tuple[Task, ...]]] = []
+
+    def rebuilt(self, snapshot: Snapshot) -> "Board":
+        """A board on what the record says, where nobody waits."""
+        board = Board(snapshot, self.mint, self.rules, self.agenda.emptied())
+        board.draining = self.draining
+        return board
 
     # A batch
 
     def forget(self) -> None:
-        for task in self._overdue or ():  # fetched for a Tick that was not decided with its batch
+        for task in self._visitors.overdue or ():  # fetched for a Tick that was not decided with its batch
             self.note_due(task)
-        self._overdue = None
-        self._visitors.clear()
-        self._leases.clear()
-        self._keys.clear()
+        self._visitors = Visitors()
+        self._has_learnt = False
         self.agenda.forget()
 
     def needs(self, messages: Iterable[Message[Any]], now: int) -> Needs:
@@ -93,61 +94,90 @@ class Board:
         keys: set[str] = set()
         due = False
         for message in messages:
-            if isinstance(message, Claim):
-                for key, slice in self.agenda.lacks(message, now):
+            if isinstance(message, Claim | Tick):
+                for key, slice in self._unknown_lanes(message, now):
                     lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.enough)
             elif isinstance(message, TaskMessage):
-                tasks.update(self._unknown_task(message))
+                tasks.update(self._unknown_tasks(message.task_id))
                 if isinstance(message, LeaseMessage):
                     leases.update(self._unknown_lease(message))
-            elif isinstance(message, Create):
-                if message.idempotency_key and message.idempotency_key not in self._keys:
-                    keys.add(message.idempotency_key)
-            elif isinstance(message, Tick) and self._overdue is None and self._due is not None and self._due <= now:
-                due = True
+            for draft in _drafts(message):
+                tasks.update(self._unknown_tasks(*draft.depends_on))
+                if draft.idempotency_key and draft.idempotency_key not in self._visitors.keys:
+                    keys.add(draft.idempotency_key)
+            due = due or (isinstance(message, Tick) and self._lacks_due(now))
             if len(lanes) >= LANES_PER_BATCH:
                 break
         return Needs(tasks=tasks, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
 
-    def _unknown_task(self, message: TaskMessage) -> Iterator[str]:
-        if message.task_id not in self.working and message.task_id not in self._visitors:
-            yield message.task_id
+    def _unknown_lanes(self, message: Claim | Tick, now: int) -> Iterator[tuple[LaneKey, Slice]]:
+        """What a claim may get, once those before it have been served; a Tick learns about some in each batch."""
+        wanted: Iterable[Claim]
+        if isinstance(message, Tick):
+            wanted = () if self._has_learnt else self.agenda.wanted()
+        elif self.agenda.concerns_wanting(message):
+            wanted = self.agenda.wanted()
+        else:
+            wanted = () if self.gates.full else (message,)
+        for claim in wanted:
+            yield from self.agenda.lacks(claim, self.gates.is_open, now)
+
+    def _lacks_due(self, now: int) -> bool:
+        return self._visitors.overdue is None and self._due is not None and self._due <= now
+
+    def _unknown_tasks(self, *names: str) -> Iterator[str]:
+        for name in names:
+            if name not in self.working and name not in self._visitors.tasks and not name.startswith(REF):
+                yield name
 
     def _unknown_lease(self, message: LeaseMessage) -> Iterator[tuple[str, str]]:
         """A token that is not the current one: only the history can tell what became of it."""
         task, token = self.working.get(message.task_id), message.lease_token
-        if token and not (task and task.leased_by(token)) and (message.task_id, token) not in self._leases:
+        if token and not (task and task.leased_by(token)) and (message.task_id, token) not in self._visitors.leases:
             yield message.task_id, token
 
     def learn(self, found: Found) -> None:
-        self._visitors.update(found.tasks)
-        self._leases.update(found.leases)
-        for name, task in found.keys.items():
-            self._keys[name] = task.task_id if task else None
-            if task and task.task_id not in self.working:
-                self._visitors[task.task_id] = task
+        self._has_learnt = True
+        self._visitors.learn(found)
         for key, run in found.lanes.items():
             self.agenda.learn(key, run)
+        self.agenda.look_again()
         if found.due is not None:
-            self._overdue, self._due = found.due, found.next_due
+            self._due = found.next_due
 
     def apply(self, message: Message[R], now: int) -> Effects[R]:
         """Decide one message. A refusal is raised, and nothing has happened."""
-        self._changes, self._readied, self._served = [], [], []
+        self._changes, self._served = [], []
         reply = DECISIONS[type(message)](self, message, now)
         self.serve(now)
         return Effects(reply, tuple(self._changes), tuple(self._served))
 
     def next_due(self) -> int | None:
         """When it next wants a Tick."""
-        moments = (self._due, self.agenda.next_deadline())
+        if self.agenda.wanting:
+            return 0
+        moments = (self._due, self.agenda.next_deadline(), self.gates.next_end_of_pause())
         return min((at for at in moments if at is not None), default=None)
+
+    def situation(self, task: Task) -> Situation:
+        """What keeps a task from being worked on, or may do so."""
+        return Situation(
+            rules=self.gates.rules(task.work_directory),
+            working_here=self.gates.working_in(task.work_directory),
+            working=len(self.working),
+            max_concurrent_tasks=self.rules.max_concurrent_tasks,
+            waiters=self.agenda.waiting(task.work_directory, task.tags),
+            attempt_seconds=self.pace.attempt_seconds(task.work_directory),
+        )
 
     # What decisions are made of
 
     def next_arrival(self) -> int:
         self._last_arrival += 1
         return self._last_arrival
+
+    def exists(self, task_id: str) -> bool:
+        return self._newest(task_id) is not None
 
     def find(self, task_id: str) -> Task:
         task = self._newest(task_id)
@@ -157,7 +187,7 @@ class Board:
 
     def _newest(self, task_id: str, otherwise: Task | None = None) -> Task | None:
         """A task as it is by now; a visitor that is None has been deleted."""
-        return self.working.get(task_id) or self._visitors.get(task_id, otherwise)
+        return self.working.get(task_id) or self._visitors.tasks.get(task_id, otherwise)
 
     def claimed_as(self, claim: Claim) -> tuple[Task, ...]:
         """What a claim of this name, by this worker on these directories, still holds."""
@@ -170,16 +200,23 @@ class Board:
 
     def created_under(self, key: str | None) -> Task | None:
         """The task that an idempotency key stands for."""
-        task_id = self._keys[key] if key else None
+        task_id = self._visitors.keys[key] if key else None
         return self.find(task_id) if task_id else None
 
     def lease(self, task_id: str, token: str) -> Lease | None:
         """What the history knows of a lease that is not the current one."""
-        return self._leases[task_id, token]
+        return self._visitors.leases[task_id, token]
+
+    def dependants(self, task_id: str) -> Run | None:
+        """A slice of those who wait for a task that has ended; None if it was not fetched with this batch."""
+        return self._visitors.dependants.get(task_id)
+
+    def best(self, claim: Claim) -> Task | None:
+        return self.agenda.best(claim, self.gates.is_open)
 
     def take_due(self) -> list[Task]:
         """The slice of tasks that has fallen due, each in its newest form."""
-        tasks, self._overdue = self._overdue or (), ()
+        tasks, self._visitors.overdue = self._visitors.overdue or (), ()
         newest = (self._newest(task.task_id, task) for task in tasks)
         return [task for task in newest if task is not None]
 
@@ -193,15 +230,18 @@ class Board:
         if after.status is Status.WORKING:
             self.working[after.task_id] = after
             self._index_claim(after)
-        self._visitors[after.task_id] = after
+        self._visitors.tasks[after.task_id] = after
         if after.idempotency_key:
-            self._keys[after.idempotency_key] = after.task_id
+            self._visitors.keys[after.idempotency_key] = after.task_id
         if after.ready:
             self.agenda.add(after)
-            self._readied.append(after)
         self.note_due(after)
         entry = self._entry(before or after, after, now, type, details) if type else None
         self._changes.append(Change(before, after, entry))
+        if self.gates.count(before, after):
+            self.pace.note(after)
+            self.agenda.reopen(after.work_directory)
+            note_drained(self, after.work_directory, now)
         return after
 
     def _forget_form(self, before: Task) -> None:
@@ -220,9 +260,9 @@ class Board:
 
     def remove(self, task: Task, now: int, type: str) -> None:
         """Forget a task that is over."""
-        self._visitors[task.task_id] = None
+        self._visitors.tasks[task.task_id] = None
         if task.idempotency_key:
-            self._keys[task.idempotency_key] = None
+            self._visitors.keys[task.idempotency_key] = None
         self._changes.append(Change(task, task, self._entry(task, task, now, type, {}), gone=True))
 
     def note(self, task: Task, now: int, type: str, **details: Any) -> None:
@@ -231,12 +271,27 @@ class Board:
 
     def note_late(self, task: Task, token: str, now: int, **details: Any) -> None:
         """Record what came too late under a lease; once is enough."""
-        lease = self._leases[task.task_id, token]
-        if lease and not lease.has_late_result:
-            self._leases[task.task_id, token] = evolve(lease, has_late_result=True)
+        if lease := self._visitors.note_late_result(task.task_id, token):
             entry = self._entry(task, task, now, "task.late_result", details)
             late = evolve(entry, attempt=lease.attempt, worker_id=lease.worker_id)
             self._changes.append(Change(task, task, late))
+
+    def rule(self, directory: Directory, now: int, type: str, **details: Any) -> None:
+        """Record the rules of a work directory and why. The only place where they change."""
+        self.gates.lay_down(directory)
+        self.agenda.reopen(directory.work_directory)
+        self._last_seq += 1
+        entry = Entry(
+            seq=self._last_seq,
+            type=type,
+            task_id=None,
+            work_directory=directory.work_directory,
+            priority=None,
+            status=None,
+            at=now,
+            details=_given(details),
+        )
+        self._changes.append(Ruling(directory, entry))
 
     def note_due(self, task: Task) -> None:
         if task.due_at is not None:
@@ -248,23 +303,18 @@ class Board:
         self._served.append((ticket, tasks))
 
     def serve(self, now: int) -> None:
-        """Hand what the message at hand made ready to those who wait, each in turn."""
-        turns: list[tuple[Ticket, int]] = []  # heap: whose turn it is to have which of them
-        for place in range(len(self._readied)):
-            self._take_turn(turns, place)
-        while turns:
-            ticket, place = heappop(turns)
-            waiter = self.agenda.next_waiter(self._readied[place])
-            if waiter and waiter.ticket == ticket and (tasks := hand_out(self, waiter.claim, now)):
-                self.dismiss(ticket, tasks)
-            elif waiter and waiter.ticket == ticket:
-                continue
-            self._take_turn(turns, place)
+        """Hand what is ready to those who wait, each in turn, as far as it can be said what they get."""
+        while not self.gates.full and (turn := self.agenda.next_turn()):
+            shelf, waiter = turn
+            if not self.gates.is_open(shelf[0]):
+                continue  # queued again when it opens
+            if self.agenda.concerns_wanting(waiter.claim) or self._lacks(waiter.claim, now):
+                self.agenda.want(shelf)
+            elif tasks := hand_out(self, waiter.claim, now):
+                self.dismiss(waiter.ticket, tasks)
 
-    def _take_turn(self, turns: list[tuple[Ticket, int]], place: int) -> None:
-        task = self._readied[place]
-        if self._visitors[task.task_id] is task and (waiter := self.agenda.next_waiter(task)):
-            heappush(turns, (waiter.ticket, place))
+    def _lacks(self, claim: Claim, now: int) -> bool:
+        return next(self.agenda.lacks(claim, self.gates.is_open, now), None) is not None
 
     def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
         self._last_seq += 1
@@ -278,6 +328,16 @@ class Board:
             worker_id=after.worker_id or before.worker_id,
             attempt=after.attempt,
             at=now,
-            details={name: value for name, value in details.items() if value is not None},
+            details=_given(details),
             lease_token=after.lease_token if type == "task.claimed" else None,
         )
+
+
+def _drafts(message: Message[Any]) -> Sequence[Create]:
+    if isinstance(message, Create):
+        return (message,)
+    return [draft for draft in message.drafts if draft] if isinstance(message, CreateMany) else ()
+
+
+def _given(details: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in details.items() if value is not None}

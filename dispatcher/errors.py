@@ -1,6 +1,6 @@
 """Why the dispatcher may say no. One class per reason; web/ maps them to HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from dispatcher.task import Status
@@ -65,6 +65,29 @@ class IdempotencyKeyReused(Refusal):
         self.task_id = task_id
 
 
+class DependencyNotFound(Refusal):
+    """It depends on tasks that do not exist. `missing`: the places in depends_on, and what stands there."""
+
+    def __init__(self, missing: Mapping[int, str]) -> None:
+        super().__init__(f"there is no task {', '.join(missing.values())}")
+        self.missing = missing
+
+
+class DependencyCycle(Refusal):
+    """It would wait for itself, by way of the tasks it depends on."""
+
+    def __init__(self) -> None:
+        super().__init__("the task would wait for itself")
+
+
+class BatchRefused(Refusal):
+    """None of the batch was created. `faults`: what is wrong, by the places of the tasks."""
+
+    def __init__(self, faults: Mapping[int, Refusal]) -> None:
+        super().__init__("a task of the batch was refused")
+        self.faults = faults
+
+
 class RetryLimitReached(Refusal):
     """It has been tried as often as it may be."""
 
@@ -86,6 +109,10 @@ class Unavailable(Exception):
 
     def __init__(self, why: str = "the server is stopping") -> None:
         super().__init__(why)
+
+
+class NoRoom(Exception):
+    """The record has no room for this; nothing of it was written."""
 
 
 class RecordFailed(Exception):

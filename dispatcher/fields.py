@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
@@ -18,9 +18,13 @@ from attrs import frozen
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
+_TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = 253_402_300_800_000
 _MILLISECOND = timedelta(milliseconds=1)
+
+
+REF = "ref:"
 
 
 class Unset(Enum):
@@ -84,6 +88,18 @@ def not_blank(value: str) -> str:
     return value
 
 
+def task_id(value: str) -> str:
+    """The id of a task, as its creation was answered with."""
+    if not _TASK_ID.fullmatch(value):
+        raise ValueError("must be a task_id")
+    return value
+
+
+def task_id_or_ref(value: str) -> str:
+    """The id of a task, or `ref:NAME` for another one of the same batch."""
+    return value if value.startswith(REF) and len(value) > len(REF) else task_id(value)
+
+
 def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     """No value twice."""
     if len(set(values)) < len(values):
@@ -129,6 +145,11 @@ WorkDirectory = Annotated[str, MaxLen(512), Rule(work_directory)]
 Prompt = Annotated[str, MaxLen(10_000), Rule(not_blank), Rule(text)]
 Tag = Annotated[str, MinLen(1), MaxLen(100), Rule(text)]
 Tags = Annotated[tuple[Tag, ...], MaxLen(50), Rule(distinct)]
+TaskId = Annotated[str, Rule(task_id)]
+DependsOn = Annotated[tuple[TaskId, ...], MaxLen(100), Rule(distinct)]
+Ref = Annotated[str, MinLen(1), MaxLen(100), Rule(text)]
+DependsOnInBatch = Annotated[tuple[Annotated[str, MaxLen(104), Rule(task_id_or_ref)], ...], MaxLen(100), Rule(distinct)]
+OnDependencyFailure = Literal["wait", "cancel", "run"]
 WorkerId = Annotated[str, MinLen(1), MaxLen(100), Rule(text)]
 LeaseToken = Annotated[str, MinLen(1), MaxLen(200), Rule(text)]
 ClaimId = Annotated[str, MinLen(1), MaxLen(200), Rule(text)]
@@ -148,6 +169,7 @@ RetryDelaySeconds = Annotated[float, Ge(0), Le(3_600)]
 WaitSeconds = Annotated[float, Ge(0), Le(60)]
 Instant = Annotated[int, Wire(str, instant)]
 
+MaxWorking = Annotated[int, Ge(1), Le(100_000)]
 MaxRetries = Annotated[int, Ge(0), Le(100)]
 Percent = Annotated[float, Ge(0), Le(100)]
 ClaimLimit = Annotated[int, Ge(1), Le(100)]

@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from dispatcher.ports import Change
+from dispatcher.ports import Change, Ruling
 
 BACKLOG_MAX = 256  # changes a listener may be behind; beyond, it has lost touch and must read the record again
 
@@ -109,10 +109,12 @@ class Hub:
         if not self._by_topic[topic]:
             del self._by_topic[topic]
 
-    def publish(self, changes: Iterable[Change]) -> None:
+    def publish(self, changes: Iterable[Change | Ruling]) -> None:
         if not self._listeners:
             return
         for change in changes:
+            if isinstance(change, Ruling):
+                continue  # nobody listens for these
             heard = (listener for topic in topics(change) for listener in self._by_topic.get(topic, ()))
             for listener in set(heard):
                 listener.hear(change)

@@ -10,9 +10,13 @@ from typing import Any, Final, Generic, Literal, NewType, TypeVar
 
 from attrs import field, frozen
 
+from dispatcher.directory import Directory
+from dispatcher.errors import Refusal
 from dispatcher.fields import (
     UNSET,
     DelaySeconds,
+    DependsOn,
+    DependsOnInBatch,
     ErrorMessage,
     Instant,
     Json,
@@ -20,11 +24,14 @@ from dispatcher.fields import (
     LeaseSeconds,
     LeaseToken,
     MaxRetries,
+    MaxWorking,
+    OnDependencyFailure,
     Percent,
     Priority,
     ProgressMessage,
     Prompt,
     Reason,
+    Ref,
     RetryDelaySeconds,
     Seconds,
     Tags,
@@ -75,6 +82,8 @@ class Create(Message["Created"]):
     run_at: Instant | None = None
     delay_seconds: DelaySeconds | None = None
     expires_at: Instant | None = None
+    depends_on: DependsOn = ()
+    on_dependency_failure: OnDependencyFailure = "wait"
     metadata: JsonObject = field(factory=dict)
     created_by: str | None = field(default=None, metadata=INTERNAL)
     idempotency_key: str | None = field(default=None, metadata=INTERNAL)
@@ -83,6 +92,22 @@ class Create(Message["Created"]):
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.run_at is not None and self.delay_seconds is not None:
             yield "delay_seconds", "cannot be given together with run_at"
+
+
+@frozen(kw_only=True)
+class Draft(Create):
+    """One of many: others of the batch may depend on it as `ref:NAME`."""
+
+    ref: Ref | None = None
+    depends_on: DependsOnInBatch = ()
+
+
+@frozen
+class CreateMany(Message[tuple[Created | Refusal | None, ...]]):
+    """New tasks, in this order; None stands for one that was refused before. If `atomic`, all or none."""
+
+    drafts: tuple[Draft | None, ...]
+    atomic: bool = True
 
 
 @frozen(kw_only=True)
@@ -194,6 +219,24 @@ class Delete(Message[None]):
     if_version: int | None = field(default=None, metadata=INTERNAL)
 
 
+@frozen(kw_only=True)
+class Regulate(Message[Directory]):
+    """New rules for a work directory; what is not given stays. Draining: whoever holds a task there finishes it, nobody
+    gets another."""
+
+    work_directory: WorkDirectory = field(metadata=INTERNAL)
+    max_working: MaxWorking | Unset | None = UNSET
+    paused: bool | Unset = UNSET
+    paused_reason: Reason | None = None
+    paused_until: Instant | None = None
+    draining: bool | Unset = field(default=UNSET, metadata=INTERNAL)
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        for name in ("paused_reason", "paused_until"):
+            if getattr(self, name) is not None and self.paused is not True:
+                yield name, "can only be given together with paused: true"
+
+
 @frozen
 class Held(Message[tuple[Task, ...]]):
     """The tasks that this worker holds now in one directory."""
@@ -216,9 +259,7 @@ class Leave(Message[None]):
 
 @frozen
 class Resume(Message[None]):
-    """The server was away: no lease ends within the next `grace_seconds`, for nobody could renew it."""
-
-    grace_seconds: float
+    """The server was away: no lease ends within the restart grace, for nobody could renew it."""
 
 
 @frozen

@@ -1,10 +1,11 @@
 """What the dispatcher needs from the outside world, and what it hands over."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from attrs import field, frozen
 
+from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.task import Status, Task
 
@@ -29,13 +30,13 @@ class Entry:
     """One line of the history, and one event of the feed; `seq` grows without gaps."""
 
     seq: int
-    type: str  # task.created, task.claimed …
-    task_id: str
+    type: str  # task.created, task.claimed, directory.paused …
+    task_id: str | None  # these three: None if it is about a directory
     work_directory: str
-    priority: Priority
-    status: Status
-    worker_id: str | None
-    attempt: int
+    priority: Priority | None
+    status: Status | None
+    worker_id: str | None = None
+    attempt: int = 0
     at: int
     details: Mapping[str, Any] = field(factory=dict)
     lease_token: str | None = None  # of a claim: never shown, it tells a late worker what became of its lease
@@ -53,6 +54,17 @@ class Change:
     after: Task
     entry: Entry | None
     gone: bool = False
+
+
+@frozen
+class Ruling:
+    """New rules for a work directory, and the line that explains them."""
+
+    after: Directory
+    entry: Entry
+
+
+Changes = Sequence[Change | Ruling]
 
 
 @frozen
@@ -104,7 +116,7 @@ class Lease:
 
 @frozen
 class Run:
-    """Tasks of a lane in order of arrival, and the arrival of the next one behind them (None: there is none)."""
+    """Tasks in order of arrival, and the arrival of the next one behind them (None: there is none)."""
 
     tasks: tuple[Task, ...]
     edge: int | None
@@ -119,6 +131,7 @@ class Found:
     lanes: Mapping[LaneKey, Run] = field(factory=dict)
     keys: Mapping[str, Task | None] = field(factory=dict)
     due: tuple[Task, ...] | None = None  # a slice of them, in order of due_at
+    dependants: Mapping[str, Run] = field(factory=dict)  # of those that must tell others of their end: who must hear
     next_due: int | None = None  # due_at of the first task behind that slice
 
 
@@ -128,7 +141,9 @@ class Snapshot:
 
     last_arrival: int = 0
     last_seq: int = 0
+    last_at: int = 0  # no later moment has been recorded
     working: tuple[Task, ...] = ()
+    directories: tuple[Directory, ...] = ()  # those that have rules
     next_due: int | None = None
 
 
@@ -139,14 +154,44 @@ class Journal(Protocol):
 
     async def fetch(self, needs: Needs) -> Found: ...
 
-    async def commit(self, changes: Sequence[Change]) -> None:
-        """Make every change durable, all or none, or raise."""
+    async def commit(self, changes: Changes) -> None:
+        """Make every change durable, all or none, or raise: NoRoom if nothing was written and it may be tried again."""
+
+    @property
+    def short_of_room(self) -> bool:
+        """There was NoRoom, and there is none yet."""
+
+
+@frozen
+class Place:
+    """Of a ready task among those of its directory: how many are more urgent, and how many as urgent and older."""
+
+    more_urgent: int
+    older: int
+
+
+@frozen(kw_only=True)
+class DirectoryCount:
+    """The rules of a work directory, how many tasks it has, and when the oldest one that waits was created."""
+
+    rules: Directory
+    tasks: Mapping[Status, int]
+    oldest_waiting_at: int | None
 
 
 class Record(Protocol):
     """The durable record, as everybody else reads it: what is committed, and nothing else. Raises RecordFailed."""
 
+    @property
+    def short_of_room(self) -> bool:
+        """The disk is full."""
+
     async def task(self, task_id: str) -> Task | None: ...
+
+    async def tasks(self, task_ids: Collection[str]) -> Mapping[str, Task]:
+        """Those of them that exist, by their ids."""
+
+    async def place(self, task: Task, aging_seconds: float) -> Place: ...
 
     async def history(self, task_id: str) -> Sequence[Entry]:
         """Every line about the task, oldest first."""
@@ -156,6 +201,12 @@ class Record(Protocol):
 
         Fewer than `limit` if they are large: the next page begins behind the last one given.
         """
+
+    async def directories(self) -> Sequence[DirectoryCount]:
+        """Every work directory that has ever had a task or rules, by name."""
+
+    async def directory(self, work_directory: str) -> DirectoryCount:
+        """One of them, or what it would be."""
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from dispatcher.fields import Priority
+from dispatcher.fields import OnDependencyFailure, Priority
 
 
 class Status(StrEnum):
@@ -55,12 +55,17 @@ class Task:
     retry_delay_seconds: float = 10
     timeout_seconds: float
     expires_at: int | None = None
+    depends_on: tuple[str, ...] = ()
+    on_dependency_failure: OnDependencyFailure = "wait"
     metadata: str = "{}"  # JSON, which nobody here looks into
 
     # Where it stands.
     status: Status = Status.WAITING
     ready: bool = True  # waiting, and nothing but a worker is missing
     available_at: int
+    unmet: tuple[str, ...] = ()  # those of depends_on that it still waits for
+    has_dependants: bool = False  # others wait for it, or did so once
+    tell_from: int | None = None  # it has ended, and of those that wait for it the ones from this arrival on must hear
     retry_count: int = 0
     lost_leases: int = 0
     version: int = 1
@@ -99,6 +104,6 @@ class Task:
         if self.status is Status.WORKING:
             return self.lease_expires_at
         if self.status is not Status.WAITING:
-            return None
-        moments = [self.expires_at, None if self.ready else self.available_at]
+            return None if self.tell_from is None else self.completed_at
+        moments = [self.expires_at, None if self.ready or self.unmet else self.available_at]
         return min((at for at in moments if at is not None), default=None)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from attrs import fields
 
+from dispatcher.directory import Directory
 from dispatcher.fields import Priority, to_json
 from dispatcher.ports import Entry
 from dispatcher.task import Status, Task
@@ -26,6 +27,7 @@ PRIORITY = (lambda priority: priority.rank, RANKED.__getitem__)
 JSON = (to_json, orjson.loads)
 JSON_OR_NULL = (_or_null(to_json), _or_null(orjson.loads))
 BOOLEAN = (int, bool)
+STRINGS = (to_json, lambda text: tuple(orjson.loads(text)))
 
 
 class Table:
@@ -59,11 +61,23 @@ TASKS = Table(
     {
         "priority": PRIORITY,
         "status": (str, Status),
-        "tags": (to_json, lambda text: tuple(orjson.loads(text))),
+        "tags": STRINGS,
+        "depends_on": STRINGS,
+        "unmet": STRINGS,
+        "has_dependants": BOOLEAN,
         "auto_retry": BOOLEAN,
         "ready": BOOLEAN,
         "progress": JSON_OR_NULL,
         "result": JSON_OR_NULL,
     },
 )
-HISTORY = Table("task_history", Entry, {"priority": PRIORITY, "status": (str, Status), "details": JSON})
+HISTORY = Table(
+    "history",
+    Entry,
+    {
+        "priority": (_or_null(PRIORITY[0]), _or_null(PRIORITY[1])),
+        "status": (_or_null(str), _or_null(Status)),
+        "details": JSON,
+    },
+)
+DIRECTORIES = Table("work_directories", Directory, {"paused": BOOLEAN, "draining": BOOLEAN})

@@ -18,11 +18,16 @@ create table tasks (
     retry_delay_seconds real    not null,
     timeout_seconds     real    not null,
     expires_at          integer,
+    depends_on          text    not null check (json_type(depends_on) = 'array'),
+    on_dependency_failure text  not null check (on_dependency_failure in ('wait', 'cancel', 'run')),
     metadata            text    not null check (json_type(metadata) = 'object'),
 
     status              text    not null check (status in ('waiting', 'working', 'completed', 'failed', 'cancelled')),
     ready               integer not null check (ready = 0 or ready = 1 and status = 'waiting'),
     available_at        integer not null,
+    unmet               text    not null check (json_type(unmet) = 'array'),
+    has_dependants      integer not null check (has_dependants in (0, 1)),
+    tell_from           integer check (tell_from is null or status in ('completed', 'failed', 'cancelled')),
     retry_count         integer not null,
     lost_leases         integer not null,
     version             integer not null,
@@ -47,6 +52,7 @@ create table tasks (
 
 -- What claims take from: one lane per directory and priority, in order of arrival.
 create index tasks_ready on tasks (work_directory, priority, arrival) where ready = 1;
+create index tasks_waiting on tasks (work_directory, arrival) where status = 'waiting';
 create index tasks_due on tasks (due_at) where due_at is not null;
 create index tasks_working on tasks (arrival) where status = 'working';
 create unique index tasks_by_idempotency_key on tasks (idempotency_key) where idempotency_key is not null;
@@ -61,14 +67,21 @@ create table ready_tags (
     primary key (work_directory, tag, priority, arrival)
 ) strict, without rowid;
 
--- One row per change of state: the history of each task, and the event feed.
-create table task_history (
+-- Who waits for whom: the tasks that a waiting task still depends on.
+create table dependencies (
+    parent_id text    not null,
+    arrival   integer not null, -- of the one that waits
+    primary key (parent_id, arrival)
+) strict, without rowid;
+
+-- One row per change of state: the history of each task and directory, and the event feed.
+create table history (
     seq            integer primary key,
     type           text    not null,
-    task_id        text    not null,
+    task_id        text, -- these three: null if it is about a directory
     work_directory text    not null,
-    priority       integer not null,
-    status         text    not null,
+    priority       integer,
+    status         text,
     worker_id      text,
     attempt        integer not null,
     at             integer not null,
@@ -76,16 +89,22 @@ create table task_history (
     lease_token    text -- of a claim
 ) strict;
 
-create index task_history_by_task on task_history (task_id, seq);
+create index history_by_task on history (task_id, seq) where task_id is not null;
 
--- How many tasks there are, kept in step with every change, so that nobody has to count them.
+-- The rules of each work directory, and how many tasks there are, kept in step with every change, so that nobody has to
+-- count them.
 create table work_directories (
     work_directory text primary key,
     waiting        integer not null default 0 check (waiting >= 0),
     working        integer not null default 0 check (working >= 0),
     completed      integer not null default 0 check (completed >= 0),
     failed         integer not null default 0 check (failed >= 0),
-    cancelled      integer not null default 0 check (cancelled >= 0)
+    cancelled      integer not null default 0 check (cancelled >= 0),
+    max_working    integer check (max_working > 0),
+    paused         integer not null default 0 check (paused in (0, 1)),
+    paused_reason  text check (paused_reason is null or paused = 1),
+    paused_until   integer check (paused_until is null or paused = 1),
+    draining       integer not null default 0 check (draining in (0, 1))
 ) strict, without rowid;
 
 -- The numbers given out last; never given out again, even if their rows are deleted.
@@ -96,3 +115,6 @@ create table last_numbers (
 ) strict;
 
 insert into last_numbers values (1, 0, 0);
+
+-- Written after the disk was full, to see whether there is room again; otherwise empty.
+create table room (filling blob) strict;

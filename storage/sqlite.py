@@ -6,17 +6,34 @@ the batch was written.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
+from sys import maxsize
 
-from dispatcher.fields import to_json
-from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Needs, Run, Slice, Snapshot
+from dispatcher.directory import Directory
+from dispatcher.fields import Priority, to_json
+from dispatcher.ports import (
+    Change,
+    Changes,
+    DirectoryCount,
+    Entry,
+    Found,
+    LaneKey,
+    Lease,
+    Needs,
+    Place,
+    Ruling,
+    Run,
+    Slice,
+    Snapshot,
+)
 from dispatcher.task import Status, Task
-from storage.rows import HISTORY, TASKS, Row
+from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
+DEPENDANTS_SLICE = 256  # and so many of those that wait for them
 
 # Set once, at creation; an update leaves them, and the indexes over them, alone.
 FIXED = {
@@ -33,6 +50,8 @@ FIXED = {
     "retry_delay_seconds",
     "timeout_seconds",
     "expires_at",
+    "depends_on",
+    "on_dependency_failure",
     "metadata",
 }
 CHANGING = [(place, name) for place, name in enumerate(TASKS.columns) if name not in FIXED]
@@ -50,17 +69,36 @@ UPDATE_TASK = f"""
     where arrival = ? and version = ?"""
 UPDATE_EDITABLE = f"update tasks set {', '.join(f'{name} = ?' for name in EDITABLE)} where arrival = ?"
 DELETE_TASK = "delete from tasks where arrival = ? and version = ?"
-INSERT_ENTRY = f"insert into task_history ({', '.join(HISTORY.columns)}) values ({_marks(HISTORY.columns)})"
+INSERT_ENTRY = f"insert into history ({', '.join(HISTORY.columns)}) values ({_marks(HISTORY.columns)})"
 INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
 DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
+INSERT_DEPENDENCY = "insert into dependencies values (?, ?)"
+DELETE_DEPENDENCY = "delete from dependencies where parent_id = ? and arrival = ?"
 INSERT_DIRECTORY = "insert into work_directories (work_directory) values (?) on conflict do nothing"
 ADD_COUNT = f"""
     update work_directories set {", ".join(f"{status} = {status} + ?" for status in Status)} where work_directory = ?"""
+RULES = ("max_working", "paused", "paused_reason", "paused_until", "draining")
+LAY_DOWN = f"update work_directories set {', '.join(f'{name} = ?' for name in RULES)} where work_directory = ?"
 KEEP_NUMBERS = "update last_numbers set arrival = max(arrival, ?), seq = max(seq, ?)"
 
 TASK_BY_ID = f"{TASKS.select} where task_id = ?"
 TASK_BY_KEY = f"{TASKS.select} where idempotency_key = ?"
+CREATED_AT = "select created_at from tasks where arrival >= ? order by arrival limit 1"
+AHEAD = """
+    select count(*) from tasks where work_directory = ? and priority = ? and ready = 1 and arrival < ?"""
+DIRECTORY_COUNTS = f"""
+    select {DIRECTORIES.names}, {", ".join(Status)}, (
+        select created_at from tasks where tasks.work_directory = work_directories.work_directory
+        and status = 'waiting' order by arrival limit 1)
+    from work_directories"""
 WORKING = f"{TASKS.select} where status = 'working'"
+RULED = f"{DIRECTORIES.select} where max_working is not null or paused or draining"
+LAST_AT = """
+    select max(coalesce((select at from history order by seq desc limit 1), 0),
+               coalesce((select max(updated_at) from tasks where status = 'working'), 0))"""
+WHO_DEPENDS = f"""
+    select {TASKS.names} from dependencies join tasks using (arrival)
+    where parent_id = ? and arrival >= ? order by arrival limit ?"""
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
 DUE = f"{TASKS.select} where due_at <= ? order by due_at limit ?"
 READY = f"""
@@ -76,34 +114,47 @@ READY_WITH_TAGS = f"""
             and other.priority = ?2 and other.arrival = one.arrival))
     order by one.arrival limit ?5"""
 CLAIM_UNDER = """
-    select seq, attempt, worker_id from task_history
+    select seq, attempt, worker_id from history
     where task_id = ? and type = 'task.claimed' and lease_token = ?"""
 END_OF_LEASE = """
-    select type from task_history where task_id = ? and attempt = ? and seq > ? and type in (
+    select type from history where task_id = ? and attempt = ? and seq > ? and type in (
         'task.completed', 'task.failed', 'task.cancelled', 'task.retried', 'task.released', 'task.lease_expired')
     order by seq limit 1"""
-LATE_RESULT = "select 1 from task_history where task_id = ? and attempt = ? and type = 'task.late_result'"
+LATE_RESULT = "select 1 from history where task_id = ? and attempt = ? and type = 'task.late_result'"
 
 
 def load(db: sqlite3.Connection) -> Snapshot:
     arrival, seq = db.execute("select arrival, seq from last_numbers").fetchone()
     (next_due,) = db.execute(NEXT_DUE).fetchone()
-    return Snapshot(last_arrival=arrival, last_seq=seq, working=_tasks(db.execute(WORKING)), next_due=next_due)
+    (last_at,) = db.execute(LAST_AT).fetchone()
+    return Snapshot(
+        last_arrival=arrival,
+        last_seq=seq,
+        last_at=last_at,
+        working=_tasks(db.execute(WORKING)),
+        directories=tuple(map(DIRECTORIES.value, db.execute(RULED))),
+        next_due=next_due,
+    )
 
 
 def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
     due, next_due = _due(db, needs.now) if needs.due else (None, None)
+    dependants: dict[str, Run] = {}
+    if due:
+        dependants, place = _dependants(db, due)
+        due, next_due = due[:place], due[place].due_at if place < len(due) else next_due
     return Found(
         tasks={task_id: task_by_id(db, task_id) for task_id in needs.tasks},
         leases={(task_id, token): _lease(db, task_id, token) for task_id, token in needs.leases},
         lanes=_runs(db, needs),
         keys={key: next(iter(_tasks(db.execute(TASK_BY_KEY, (key,)))), None) for key in needs.keys},
         due=due,
+        dependants=dependants,
         next_due=next_due,
     )
 
 
-def commit(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
+def commit(db: sqlite3.Connection, changes: Changes) -> None:
     db.execute("begin immediate")
     try:
         _write(db, changes)
@@ -113,8 +164,15 @@ def commit(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
         raise
 
 
-def _write(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    net = _net(changes)
+def take_room(db: sqlite3.Connection, size: int) -> None:
+    """Write so many bytes for good, and give them back. Raises sqlite3.Error if they do not fit."""
+    db.execute("insert into room values (zeroblob(?))", (size,))
+    db.execute("delete from room")
+
+
+def _write(db: sqlite3.Connection, changes: Changes) -> None:
+    net = _net(change for change in changes if isinstance(change, Change))
+    ruled = {change.after.work_directory: change.after for change in changes if isinstance(change, Ruling)}
     gone = [change.before for change in net if change.gone and change.before]
     moves = [(change.before, change.after) for change in net if not change.gone]
     created = [after for before, after in moves if before is None]
@@ -129,8 +187,11 @@ def _write(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
     db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(it.before) for it in net if it.before))
     db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
-    db.executemany(INSERT_DIRECTORY, {(task.work_directory,) for task in created})
+    db.executemany(DELETE_DEPENDENCY, chain.from_iterable(_no_longer_unmet(change) for change in net))
+    db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in _unmet(task)))
+    db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
+    db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
     last_arrival = max((task.arrival for task in created), default=0)
     db.execute(KEEP_NUMBERS, (last_arrival, max((entry.seq for entry in entries), default=0)))
 
@@ -170,6 +231,17 @@ def _ready_tags(task: Task) -> Iterable[Row]:
             yield task.work_directory, tag, task.priority.rank, task.arrival
 
 
+def _unmet(task: Task) -> tuple[str, ...]:
+    return task.unmet if task.status is Status.WAITING else ()
+
+
+def _no_longer_unmet(change: Change) -> Iterable[Row]:
+    """None is ever added after the creation."""
+    if change.before is not None:
+        left = () if change.gone else _unmet(change.after)
+        yield from ((parent, change.after.arrival) for parent in _unmet(change.before) if parent not in left)
+
+
 def _counts(net: Iterable[Change]) -> Iterable[Row]:
     counts: dict[str, Counter[Status]] = {}
     for change in net:
@@ -189,6 +261,63 @@ def _tasks(rows: Iterable[Row]) -> tuple[Task, ...]:
 
 def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
     return next(map(TASKS.value, db.execute(TASK_BY_ID, (task_id,))), None)
+
+
+def tasks_by_id(db: sqlite3.Connection, task_ids: Collection[str]) -> dict[str, Task]:
+    rows = db.execute(f"{TASKS.select} where task_id in (select value from json_each(?))", (to_json(list(task_ids)),))
+    return {task.task_id: task for task in _tasks(rows)}
+
+
+def place_of(db: sqlite3.Connection, task: Task, aging_seconds: float) -> Place:
+    """With ageing, those of another priority count as more urgent that were created before it, or not so long after it
+    as the priorities lie apart; a task's arrival tells when it was created."""
+    ahead = {}
+    for priority in Priority:
+        ranks = priority.rank - task.priority.rank
+        if ranks == 0:
+            before = task.arrival
+        elif aging_seconds:
+            before = _first_arrival_since(db, task.created_at + round(ranks * aging_seconds * 1000))
+        else:
+            before = maxsize if ranks > 0 else 0
+        (ahead[priority],) = db.execute(AHEAD, (task.work_directory, priority.rank, before)).fetchone()
+    older = ahead.pop(task.priority)
+    return Place(more_urgent=sum(ahead.values()), older=older)
+
+
+def _first_arrival_since(db: sqlite3.Connection, moment: int) -> int:
+    """The arrival of the first task created at `moment` or later. Both grow together, so it can be searched for."""
+    low = 0
+    (high,) = db.execute("select coalesce(max(arrival), 0) + 1 from tasks").fetchone()
+    while low < high:
+        middle = (low + high) // 2
+        found = db.execute(CREATED_AT, (middle,)).fetchone()
+        if found is None or found[0] >= moment:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def directories(db: sqlite3.Connection) -> list[DirectoryCount]:
+    return list(map(_directory_count, db.execute(f"{DIRECTORY_COUNTS} order by work_directory")))
+
+
+def directory(db: sqlite3.Connection, work_directory: str) -> DirectoryCount:
+    row = db.execute(f"{DIRECTORY_COUNTS} where work_directory = ?", (work_directory,)).fetchone()
+    if row is None:
+        rules = Directory(work_directory=work_directory)
+        return DirectoryCount(rules=rules, tasks=dict.fromkeys(Status, 0), oldest_waiting_at=None)
+    return _directory_count(row)
+
+
+def _directory_count(row: Row) -> DirectoryCount:
+    rules = len(DIRECTORIES.columns)
+    return DirectoryCount(
+        rules=DIRECTORIES.value(row[:rules]),
+        tasks=dict(zip(Status, row[rules:-1], strict=True)),
+        oldest_waiting_at=row[-1],
+    )
 
 
 def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
@@ -221,6 +350,20 @@ def _run(db: sqlite3.Connection, key: LaneKey, slice: Slice, now: int) -> Run:
     tasks = _tasks(db.execute(READY_WITH_TAGS, wanted) if key.tags else db.execute(READY, wanted[:5]))
     behind = tasks[slice.limit :]
     return Run(tasks[: slice.limit], behind[0].arrival if behind else None)
+
+
+def _dependants(db: sqlite3.Connection, due: tuple[Task, ...]) -> tuple[dict[str, Run], int]:
+    """Who waits for the tasks that are due because they have ended, and the place where they become too many."""
+    dependants: dict[str, Run] = {}
+    room = DEPENDANTS_SLICE
+    for place, task in enumerate(due):
+        if task.tell_from is not None:
+            if not room:
+                return dependants, place
+            found = _tasks(db.execute(WHO_DEPENDS, (task.task_id, task.tell_from, room + 1)))
+            dependants[task.task_id] = Run(found[:room], found[room].arrival if len(found) > room else None)
+            room -= len(dependants[task.task_id].tasks)
+    return dependants, len(due)
 
 
 def _due(db: sqlite3.Connection, moment: int) -> tuple[tuple[Task, ...], int | None]:

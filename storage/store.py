@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from asyncio import Event
 from asyncio import Task as Job
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from itertools import cycle
@@ -15,9 +15,9 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import aiosqlite
 
-from dispatcher.errors import RecordFailed
+from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
-from dispatcher.ports import Change, Entry, Found, Needs, Snapshot
+from dispatcher.ports import Change, Changes, DirectoryCount, Entry, Found, Needs, Place, Ruling, Snapshot
 from dispatcher.task import Task
 from storage import sqlite
 from storage.errors import NotOurs, StorageError
@@ -28,6 +28,9 @@ READERS = 2  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
 CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
 IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
+ROOM_BYTES = 256 * 1024  # so much must fit on the disk again before it counts as having room
+ROOM_SECONDS = 0.5  # between two looks whether it has
+FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # nothing was written, and it may be tried again
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class SqliteStore:
     def __init__(self, writer: aiosqlite.Connection, readers: Sequence[aiosqlite.Connection]) -> None:
         self._writer, self._readers = writer, cycle(readers)
         self._log_bytes = 0
-        self._committed, self._log_is_long = Event(), Event()
+        self._committed, self._log_is_long, self._full = Event(), Event(), Event()
 
     # The dispatcher's journal
 
@@ -55,17 +58,51 @@ class SqliteStore:
     async def fetch(self, needs: Needs) -> Found:
         return await hop(self._writer, sqlite.fetch, needs)
 
-    async def commit(self, changes: Sequence[Change]) -> None:
-        await hop(self._writer, sqlite.commit, changes)
+    async def commit(self, changes: Changes) -> None:
+        try:
+            await hop(self._writer, sqlite.commit, changes)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in FULL:
+                raise
+            if not self.short_of_room:
+                log.error("the disk is full: nothing new is taken until there is room again")
+                self._full.set()
+            raise NoRoom from error
         self._log_bytes += sum(map(_log_bytes, changes))
         self._committed.set()
         if self._log_bytes > LOG_BYTES_MAX:
             self._log_is_long.set()
 
+    @property
+    def short_of_room(self) -> bool:
+        return self._full.is_set()
+
+    async def look_for_room(self) -> None:
+        """After the disk was full: notices when it is no longer."""
+        while True:
+            await self._full.wait()
+            await asyncio.sleep(ROOM_SECONDS)
+            with contextlib.suppress(sqlite3.Error):
+                await hop(self._writer, sqlite.take_room, ROOM_BYTES)
+                self._full.clear()
+                log.warning("the disk has room again")
+
     # The record
 
     async def task(self, task_id: str) -> Task | None:
         return await self._read(sqlite.task_by_id, task_id)
+
+    async def tasks(self, task_ids: Collection[str]) -> Mapping[str, Task]:
+        return await self._read(sqlite.tasks_by_id, task_ids)
+
+    async def place(self, task: Task, aging_seconds: float) -> Place:
+        return await self._read(sqlite.place_of, task, aging_seconds)
+
+    async def directories(self) -> Sequence[DirectoryCount]:
+        return await self._read(sqlite.directories)
+
+    async def directory(self, work_directory: str) -> DirectoryCount:
+        return await self._read(sqlite.directory, work_directory)
 
     async def history(self, task_id: str) -> Sequence[Entry]:
         return await self._read(sqlite.entries_of, task_id)
@@ -97,7 +134,7 @@ class SqliteStore:
                     await self._log_is_long.wait()
                 await self._checkpoint("passive")
             except TimeoutError:
-                if not self._committed.is_set():
+                if not self._committed.is_set() and not self.short_of_room:  # the room it takes would be gone
                     await self._checkpoint("truncate")
 
     async def _checkpoint(self, mode: str) -> None:
@@ -130,8 +167,8 @@ async def open_store(
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{path}: {error}") from error
         store = SqliteStore(writer, readers)
-        checkpoints = asyncio.create_task(store.keep_log_short())
-        stack.push_async_callback(_stop, checkpoints)
+        for job in (store.keep_log_short(), store.look_for_room()):
+            stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store
 
 
@@ -184,8 +221,10 @@ def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
         db.execute(f"pragma busy_timeout = {patience}")
 
 
-def _log_bytes(change: Change) -> int:
+def _log_bytes(change: Change | Ruling) -> int:
     details = change.entry.details if change.entry else None
+    if isinstance(change, Ruling):
+        return CHANGE_BYTES
     return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details]))
 
 

@@ -1,14 +1,17 @@
 """The envelope around every answer, and what each refusal looks like in it."""
 
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits
 from typing import Any
 from uuid import uuid4
 
-from aiohttp.web import HTTPException, HTTPMethodNotAllowed, Response
+from aiohttp.web import HTTPException, HTTPMethodNotAllowed, Request, Response
 
 from dispatcher.errors import (
+    DependencyCycle,
+    DependencyNotFound,
     IdempotencyKeyReused,
     InvalidState,
     LeaseLost,
@@ -23,6 +26,7 @@ from dispatcher.errors import (
 from web.codec import Fault, Invalid, Malformed, encode, rfc3339
 
 REQUEST_ID = "X-Request-Id"
+IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 RETRY_AFTER_SECONDS = "1"
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,13 @@ class Failure(Exception):
 
 def new_request_id() -> str:
     return f"{getrandbits(128):032x}"  # to be told apart, not to be kept secret
+
+
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise Invalid([Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")])
+    return key
 
 
 def ok(data: object, now: int, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -79,11 +90,18 @@ def failure(error: Exception) -> Failure:
     return Failure(500, "INTERNAL_ERROR", "something went wrong in the server", {"error_id": error_id})
 
 
-def _invalid(faults: tuple[Fault, ...]) -> Failure:
-    first = faults[0]
+def _fields(faults: Sequence[Fault]) -> dict[str, object]:
     errors = [{"field": fault.field, "reason": fault.reason} for fault in faults]
-    details = {"field": first.field, "reason": first.reason, "errors": errors}
-    return Failure(400, "VALIDATION_ERROR", f"{first.field}: {first.reason}", details)
+    return {"field": faults[0].field, "reason": faults[0].reason, "errors": errors}
+
+
+def _invalid(faults: tuple[Fault, ...]) -> Failure:
+    return Failure(400, "VALIDATION_ERROR", f"{faults[0].field}: {faults[0].reason}", _fields(faults))
+
+
+def _dependencies(error: DependencyNotFound) -> Failure:
+    faults = [Fault(f"depends_on[{at}]", f"there is no task {name}") for at, name in error.missing.items()]
+    return Failure(422, "DEPENDENCY_NOT_FOUND", str(error), _fields(faults))
 
 
 def _of_http(error: HTTPException) -> Failure:
@@ -104,6 +122,8 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
     InvalidState: lambda e: Failure(409, "INVALID_STATE", str(e), {"status": e.status, "allowed_from": e.allowed_from}),
     VersionConflict: lambda e: Failure(409, "VERSION_CONFLICT", str(e), {"expected": e.expected, "version": e.version}),
+    DependencyNotFound: lambda e: _dependencies(e),
+    DependencyCycle: lambda e: Failure(422, "DEPENDENCY_CYCLE", str(e), _fields([Fault("depends_on", str(e))])),
     IdempotencyKeyReused: lambda e: Failure(422, "IDEMPOTENCY_KEY_REUSED", str(e), {"task_id": e.task_id}),
     RetryLimitReached: lambda e: Failure(422, "RETRY_LIMIT_REACHED", str(e), {"max_retries": e.max_retries}),
     LeaseLost: lambda e: Failure(

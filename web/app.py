@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp.typedefs import Handler
@@ -18,10 +18,23 @@ from aiohttp.web import (
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
-from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
-from web import health, stream, tasks
+from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
+from web import batches, directories, explain, health, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
-from web.bodies import ClaimBody, CompleteBody, History, Newest, Next, Nothing, Show, Stream
+from web.bodies import (
+    AboutDirectory,
+    AboutTask,
+    Batch,
+    ClaimBody,
+    CompleteBody,
+    Newest,
+    Next,
+    Nothing,
+    Path,
+    Pause,
+    Show,
+    Stream,
+)
 from web.codec import Malformed, decode, decode_query
 from web.delivery import deliver
 from web.security import check_key, check_origin
@@ -32,24 +45,41 @@ LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than t
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
+def by_id(request: Request) -> Mapping[str, object]:
+    """The path names the task."""
+    if request.method != "GET" and request.query_string:
+        decode_query(request.query, Nothing)
+    if not TASK_ID.fullmatch(request.match_info.get("task_id", "none")):
+        raise TaskNotFound("of this id")
+    return request.match_info
+
+
+def by_path(request: Request) -> Mapping[str, object]:
+    """The query names the work directory."""
+    return {"work_directory": decode_query(request.query, Path).path}
+
+
 @frozen
 class Route:
-    """`asks` is what a request says: a GET in its query, any other in its body; the path fills the rest."""
+    """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest."""
 
     method: str
     path: str
     handler: Callable[[Service, Any, Request], Awaitable[StreamResponse]]
     asks: type
+    about: Callable[[Request], Mapping[str, object]] = by_id
 
 
 ROUTES = (
     Route("POST", "/api/v1/tasks", tasks.create, Create),
+    Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch),
     Route("GET", "/api/v1/tasks", tasks.newest, Newest),
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
     Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
-    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, History),
+    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask),
+    Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask),
     Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
     Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
     Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
@@ -59,6 +89,11 @@ ROUTES = (
     Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete),
     Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel),
     Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry),
+    Route("GET", "/api/v1/work-directories", directories.listing, Nothing),
+    Route("PATCH", "/api/v1/work-directories", directories.regulate, Regulate, by_path),
+    Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
+    Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
+    Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
     Route("GET", "/health", health.health, Nothing),
     Route("GET", "/health/live", health.live, Nothing),
     Route("GET", "/health/ready", health.ready, Nothing),
@@ -131,14 +166,11 @@ def _too_large(limit: int) -> Failure:
 def _handler(service: Service, route: Route) -> Handler:
     async def handle(request: Request) -> StreamResponse:
         asked: Any
-        if not TASK_ID.fullmatch(request.match_info.get("task_id", "none")):
-            raise TaskNotFound("of this id")
+        known = route.about(request)
         if route.method == "GET":
-            asked = decode_query(request.query, route.asks, **request.match_info)
+            asked = decode_query(request.query, route.asks, **known)
         else:
-            if request.query_string:
-                decode_query(request.query, Nothing)
-            asked = decode(await _body(service, request), route.asks, **request.match_info)
+            asked = decode(await _body(service, request), route.asks, **known)
         return await route.handler(service, asked, request)
 
     return handle

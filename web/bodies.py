@@ -9,9 +9,11 @@ from attrs import fields, frozen
 from dispatcher.fields import (
     ClaimId,
     ClaimLimit,
+    Instant,
     LeaseSeconds,
     Offset,
     PageLimit,
+    Reason,
     Rule,
     Tags,
     WaitSeconds,
@@ -19,7 +21,7 @@ from dispatcher.fields import (
     WorkerId,
     distinct,
 )
-from dispatcher.messages import Claim, Complete
+from dispatcher.messages import Claim, Complete, Regulate
 
 
 @frozen
@@ -110,6 +112,46 @@ class CompleteBody(Complete):
 
 
 @frozen(kw_only=True)
+class Batch:
+    """The tasks are read one by one, so that each fault is told with its place."""
+
+    tasks: Annotated[tuple[object, ...], MinLen(1), MaxLen(1000)]
+    atomic: bool = True
+
+
+@frozen(kw_only=True)
+class AboutTask:
+    task_id: str
+
+
+@frozen(kw_only=True)
+class Path:
+    """The query of whatever is about a work directory."""
+
+    path: WorkDirectory
+
+
+@frozen(kw_only=True)
+class AboutDirectory:
+    work_directory: WorkDirectory
+
+
+@frozen(kw_only=True)
+class Pause:
+    work_directory: WorkDirectory
+    paused_reason: Reason | None = None
+    paused_until: Instant | None = None
+
+    def rules(self) -> Regulate:
+        return Regulate(
+            work_directory=self.work_directory,
+            paused=True,
+            paused_reason=self.paused_reason,
+            paused_until=self.paused_until,
+        )
+
+
+@frozen(kw_only=True)
 class Show:
     task_id: str
     wait_seconds: WaitSeconds = 0
@@ -125,11 +167,6 @@ class Newest:
     work_directory: WorkDirectory | None = None
     limit: PageLimit = 100
     offset: Offset = 0
-
-
-@frozen(kw_only=True)
-class History:
-    task_id: str
 
 
 @frozen(kw_only=True)

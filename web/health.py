@@ -24,17 +24,18 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
         "messages": service.dispatcher.messages,
     }
     well = database["healthy"] and dispatcher["healthy"]
+    disk = {"healthy": not service.record.short_of_room}
     uptime_seconds = (now - service.started_at) // 1000
     return _plain(
         {
-            "status": "healthy" if well else "unhealthy",
+            "status": "unhealthy" if not well else "healthy" if disk["healthy"] else "degraded",
             "timestamp": rfc3339(now),
             "version": service.version,
             "uptime": _in_words(uptime_seconds),
             "uptime_seconds": uptime_seconds,
             "database": "connected" if database["healthy"] else "unreachable",
             "active_tasks": service.dispatcher.working,
-            "components": {"database": database, "dispatcher": dispatcher},
+            "components": {"database": database, "dispatcher": dispatcher, "disk": disk},
             "metrics": {
                 "memory_usage": _resident_bytes(),
                 "cpu_usage": round(100 * time.process_time() / max(uptime_seconds, 1), 1),

@@ -19,12 +19,13 @@ from aiohttp.web import TCPSite
 from cyclopts import App, Parameter
 
 from dispatcher.actor import Dispatcher
-from dispatcher.board import Board, Rules
+from dispatcher.board import Board
 from dispatcher.clock import SystemClock
 from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
-from dispatcher.messages import Drain, Resume
+from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
+from dispatcher.rules import Rules
 from storage.errors import StorageError
 from storage.store import SqliteStore, open_store
 from web.app import make_app
@@ -121,11 +122,15 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
         default_max_retries=task.max_task_retries,
         prompt_match_threshold=task.prompt_match_threshold,
         require_lease_token=task.require_lease_token,
+        restart_grace_seconds=task.restart_grace_seconds,
+        max_concurrent_tasks=task.max_concurrent_tasks,
+        priority_aging_seconds=task.priority_aging_seconds,
     )
-    clock, hub = SystemClock(), Hub()
-    dispatcher = Dispatcher(Board(await store.load(), SystemMint(), rules), store, hub, clock)
+    snapshot = await store.load()
+    clock, hub = SystemClock(snapshot.last_at), Hub()
+    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
     deciding = asyncio.create_task(dispatcher.run())
-    await dispatcher.ask(Resume(task.restart_grace_seconds))
+    await dispatcher.begun.wait()
     try:
         yield (
             Service(

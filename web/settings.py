@@ -89,6 +89,8 @@ class Tasks:
     prompt_match_threshold: Annotated[float, Ge(0), Le(1)] = 0.8
     require_lease_token: bool = False
     restart_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 30
+    max_concurrent_tasks: Annotated[int, Ge(0), Le(1_000_000)] = 0
+    priority_aging_seconds: Annotated[float, Ge(0), Le(31_536_000)] = 0
 
 
 @frozen(kw_only=True)

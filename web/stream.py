@@ -15,10 +15,10 @@ from dispatcher.messages import FOREVER, Claim, Held
 from dispatcher.ports import Change
 from dispatcher.task import Status, Task
 from web.bodies import Stream
+from web.briefing import briefing
 from web.codec import encode
 from web.delivery import delivering
 from web.service import Service
-from web.views import claimed
 
 PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
 REPORTS = {None, "task.completed", "task.failed", "task.retried", "task.released"}  # None: a heartbeat
@@ -125,8 +125,9 @@ class _Assignment:
                 self.suspects.add(task.task_id)
         for place, task in enumerate(tasks):
             try:
+                (briefed,) = await briefing(self.service, [task])
                 async with delivering(self.request, self.service.settings.server.request_timeout_seconds):
-                    await send(self.events, "task", claimed(task))
+                    await send(self.events, "task", briefed)
             except BaseException:
                 self.service.dispatcher.give_back(tasks[place:])
                 raise

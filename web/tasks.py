@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
+from typing import Any
 
 from aiohttp.web import Request, Response, StreamResponse
 from attrs import evolve
@@ -12,20 +13,20 @@ from dispatcher.errors import TaskNotFound
 from dispatcher.hub import Closed, LostTouch, about_task
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import FINAL, Task
-from web.answers import ok
-from web.bodies import ClaimBody, CompleteBody, History, Newest, Next, Show
+from web.answers import idempotency_key, ok
+from web.bodies import AboutTask, ClaimBody, CompleteBody, Newest, Next, Show
+from web.briefing import briefing
 from web.codec import Fault, Invalid
 from web.delivery import deliver
 from web.service import Service
-from web.views import claimed, history_line, moment, outcome, whole
+from web.views import history_line, moment, outcome, whole
 
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
-KEY = re.compile(r"[ -~]{1,255}")
 UNCACHED = {"Cache-Control": "no-store"}
 
 
 async def create(service: Service, asked: Create, request: Request) -> Response:
-    if key := _idempotency_key(request):
+    if key := idempotency_key(request):
         digest = sha256(await request.read()).hexdigest()
         asked = evolve(asked, idempotency_key=key, request_digest=digest)
     created = await service.dispatcher.ask(asked)
@@ -37,12 +38,12 @@ async def create(service: Service, asked: Create, request: Request) -> Response:
 
 async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
     tasks = await service.dispatcher.ask(asked.claim())
-    return await _deliver(service, request, tasks, claimed(tasks[0]) if tasks else None)
+    return await _deliver(service, request, tasks, lambda briefed: briefed[0] if briefed else None)
 
 
 async def claim(service: Service, asked: ClaimBody, request: Request) -> StreamResponse:
     tasks = await service.dispatcher.ask(asked.claim())
-    return await _deliver(service, request, tasks, {"tasks": [claimed(task) for task in tasks]})
+    return await _deliver(service, request, tasks, lambda briefed: {"tasks": briefed})
 
 
 async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Response:
@@ -56,7 +57,8 @@ async def complete(service: Service, asked: CompleteBody, request: Request) -> S
     task = await service.dispatcher.ask(asked.report())
     claim = asked.claim()
     tasks = await service.dispatcher.ask(claim) if claim else ()
-    return await _deliver(service, request, tasks, outcome(task) | {"next": claimed(tasks[0]) if tasks else None})
+    ended = outcome(task)
+    return await _deliver(service, request, tasks, lambda briefed: ended | {"next": briefed[0] if briefed else None})
 
 
 async def fail(service: Service, asked: Fail, request: Request) -> Response:
@@ -91,7 +93,7 @@ async def show(service: Service, asked: Show, request: Request) -> Response:
     return _whole(service, task)
 
 
-async def history(service: Service, asked: History, request: Request) -> Response:
+async def history(service: Service, asked: AboutTask, request: Request) -> Response:
     await _task(service, asked.task_id)
     entries = await service.record.history(asked.task_id)
     return ok({"task_id": asked.task_id, "history": [history_line(entry) for entry in entries]}, service.clock())
@@ -105,13 +107,6 @@ async def newest(service: Service, asked: Newest, request: Request) -> Response:
 
 def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return ok(whole(task), service.clock(), status, {"ETag": f'"{task.version}"', **(headers or {})})
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not KEY.fullmatch(key):
-        raise Invalid([Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")])
-    return key
 
 
 def _if_version(request: Request) -> int | None:
@@ -147,12 +142,14 @@ async def _final(service: Service, asked: Show) -> Task:
         return task
 
 
-async def _deliver(service: Service, request: Request, tasks: tuple[Task, ...], data: object) -> StreamResponse:
+async def _deliver(
+    service: Service, request: Request, tasks: tuple[Task, ...], say: Callable[[list[dict[str, Any]]], object]
+) -> StreamResponse:
     """Write the answer here and now: tasks that do not get through are given back at once."""
-    response = ok(data, service.clock(), headers=UNCACHED)
     if not tasks:
-        return response
+        return ok(say([]), service.clock(), headers=UNCACHED)
     try:
+        response = ok(say(await briefing(service, tasks)), service.clock(), headers=UNCACHED)
         await deliver(request, response, service.settings.server.request_timeout_seconds)
     except BaseException:
         service.dispatcher.give_back(tasks)

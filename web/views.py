@@ -1,12 +1,12 @@
 """What the wire shows of a task and its history. Names and units are those of the contract."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orjson import Fragment
 
-from dispatcher.ports import Entry
-from dispatcher.task import Task
+from dispatcher.ports import DirectoryCount, Entry
+from dispatcher.task import Status, Task
 from web.codec import rfc3339
 
 
@@ -40,13 +40,16 @@ def whole(task: Task) -> dict[str, Any]:
         "retry_delay_seconds": task.retry_delay_seconds,
         "timeout_seconds": task.timeout_seconds,
         "expires_at": moment(task.expires_at),
+        "depends_on": task.depends_on,
+        "on_dependency_failure": task.on_dependency_failure,
+        "blocked_by": task.unmet if task.status is Status.WAITING else (),
         "metadata": Fragment(task.metadata),
         "created_by": task.created_by,
         "version": task.version,
     }
 
 
-def claimed(task: Task) -> dict[str, Any]:
+def claimed(task: Task, dependencies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A task as its worker gets it; nobody else ever sees the lease_token."""
     return {
         "task_id": task.task_id,
@@ -61,12 +64,37 @@ def claimed(task: Task) -> dict[str, Any]:
         "deadline_at": moment(task.deadline_at),
         "retry_count": task.retry_count,
         "previous_error": task.error_message,
-        "dependencies": [],
+        "dependencies": dependencies,
     }
 
 
 def outcome(task: Task) -> dict[str, Any]:
     return {"task_id": task.task_id, "status": task.status, "completed_at": moment(task.completed_at)}
+
+
+def dependency(task_id: str, parent: Task | None, *, with_result: bool) -> dict[str, Any]:
+    """What a worker learns of a task that its own one depended on; None: it has been deleted since."""
+    view: dict[str, Any] = {"task_id": task_id, "status": parent and parent.status, "result": None}
+    if parent is not None and with_result:
+        view["result"] = parent.result
+    elif parent is not None and parent.result is not None:
+        view["result_omitted"] = True  # together they are too large: to be had from the task itself
+    return view
+
+
+def directory(count: DirectoryCount, waiting_workers: int, now: int) -> dict[str, Any]:
+    rules, oldest = count.rules, count.oldest_waiting_at
+    return {
+        "work_directory": rules.work_directory,
+        **{status.value: number for status, number in count.tasks.items()},
+        "oldest_waiting_seconds": None if oldest is None else (now - oldest) / 1000,
+        "paused": rules.paused,
+        "paused_reason": rules.paused_reason,
+        "paused_until": moment(rules.paused_until),
+        "draining": rules.draining,
+        "max_working": rules.max_working,
+        "waiting_workers": waiting_workers,
+    }
 
 
 def history_line(entry: Entry) -> Mapping[str, Any]:

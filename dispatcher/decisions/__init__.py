@@ -6,8 +6,10 @@ They refuse before they touch anything, and change tasks only through `board.put
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dispatcher.decisions.batches import create_many
 from dispatcher.decisions.claims import claim, drain, held, leave
 from dispatcher.decisions.creation import create
+from dispatcher.decisions.directories import regulate
 from dispatcher.decisions.reports import complete, fail, heartbeat, release
 from dispatcher.decisions.steering import cancel, delete, edit, retry
 from dispatcher.decisions.time import resume, tick
@@ -16,6 +18,7 @@ from dispatcher.messages import (
     Claim,
     Complete,
     Create,
+    CreateMany,
     Delete,
     Drain,
     Edit,
@@ -24,6 +27,7 @@ from dispatcher.messages import (
     Held,
     Leave,
     Message,
+    Regulate,
     Release,
     Resume,
     Retry,
@@ -32,6 +36,7 @@ from dispatcher.messages import (
 
 DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Create: create,
+    CreateMany: create_many,
     Claim: claim,
     Heartbeat: heartbeat,
     Complete: complete,
@@ -41,6 +46,7 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Retry: retry,
     Edit: edit,
     Delete: delete,
+    Regulate: regulate,
     Held: held,
     Tick: tick,
     Resume: resume,

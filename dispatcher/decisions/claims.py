@@ -28,7 +28,7 @@ def claim(board: Board, claim: Claim, now: int) -> tuple[Task, ...] | Parked:
 
 def hand_out(board: Board, claim: Claim, now: int) -> tuple[Task, ...]:
     tasks: list[Task] = []
-    while len(tasks) < claim.limit and (task := board.agenda.best(claim)):
+    while len(tasks) < claim.limit and not board.gates.full and (task := board.best(claim)):
         if task.due_at is not None and task.due_at <= now:
             fall_due(board, task, now)  # it expired, and its Tick is still on the way
         else:

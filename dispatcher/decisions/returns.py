@@ -63,6 +63,7 @@ def end(
         result=result,
         lost_leases=task.lost_leases + lost,
         error_message=error_message,
+        tell_from=0 if task.has_dependants else None,
         **NOT_LEASED,
     )
     return board.put(task, ended, now, f"task.{to}", error_message=error_message, **details)

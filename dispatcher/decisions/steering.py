@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.decisions.returns import end
-from dispatcher.errors import InvalidState, RetryLimitReached, VersionConflict
+from dispatcher.errors import InvalidState, RetryLimitReached, Unavailable, VersionConflict
 from dispatcher.fields import UNSET, to_json
 from dispatcher.messages import Cancel, Delete, Edit, Retry
 from dispatcher.task import FINAL, Status, Task, allowed_from
@@ -42,6 +42,7 @@ def retry(board: Board, retry: Retry, now: int) -> Task:
         progress=None,
         completed_at=None,
         result=None,
+        tell_from=None,
     )
     return board.put(task, again, now, "task.retried")
 
@@ -55,7 +56,7 @@ def edit(board: Board, edit: Edit, now: int) -> Task:
         changes["metadata"] = to_json(edit.metadata)
     if edit.run_at is not UNSET:
         available_at = max(now, edit.run_at or now)
-        changes |= {"available_at": available_at, "ready": task.status is Status.WAITING and available_at <= now}
+        changes |= {"available_at": available_at, "ready": available_at <= now and _lacks_only_time(task)}
     if changes.keys() - {"tags", "metadata"} and task.status not in BEFORE_IT_RUNS:
         raise InvalidState(task.status, BEFORE_IT_RUNS)
     if not changes:
@@ -68,7 +69,13 @@ def delete(board: Board, delete: Delete, now: int) -> None:
     _check_version(task, delete.if_version)
     if task.status not in FINAL:
         raise InvalidState(task.status, sorted(FINAL))
+    if task.tell_from is not None:
+        raise Unavailable("those who wait for the task are just being told of its end")
     board.remove(task, now, "task.deleted")
+
+
+def _lacks_only_time(task: Task) -> bool:
+    return task.status is Status.WAITING and not task.unmet
 
 
 def _check_version(task: Task, expected: int | None) -> None:

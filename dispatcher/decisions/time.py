@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dispatcher.decisions.dependencies import tell_dependants
+from dispatcher.decisions.directories import end_pauses
 from dispatcher.decisions.moments import later
 from dispatcher.decisions.returns import end, give_back
 from dispatcher.messages import Resume, Tick
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def tick(board: Board, tick: Tick, now: int) -> None:
+    end_pauses(board, now)
     for task in board.take_due():
         if task.due_at is not None and task.due_at <= now:
             fall_due(board, task, now)
@@ -25,7 +28,7 @@ def tick(board: Board, tick: Tick, now: int) -> None:
 
 
 def resume(board: Board, resume: Resume, now: int) -> None:
-    soonest = later(now, resume.grace_seconds)
+    soonest = later(now, board.rules.restart_grace_seconds)
     for task in list(board.working.values()):
         assert task.lease_expires_at is not None
         assert task.deadline_at is not None
@@ -37,6 +40,8 @@ def resume(board: Board, resume: Resume, now: int) -> None:
 def fall_due(board: Board, task: Task, now: int) -> None:
     if task.status is Status.WORKING:
         _lose(board, task, now)
+    elif task.status is not Status.WAITING:
+        tell_dependants(board, task, now)
     elif task.expires_at is not None and task.expires_at <= now:
         end(board, task, Status.CANCELLED, now, error_message=task.error_message, reason="expired")
     else:

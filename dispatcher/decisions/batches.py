@@ -1,0 +1,118 @@
+"""Many tasks in one message: which of them can be created, and who waits for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dispatcher.decisions.creation import Place, earlier, make, missing_parents
+from dispatcher.errors import BatchRefused, DependencyCycle, DependencyNotFound, IdempotencyKeyReused, Refusal
+from dispatcher.fields import REF
+from dispatcher.messages import Created, CreateMany, Draft
+from dispatcher.task import Task
+
+if TYPE_CHECKING:
+    from dispatcher.board import Board
+
+Drafts = Sequence[Draft | None]
+
+
+def create_many(board: Board, many: CreateMany, now: int) -> tuple[Created | Refusal | None, ...]:
+    """Raises BatchRefused if it is atomic and anything is wrong with any of them."""
+    drafts = many.drafts
+    places = {draft.ref: place for place, draft in enumerate(drafts) if draft and draft.ref}
+    standing, faults = _look_up(board, drafts, places, now)
+    faults |= _cycles(drafts, places)
+    if many.atomic and (faults or None in drafts):
+        raise BatchRefused(dict(sorted(faults.items())))
+    faults |= _orphans(drafts, places, faults)
+    new = [place for place, draft in enumerate(drafts) if draft and place not in faults and place not in standing]
+    ids = {place: task.task_id for place, task in standing.items()} | {place: board.mint.task_id(now) for place in new}
+    made = {place: Created(task, replayed=True) for place, task in standing.items()}
+    made |= _make(board, drafts, new, {ref: ids[place] for ref, place in places.items() if place in ids}, ids, now)
+    return tuple(made.get(place) or faults.get(place) for place in range(len(drafts)))
+
+
+def _look_up(
+    board: Board, drafts: Drafts, places: Mapping[str, int], now: int
+) -> tuple[dict[int, Task], dict[int, Refusal]]:
+    """Those that are there already, and those that can be seen to be wrong each by itself."""
+    standing: dict[int, Task] = {}
+    faults: dict[int, Refusal] = {}
+    for place, draft in enumerate(drafts):
+        if draft is None:
+            continue
+        try:
+            if task := earlier(board, draft, now):
+                standing[place] = task
+            elif missing := missing_parents(board, draft.depends_on, {REF + ref for ref in places}):
+                faults[place] = DependencyNotFound(missing)
+        except IdempotencyKeyReused as reused:
+            faults[place] = reused
+    return standing, faults
+
+
+def _siblings(draft: Draft, places: Mapping[str, int]) -> set[int]:
+    names = (name.removeprefix(REF) for name in draft.depends_on if name.startswith(REF))
+    return {places[name] for name in names if name in places}
+
+
+def _waiting_for(drafts: Drafts, places: Mapping[str, int]) -> dict[int, list[int]]:
+    """By place: those that depend on the one there."""
+    waiting_for: dict[int, list[int]] = {}
+    for place, draft in enumerate(drafts):
+        for sibling in _siblings(draft, places) if draft else ():
+            waiting_for.setdefault(sibling, []).append(place)
+    return waiting_for
+
+
+def _cycles(drafts: Drafts, places: Mapping[str, int]) -> dict[int, Refusal]:
+    """Those that can never run, because they wait for themselves or for others that do."""
+    waiting_for = _waiting_for(drafts, places)
+    open_ones = {place: _siblings(draft, places) if draft else set() for place, draft in enumerate(drafts)}
+    free = [place for place, siblings in open_ones.items() if not siblings]
+    while free:
+        done = free.pop()
+        del open_ones[done]
+        for place in waiting_for.get(done, ()):
+            open_ones[place].discard(done)
+            if not open_ones[place]:
+                free.append(place)
+    return {place: DependencyCycle() for place in open_ones}
+
+
+def _orphans(drafts: Drafts, places: Mapping[str, int], faults: Mapping[int, Refusal]) -> dict[int, Refusal]:
+    """Those that depend on one that is refused, directly or not."""
+    waiting_for = _waiting_for(drafts, places)
+    refused = [place for place, draft in enumerate(drafts) if draft is None or place in faults]
+    gone = set(refused)
+    while refused:
+        for place in waiting_for.get(refused.pop(), ()):
+            if place not in gone:
+                gone.add(place)
+                refused.append(place)
+    orphans: dict[int, Refusal] = {}
+    for place in gone - faults.keys():
+        if draft := drafts[place]:
+            names = enumerate(draft.depends_on)
+            orphans[place] = DependencyNotFound({at: name for at, name in names if _place(name, places) in gone})
+    return orphans
+
+
+def _place(name: str, places: Mapping[str, int]) -> int | None:
+    return places.get(name.removeprefix(REF)) if name.startswith(REF) else None
+
+
+def _make(
+    board: Board, drafts: Drafts, new: list[int], named: Mapping[str, str], ids: Mapping[int, str], now: int
+) -> dict[int, Created]:
+    wanted = {name.removeprefix(REF) for draft in drafts if draft for name in draft.depends_on if name.startswith(REF)}
+    siblings = frozenset(ids[place] for place in new)
+    made = {}
+    for place in new:
+        draft = drafts[place]
+        assert draft is not None
+        depends_on = tuple(named[name.removeprefix(REF)] if name.startswith(REF) else name for name in draft.depends_on)
+        at = Place(ids[place], depends_on, siblings, has_dependants=draft.ref in wanted)
+        made[place] = Created(make(board, draft, now, at))
+    return made

@@ -1,0 +1,66 @@
+"""Where tasks may be handed out: limits on how many are worked on at once, and the rules of work directories."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+
+from dispatcher.directory import Directory
+from dispatcher.task import Status, Task
+
+
+class Gates:
+    """A slot is bound to a lease: it is taken as long as the task is working."""
+
+    def __init__(self, max_concurrent_tasks: int, directories: Iterable[Directory], working: Iterable[Task]) -> None:
+        self._max_concurrent_tasks = max_concurrent_tasks
+        self._directories: dict[str, Directory] = {}  # those that have rules
+        self._working_in = Counter(task.work_directory for task in working)
+        self._working = self._working_in.total()
+        self._pauses: list[tuple[int, str]] = []  # heap of the ends of pauses; may name pauses that have ended
+        for directory in directories:
+            self.lay_down(directory)
+
+    def count(self, before: Task | None, after: Task) -> bool:
+        """Keep count of who works; true if a slot has become free."""
+        change = (after.status is Status.WORKING) - (before is not None and before.status is Status.WORKING)
+        if change:
+            self._working += change
+            self._working_in[after.work_directory] += change
+            if not self._working_in[after.work_directory]:
+                del self._working_in[after.work_directory]
+        return change < 0
+
+    @property
+    def full(self) -> bool:
+        return 0 < self._max_concurrent_tasks <= self._working
+
+    def is_open(self, work_directory: str) -> bool:
+        rules = self._directories.get(work_directory)
+        return rules is None or not (rules.closed or self._is_full(rules))
+
+    def _is_full(self, rules: Directory) -> bool:
+        return rules.max_working is not None and self._working_in[rules.work_directory] >= rules.max_working
+
+    def working_in(self, work_directory: str) -> int:
+        return self._working_in[work_directory]
+
+    def rules(self, work_directory: str) -> Directory:
+        return self._directories.get(work_directory) or Directory(work_directory=work_directory)
+
+    def lay_down(self, rules: Directory) -> None:
+        if rules == Directory(work_directory=rules.work_directory):
+            self._directories.pop(rules.work_directory, None)
+        else:
+            self._directories[rules.work_directory] = rules
+        if rules.paused_until is not None:
+            heappush(self._pauses, (rules.paused_until, rules.work_directory))
+
+    def next_end_of_pause(self) -> int | None:
+        return self._pauses[0][0] if self._pauses else None
+
+    def ended_pauses(self, now: int) -> Iterator[Directory]:
+        """The directories that have been paused for as long as they were to be."""
+        while self._pauses and self._pauses[0][0] <= now:
+            paused_until, work_directory = heappop(self._pauses)
+            if (rules := self.rules(work_directory)).paused_until == paused_until:
+                yield rules

@@ -1,0 +1,106 @@
+"""Many tasks in one request."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from aiohttp.web import Request, Response
+from attrs import evolve
+
+from dispatcher.errors import BatchRefused, DependencyNotFound, Refusal
+from dispatcher.fields import REF
+from dispatcher.messages import Created, CreateMany, Draft
+from web.answers import Failure, failure, idempotency_key, ok
+from web.bodies import Batch
+from web.codec import Fault, Invalid, structure
+from web.service import Service
+from web.strict import FAULTS_MAX
+from web.views import moment
+
+Faults = Mapping[int, Exception]
+
+
+async def create_many(service: Service, asked: Batch, request: Request) -> Response:
+    drafts, invalid = _read(asked.tasks)
+    if key := idempotency_key(request):
+        digest = sha256(await request.read()).hexdigest()
+        drafts = [_under(draft, f"{key}\n{place}", digest) for place, draft in enumerate(drafts)]
+    try:
+        outcomes = await service.dispatcher.ask(CreateMany(tuple(drafts), asked.atomic))
+    except BatchRefused as refused:
+        raise _refused(invalid | _true_faults(refused.faults, asked.tasks, invalid)) from None
+    created = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Created)}
+    faults = invalid | {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Refusal)}
+    data = {
+        "tasks": [_created(place, drafts[place], outcome) for place, outcome in created.items()],
+        "errors": [_error(place, fault) for place, fault in sorted(faults.items())],
+    }
+    if created and all(outcome.replayed for outcome in created.values()):
+        return ok(data, service.clock(), 200, {"Idempotent-Replayed": "true"})
+    return ok(data, service.clock(), 201)
+
+
+def _read(tasks: Sequence[object]) -> tuple[list[Draft | None], dict[int, Exception]]:
+    """Each of them, None where it breaks the rules; and how."""
+    drafts: list[Draft | None] = []
+    invalid: dict[int, Exception] = {}
+    refs: dict[str, int] = {}
+    for place, task in enumerate(tasks):
+        try:
+            draft = structure(task, Draft)
+            if draft.ref and (first := refs.setdefault(draft.ref, place)) != place:
+                raise Invalid([Fault("ref", f"is already that of tasks[{first}]")])
+            drafts.append(draft)
+        except Invalid as error:
+            drafts.append(None)
+            invalid[place] = error
+    return drafts, invalid
+
+
+def _under(draft: Draft | None, key: str, digest: str) -> Draft | None:
+    return draft and evolve(draft, idempotency_key=key, request_digest=digest)
+
+
+def _true_faults(faults: Mapping[int, Refusal], tasks: Sequence[Any], invalid: Faults) -> dict[int, Refusal]:
+    """Without those that are none once the invalid tasks are mended: to depend on one of them."""
+    refs = {f"{REF}{task.get('ref')}" for place in invalid if isinstance(task := tasks[place], dict)}
+
+    def is_true(fault: Refusal) -> bool:
+        return not isinstance(fault, DependencyNotFound) or not refs.issuperset(fault.missing.values())
+
+    return {place: fault for place, fault in faults.items() if is_true(fault)}
+
+
+def _refused(faults: Faults) -> Failure:
+    """The first one decides what kind of failure it is; all are named."""
+    failures = {place: failure(fault) for place, fault in sorted(faults.items())}
+    first = next(iter(failures.values()))
+    errors = [error for place, it in failures.items() for error in _errors(place, it)][:FAULTS_MAX]
+    details = {"field": errors[0]["field"], "reason": errors[0]["reason"], "errors": errors}
+    return Failure(first.status, first.code, f"{errors[0]['field']}: {errors[0]['reason']}", details)
+
+
+def _errors(place: int, failure: Failure) -> Iterable[dict[str, Any]]:
+    of_task: Any = failure.details.get("errors", [{"field": "", "reason": failure.message}])
+    for error in of_task:
+        path = f"tasks[{place}]" + (f".{error['field']}" if error["field"] not in ("", "body") else "")
+        yield {"field": path, "reason": error["reason"], "code": failure.code}
+
+
+def _error(place: int, fault: Exception) -> dict[str, Any]:
+    told = failure(fault)
+    errors = list(_errors(place, told))
+    details = {**told.details, "field": errors[0]["field"], "reason": errors[0]["reason"], "errors": errors}
+    return {"index": place, "code": told.code, "message": told.message, "details": details}
+
+
+def _created(place: int, draft: Draft | None, created: Created) -> dict[str, Any]:
+    task = created.task
+    return {
+        "index": place,
+        "task_id": task.task_id,
+        "ref": draft and draft.ref,
+        "status": task.status,
+        "blocked_by": task.unmet,
+        "created_at": moment(task.created_at),
+    }
