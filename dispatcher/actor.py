@@ -25,7 +25,7 @@ from dispatcher.task import Task
 BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
 MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
-REST_MS = 1000  # so long after there was no room, what falls due by itself is tried again
+REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
 UNDELIVERED = "undelivered"
 FULL = "the disk is full"
 
@@ -57,8 +57,8 @@ class Dispatcher:
         self.begun = Event()  # leases have got their grace, or it has failed
         self._batch: list[Envelope[Any]] = []
         self._parked: dict[Ticket, Envelope[Any]] = {}
-        self._rest_until = 0  # nothing that falls due by itself is tried before
-        self._was_short = False
+        self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
+        self._owes_grace = True  # leases could not be renewed for a while
         self.batches = self.messages = 0  # committed since the start, and the messages decided in them
 
     async def ask(self, message: Message[R]) -> R:
@@ -114,7 +114,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         try:
-            await self._turn([unasked(Resume())])
+            await self._turn([])
             self.begun.set()
             while await self._woken():
                 await self._turn([self._mailbox.popleft() for _ in range(min(BATCH_MAX, len(self._mailbox)))])
@@ -134,15 +134,18 @@ class Dispatcher:
         return self._open or bool(self._mailbox)
 
     def _is_due(self, now: int) -> bool:
+        due = self._next_due()
+        return due is not None and due <= now
+
+    def _next_due(self) -> int | None:
         due = self._board.next_due()
-        return due is not None and max(due, self._rest_until) <= now
+        return due if due is None or not self._journal.short_of_room else max(due, self._rest_until)
 
     def _alarm(self) -> TimerHandle | None:
         """It rings when something falls due by itself."""
-        if (due := self._board.next_due()) is None:
+        if (due := self._next_due()) is None:
             return None
-        delay = max(due, self._rest_until) - self._clock()
-        return get_running_loop().call_later(max(0, delay) / 1000, self._mail.set)
+        return get_running_loop().call_later(max(0, due - self._clock()) / 1000, self._mail.set)
 
     async def _turn(self, batch: list[Envelope[Any]]) -> None:
         now = self._clock()
@@ -167,8 +170,8 @@ class Dispatcher:
     def _what_comes_first(self, now: int) -> list[Envelope[Any]]:
         """Before any message what has fallen due; and before that a grace, if leases could not be renewed."""
         first: list[Envelope[Any]] = []
-        if self._was_short and not self._journal.short_of_room:
-            self._was_short = False
+        if self._owes_grace and not self._journal.short_of_room:
+            self._owes_grace = False
             first.append(unasked(Resume()))
         if self._is_due(now):
             first.append(unasked(Tick()))
@@ -177,7 +180,7 @@ class Dispatcher:
     async def _take_back(self, outcomes: list[Outcome], now: int) -> None:
         """There was no room, and nothing was written: the board goes back to what the record says. Creations are
         turned down, and whoever waits is sent away; the others are tried once more."""
-        self._was_short, self._rest_until = True, now + REST_MS
+        self._owes_grace, self._rest_until = True, now + REST_MS
         self._board = self._board.rebuilt(await self._journal.load())
         for envelope in self._parked.values():
             self._settle(envelope, ())

@@ -9,7 +9,7 @@ The board holds every working task and a bounded window of the waiting ones (age
 speaks about is a visitor for one batch. What is decided about each message stands in decisions/.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic
 
 from attrs import evolve, frozen
@@ -20,17 +20,15 @@ from dispatcher.decisions.claims import hand_out
 from dispatcher.decisions.directories import note_drained
 from dispatcher.directory import Directory
 from dispatcher.errors import Refusal, TaskNotFound
-from dispatcher.fields import REF
 from dispatcher.gates import Gates
-from dispatcher.messages import Claim, Create, CreateMany, LeaseMessage, Message, R, TaskMessage, Tick, Ticket
+from dispatcher.messages import Claim, Message, R, Ticket
+from dispatcher.needs import needs
 from dispatcher.pace import Pace
-from dispatcher.ports import Change, Entry, Found, LaneKey, Lease, Mint, Needs, Ruling, Run, Slice, Snapshot
+from dispatcher.ports import Change, Entry, Found, Lease, Mint, Needs, Ruling, Run, Snapshot
 from dispatcher.rules import Rules
 from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
 from dispatcher.visitors import Visitors
-
-LANES_PER_BATCH = 64  # slices fetched for one batch; claims beyond them are decided in the next
 
 
 @frozen
@@ -66,10 +64,9 @@ class Board:
             self._index_claim(task)
         self.draining = False
         self._last_arrival, self._last_seq = snapshot.last_arrival, snapshot.last_seq
-        self._due = snapshot.next_due  # nothing in the record falls due before; perhaps nothing at that very moment
-        self._visitors = Visitors()
-        self._has_learnt = False  # these three: in the batch at hand, of the message at hand
-        self._changes: list[Change | Ruling] = []
+        self.due = snapshot.next_due  # nothing in the record falls due before; perhaps nothing at that very moment
+        self.visitors = Visitors()
+        self._changes: list[Change | Ruling] = []  # these two: of the message at hand
         self._served: list[tuple[Ticket, tuple[Task, ...]]] = []
 
     def rebuilt(self, snapshot: Snapshot) -> "Board":
@@ -81,69 +78,21 @@ class Board:
     # A batch
 
     def forget(self) -> None:
-        for task in self._visitors.overdue or ():  # fetched for a Tick that was not decided with its batch
+        for task in self.visitors.overdue or ():  # fetched for a Tick that was not decided with its batch
             self.note_due(task)
-        self._visitors = Visitors()
-        self._has_learnt = False
+        self.visitors = Visitors()
         self.agenda.forget()
 
     def needs(self, messages: Iterable[Message[Any]], now: int) -> Needs:
-        tasks: set[str] = set()
-        leases: set[tuple[str, str]] = set()
-        lanes: dict[LaneKey, Slice] = {}
-        keys: set[str] = set()
-        due = False
-        for message in messages:
-            if isinstance(message, Claim | Tick):
-                for key, slice in self._unknown_lanes(message, now):
-                    lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.enough)
-            elif isinstance(message, TaskMessage):
-                tasks.update(self._unknown_tasks(message.task_id))
-                if isinstance(message, LeaseMessage):
-                    leases.update(self._unknown_lease(message))
-            for draft in _drafts(message):
-                tasks.update(self._unknown_tasks(*draft.depends_on))
-                if draft.idempotency_key and draft.idempotency_key not in self._visitors.keys:
-                    keys.add(draft.idempotency_key)
-            due = due or (isinstance(message, Tick) and self._lacks_due(now))
-            if len(lanes) >= LANES_PER_BATCH:
-                break
-        return Needs(tasks=tasks, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
-
-    def _unknown_lanes(self, message: Claim | Tick, now: int) -> Iterator[tuple[LaneKey, Slice]]:
-        """What a claim may get, once those before it have been served; a Tick learns about some in each batch."""
-        wanted: Iterable[Claim]
-        if isinstance(message, Tick):
-            wanted = () if self._has_learnt else self.agenda.wanted()
-        elif self.agenda.concerns_wanting(message):
-            wanted = self.agenda.wanted()
-        else:
-            wanted = () if self.gates.full else (message,)
-        for claim in wanted:
-            yield from self.agenda.lacks(claim, self.gates.is_open, now)
-
-    def _lacks_due(self, now: int) -> bool:
-        return self._visitors.overdue is None and self._due is not None and self._due <= now
-
-    def _unknown_tasks(self, *names: str) -> Iterator[str]:
-        for name in names:
-            if name not in self.working and name not in self._visitors.tasks and not name.startswith(REF):
-                yield name
-
-    def _unknown_lease(self, message: LeaseMessage) -> Iterator[tuple[str, str]]:
-        """A token that is not the current one: only the history can tell what became of it."""
-        task, token = self.working.get(message.task_id), message.lease_token
-        if token and not (task and task.leased_by(token)) and (message.task_id, token) not in self._visitors.leases:
-            yield message.task_id, token
+        return needs(self, messages, now)
 
     def learn(self, found: Found) -> None:
-        self._has_learnt = True
-        self._visitors.learn(found)
+        self.visitors.learn(found)
         for key, run in found.lanes.items():
             self.agenda.learn(key, run)
         self.agenda.look_again()
         if found.due is not None:
-            self._due = found.next_due
+            self.due = found.next_due
 
     def apply(self, message: Message[R], now: int) -> Effects[R]:
         """Decide one message. A refusal is raised, and nothing has happened."""
@@ -156,7 +105,7 @@ class Board:
         """When it next wants a Tick."""
         if self.agenda.wanting:
             return 0
-        moments = (self._due, self.agenda.next_deadline(), self.gates.next_end_of_pause())
+        moments = (self.due, self.agenda.next_deadline(), self.gates.next_end_of_pause())
         return min((at for at in moments if at is not None), default=None)
 
     def situation(self, task: Task) -> Situation:
@@ -187,7 +136,7 @@ class Board:
 
     def _newest(self, task_id: str, otherwise: Task | None = None) -> Task | None:
         """A task as it is by now; a visitor that is None has been deleted."""
-        return self.working.get(task_id) or self._visitors.tasks.get(task_id, otherwise)
+        return self.working.get(task_id) or self.visitors.tasks.get(task_id, otherwise)
 
     def claimed_as(self, claim: Claim) -> tuple[Task, ...]:
         """What a claim of this name, by this worker on these directories, still holds."""
@@ -200,23 +149,23 @@ class Board:
 
     def created_under(self, key: str | None) -> Task | None:
         """The task that an idempotency key stands for."""
-        task_id = self._visitors.keys[key] if key else None
+        task_id = self.visitors.keys[key] if key else None
         return self.find(task_id) if task_id else None
 
     def lease(self, task_id: str, token: str) -> Lease | None:
         """What the history knows of a lease that is not the current one."""
-        return self._visitors.leases[task_id, token]
+        return self.visitors.leases[task_id, token]
 
     def dependants(self, task_id: str) -> Run | None:
         """A slice of those who wait for a task that has ended; None if it was not fetched with this batch."""
-        return self._visitors.dependants.get(task_id)
+        return self.visitors.dependants.get(task_id)
 
     def best(self, claim: Claim) -> Task | None:
         return self.agenda.best(claim, self.gates.is_open)
 
     def take_due(self) -> list[Task]:
         """The slice of tasks that has fallen due, each in its newest form."""
-        tasks, self._visitors.overdue = self._visitors.overdue or (), ()
+        tasks, self.visitors.overdue = self.visitors.overdue or (), ()
         newest = (self._newest(task.task_id, task) for task in tasks)
         return [task for task in newest if task is not None]
 
@@ -230,9 +179,9 @@ class Board:
         if after.status is Status.WORKING:
             self.working[after.task_id] = after
             self._index_claim(after)
-        self._visitors.tasks[after.task_id] = after
+        self.visitors.tasks[after.task_id] = after
         if after.idempotency_key:
-            self._visitors.keys[after.idempotency_key] = after.task_id
+            self.visitors.keys[after.idempotency_key] = after.task_id
         if after.ready:
             self.agenda.add(after)
         self.note_due(after)
@@ -260,9 +209,9 @@ class Board:
 
     def remove(self, task: Task, now: int, type: str) -> None:
         """Forget a task that is over."""
-        self._visitors.tasks[task.task_id] = None
+        self.visitors.tasks[task.task_id] = None
         if task.idempotency_key:
-            self._visitors.keys[task.idempotency_key] = None
+            self.visitors.keys[task.idempotency_key] = None
         self._changes.append(Change(task, task, self._entry(task, task, now, type, {}), gone=True))
 
     def note(self, task: Task, now: int, type: str, **details: Any) -> None:
@@ -271,7 +220,7 @@ class Board:
 
     def note_late(self, task: Task, token: str, now: int, **details: Any) -> None:
         """Record what came too late under a lease; once is enough."""
-        if lease := self._visitors.note_late_result(task.task_id, token):
+        if lease := self.visitors.note_late_result(task.task_id, token):
             entry = self._entry(task, task, now, "task.late_result", details)
             late = evolve(entry, attempt=lease.attempt, worker_id=lease.worker_id)
             self._changes.append(Change(task, task, late))
@@ -295,7 +244,7 @@ class Board:
 
     def note_due(self, task: Task) -> None:
         if task.due_at is not None:
-            self._due = task.due_at if self._due is None else min(self._due, task.due_at)
+            self.due = task.due_at if self.due is None else min(self.due, task.due_at)
 
     def dismiss(self, ticket: Ticket, tasks: tuple[Task, ...] = ()) -> None:
         """Answer a parked claim."""
@@ -331,12 +280,6 @@ class Board:
             details=_given(details),
             lease_token=after.lease_token if type == "task.claimed" else None,
         )
-
-
-def _drafts(message: Message[Any]) -> Sequence[Create]:
-    if isinstance(message, Create):
-        return (message,)
-    return [draft for draft in message.drafts if draft] if isinstance(message, CreateMany) else ()
 
 
 def _given(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,10 @@ class Visitors:
     keys: dict[str, str | None] = field(factory=dict)  # idempotency keys: the id of the task each stands for
     dependants: dict[str, Run] = field(factory=dict)
     overdue: tuple[Task, ...] | None = None  # None: not asked for
+    have_learnt: bool = False
 
     def learn(self, found: Found) -> None:
+        self.have_learnt = True
         self.tasks.update(found.tasks)
         self.leases.update(found.leases)
         self.dependants.update(found.dependants)

@@ -41,8 +41,10 @@ T = TypeVar("T")
 class SqliteStore:
     """The one writer of a database, and readers that see what is committed."""
 
-    def __init__(self, writer: aiosqlite.Connection, readers: Sequence[aiosqlite.Connection]) -> None:
-        self._writer, self._readers = writer, cycle(readers)
+    def __init__(
+        self, writer: aiosqlite.Connection, readers: Sequence[aiosqlite.Connection], timeout_seconds: float
+    ) -> None:
+        self._writer, self._readers, self._timeout_seconds = writer, cycle(readers), timeout_seconds
         self._log_bytes = 0
         self._committed, self._log_is_long, self._full = Event(), Event(), Event()
 
@@ -117,7 +119,8 @@ class SqliteStore:
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         try:
-            return await hop(next(self._readers), query, *args, **kwargs)
+            async with asyncio.timeout(self._timeout_seconds):
+                return await hop(next(self._readers), query, *args, **kwargs)
         except sqlite3.Error as error:
             raise RecordFailed(str(error)) from error
 
@@ -166,7 +169,7 @@ async def open_store(
             raise type(error)(f"{path}: {error}") from None
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{path}: {error}") from error
-        store = SqliteStore(writer, readers)
+        store = SqliteStore(writer, readers, timeout_seconds)
         for job in (store.keep_log_short(), store.look_for_room()):
             stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store

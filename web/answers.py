@@ -133,5 +133,6 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
         422, "PROMPT_MISMATCH", str(e), {"similarity": round(e.similarity, 4), "threshold": e.threshold}
     ),
     RecordFailed: lambda e: Failure(502, "DATABASE_ERROR", "the record could not be read"),
+    TimeoutError: lambda e: Failure(504, "TIMEOUT", "the record does not answer; it is not known what came of this"),
     Unavailable: lambda e: Failure(503, "UNAVAILABLE", str(e), {}, {"Retry-After": RETRY_AFTER_SECONDS}),
 }

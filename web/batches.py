@@ -26,7 +26,7 @@ async def create_many(service: Service, asked: Batch, request: Request) -> Respo
         digest = sha256(await request.read()).hexdigest()
         drafts = [_under(draft, f"{key}\n{place}", digest) for place, draft in enumerate(drafts)]
     try:
-        outcomes = await service.dispatcher.ask(CreateMany(tuple(drafts), asked.atomic))
+        outcomes = await service.ask(CreateMany(tuple(drafts), asked.atomic))
     except BatchRefused as refused:
         raise _refused(invalid | _true_faults(refused.faults, asked.tasks, invalid)) from None
     created = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Created)}

@@ -33,7 +33,7 @@ async def drain(service: Service, asked: AboutDirectory, request: Request) -> Re
 
 
 async def _ruled(service: Service, rules: Regulate) -> Response:
-    await service.dispatcher.ask(rules)
+    await service.ask(rules)
     now = service.clock()
     return ok(_view(service, await service.record.directory(rules.work_directory), now), now)
 

@@ -10,6 +10,7 @@ from attrs import define, field
 
 from dispatcher.actor import Dispatcher
 from dispatcher.hub import Hub
+from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock, Record
 from web.settings import Settings
 
@@ -30,6 +31,15 @@ class Service:
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
         self.idle.set()
+
+    async def ask(self, message: Message[R]) -> R:
+        """The dispatcher's reply. Raises Refusal, Unavailable, or TimeoutError if the record hangs: it is unknown then
+        what came of it."""
+        wait_seconds = message.wait_seconds if isinstance(message, Claim) else 0
+        if wait_seconds == FOREVER:
+            return await self.dispatcher.ask(message)
+        async with asyncio.timeout(wait_seconds + self.settings.database.timeout_seconds):
+            return await self.dispatcher.ask(message)
 
     @contextmanager
     def handling(self) -> Iterator[None]:

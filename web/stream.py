@@ -95,7 +95,7 @@ class _Assignment:
             self.claim = None
         self.news = self.news or asyncio.create_task(heard.next())
         if room > 0 and self.claim is None:
-            self.claim, self.wanted = asyncio.create_task(self.service.dispatcher.ask(self._claim(room))), room
+            self.claim, self.wanted = asyncio.create_task(self.service.ask(self._claim(room))), room
         await asyncio.wait([job for job in (self.news, self.claim) if job], return_when=FIRST_COMPLETED)
         if self.claim and self.claim.done():
             tasks, self.claim = self.claim.result(), None
@@ -162,7 +162,7 @@ class _Assignment:
     async def _recount(self, heard: Listener) -> None:
         """Compare with the record what is held, and tell of what was lost meanwhile."""
         if self.asked.worker_id:
-            for task in await self.service.dispatcher.ask(Held(self.asked.worker_id, self.asked.work_path)):
+            for task in await self.service.ask(Held(self.asked.worker_id, self.asked.work_path)):
                 self.held[task.task_id] = task.attempt
         for task_id, attempt in list(self.held.items()):
             found = await self.service.record.task(task_id)

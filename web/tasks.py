@@ -29,7 +29,7 @@ async def create(service: Service, asked: Create, request: Request) -> Response:
     if key := idempotency_key(request):
         digest = sha256(await request.read()).hexdigest()
         asked = evolve(asked, idempotency_key=key, request_digest=digest)
-    created = await service.dispatcher.ask(asked)
+    created = await service.ask(asked)
     location = {"Location": f"/api/v1/tasks/{created.task.task_id}"}
     if created.replayed:
         return _whole(service, created.task, 200, location | {"Idempotent-Replayed": "true"})
@@ -37,55 +37,55 @@ async def create(service: Service, asked: Create, request: Request) -> Response:
 
 
 async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
-    tasks = await service.dispatcher.ask(asked.claim())
+    tasks = await service.ask(asked.claim())
     return await _deliver(service, request, tasks, lambda briefed: briefed[0] if briefed else None)
 
 
 async def claim(service: Service, asked: ClaimBody, request: Request) -> StreamResponse:
-    tasks = await service.dispatcher.ask(asked.claim())
+    tasks = await service.ask(asked.claim())
     return await _deliver(service, request, tasks, lambda briefed: {"tasks": briefed})
 
 
 async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Response:
-    task = await service.dispatcher.ask(asked)
+    task = await service.ask(asked)
     return ok(
         {"lease_expires_at": moment(task.lease_expires_at), "deadline_at": moment(task.deadline_at)}, service.clock()
     )
 
 
 async def complete(service: Service, asked: CompleteBody, request: Request) -> StreamResponse:
-    task = await service.dispatcher.ask(asked.report())
+    task = await service.ask(asked.report())
     claim = asked.claim()
-    tasks = await service.dispatcher.ask(claim) if claim else ()
+    tasks = await service.ask(claim) if claim else ()
     ended = outcome(task)
     return await _deliver(service, request, tasks, lambda briefed: ended | {"next": briefed[0] if briefed else None})
 
 
 async def fail(service: Service, asked: Fail, request: Request) -> Response:
-    task = await service.dispatcher.ask(asked)
+    task = await service.ask(asked)
     return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
 
 
 async def release(service: Service, asked: Release, request: Request) -> Response:
-    task = await service.dispatcher.ask(asked)
+    task = await service.ask(asked)
     return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
 
 
 async def edit(service: Service, asked: Edit, request: Request) -> Response:
-    return _whole(service, await service.dispatcher.ask(evolve(asked, if_version=_if_version(request))))
+    return _whole(service, await service.ask(evolve(asked, if_version=_if_version(request))))
 
 
 async def delete(service: Service, asked: Delete, request: Request) -> Response:
-    await service.dispatcher.ask(evolve(asked, if_version=_if_version(request)))
+    await service.ask(evolve(asked, if_version=_if_version(request)))
     return ok({"task_id": asked.task_id, "deleted": True}, service.clock())
 
 
 async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
-    return _whole(service, await service.dispatcher.ask(asked))
+    return _whole(service, await service.ask(asked))
 
 
 async def retry(service: Service, asked: Retry, request: Request) -> Response:
-    return _whole(service, await service.dispatcher.ask(asked))
+    return _whole(service, await service.ask(asked))
 
 
 async def show(service: Service, asked: Show, request: Request) -> Response:

@@ -1,0 +1,75 @@
+"""What a board must learn from the record before it can decide some messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.fields import REF
+from dispatcher.messages import Claim, Create, CreateMany, LeaseMessage, Message, TaskMessage, Tick
+from dispatcher.ports import LaneKey, Needs, Slice
+
+if TYPE_CHECKING:
+    from dispatcher.board import Board
+
+LANES_PER_BATCH = 64  # slices fetched for one batch; claims beyond them are decided in the next
+
+
+def needs(board: Board, messages: Iterable[Message[Any]], now: int) -> Needs:
+    tasks: set[str] = set()
+    leases: set[tuple[str, str]] = set()
+    lanes: dict[LaneKey, Slice] = {}
+    keys: set[str] = set()
+    due = False
+    for message in messages:
+        if isinstance(message, Claim | Tick):
+            for key, slice in _lanes(board, message, now):
+                lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.enough)
+            due = due or (isinstance(message, Tick) and _lacks_due(board, now))
+        elif isinstance(message, TaskMessage):
+            tasks.update(_tasks(board, message.task_id))
+            if isinstance(message, LeaseMessage):
+                leases.update(_lease(board, message))
+        for create in _creations(message):
+            tasks.update(_tasks(board, *create.depends_on))
+            if create.idempotency_key and create.idempotency_key not in board.visitors.keys:
+                keys.add(create.idempotency_key)
+        if len(lanes) >= LANES_PER_BATCH:
+            break
+    return Needs(tasks=tasks, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
+
+
+def _lanes(board: Board, message: Claim | Tick, now: int) -> Iterator[tuple[LaneKey, Slice]]:
+    """What a claim may get, once those before it have been served; a Tick learns about some of these in each batch."""
+    wanted: Iterable[Claim]
+    if isinstance(message, Tick):
+        wanted = () if board.visitors.have_learnt else board.agenda.wanted()
+    elif board.agenda.concerns_wanting(message):
+        wanted = board.agenda.wanted()
+    else:
+        wanted = () if board.gates.full else (message,)
+    for claim in wanted:
+        yield from board.agenda.lacks(claim, board.gates.is_open, now)
+
+
+def _lacks_due(board: Board, now: int) -> bool:
+    return board.visitors.overdue is None and board.due is not None and board.due <= now
+
+
+def _tasks(board: Board, *names: str) -> Iterator[str]:
+    for name in names:
+        if name not in board.working and name not in board.visitors.tasks and not name.startswith(REF):
+            yield name
+
+
+def _lease(board: Board, message: LeaseMessage) -> Iterator[tuple[str, str]]:
+    """A token that is not the current one: only the history can tell what became of it."""
+    task, token = board.working.get(message.task_id), message.lease_token
+    if token and not (task and task.leased_by(token)) and (message.task_id, token) not in board.visitors.leases:
+        yield message.task_id, token
+
+
+def _creations(message: Message[Any]) -> Sequence[Create]:
+    if isinstance(message, Create):
+        return (message,)
+    return [draft for draft in message.drafts if draft] if isinstance(message, CreateMany) else ()
