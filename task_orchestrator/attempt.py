@@ -115,6 +115,7 @@ class Attempt:
             "TASK_ATTEMPT": str(self._task["attempt"]),
             "TASK_PRIORITY": self._task["priority"],
             "TASK_TAGS": ",".join(self._task["tags"]),
+            "TASK_DEPENDENCIES": ",".join(parent["task_id"] for parent in self._task.get("dependencies", ())),
             "TASK_WORK_DIRECTORY": self._task["work_directory"],
             "TASK_WORKER_ID": self._worker_id,
             "TASK_LEASE_TOKEN": self.lease_token,

@@ -9,9 +9,18 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from task_orchestrator import Refused, Unreachable, __version__
+from task_orchestrator import Refused, Unreachable, __version__, directories
 from task_orchestrator.connection import Connection, Flag
-from task_orchestrator.display import FINAL, complain, say, say_json, show_entry, show_task, show_tasks
+from task_orchestrator.display import (
+    FINAL,
+    complain,
+    say,
+    say_json,
+    show_entry,
+    show_explanation,
+    show_task,
+    show_tasks,
+)
 from task_orchestrator.patience import patiently
 from task_orchestrator.submit import absolute, submit
 from task_orchestrator.work import worker
@@ -25,6 +34,7 @@ app.command("web.serve:app", name="serve", help="Run the server.")
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
 app.command(submit)
 app.command(worker)
+directories.add_to(app)
 
 
 @app.command
@@ -83,6 +93,17 @@ async def watch(task_id: str, /, *, json: Flag = False, connection: Connection =
             sys.stdout.flush()
             if task["status"] in FINAL:
                 return
+
+
+@app.command
+async def explain(task_id: str, /, *, json: Flag = False, connection: Connection = Connection()) -> None:  # noqa: B008
+    """Say why a task is not being worked on, and what its position is."""
+    async with connection.open() as client:
+        explanation = await client.explain(task_id)
+    if json:
+        say_json(explanation)
+    else:
+        show_explanation(explanation)
 
 
 @app.command

@@ -1,26 +1,21 @@
 """The HTTP client: one method per call, one exception per kind of failure, and no hidden retries."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from yarl import URL
 
 from task_orchestrator.answers import decoded, refusal, unreachable
+from task_orchestrator.session import CONNECT_SECONDS, Json, Session
 from task_orchestrator.sse import Event, EventParser
 
-DEFAULT_URL = "http://127.0.0.1:8080"
-ANSWER_SECONDS = 30.0  # for an answer, on top of what the server was asked to wait
-CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 45.0  # a stream sends a comment every 15 s: after three missed ones it is dead
 
-Json = dict[str, Any]
 JsonList = list[Json]
 
 
-class Client:
+class Client(Session):
     """A session with one server. Use it as an async context manager, or call close().
 
     Every method returns the `data` of the server's answer as plain dicts and lists, and raises `Refused` when the
@@ -28,28 +23,6 @@ class Client:
     Keyword arguments that are left out (None) are not sent, so the server's defaults hold. Raises ValueError for
     an address that is not http:// or https://, or a key that does not fit into a header.
     """
-
-    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, answer_seconds: float = ANSWER_SECONDS):
-        if not url.startswith(("http://", "https://")) or not URL(url).host:
-            raise ValueError(f"not the address of a server (it should look like {DEFAULT_URL}): {url!r}")
-        if api_key and not (api_key.isascii() and api_key.isprintable()):
-            raise ValueError("an API key is printable ASCII")
-        self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._answer_seconds = answer_seconds
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     async def submit(
         self,
@@ -67,7 +40,18 @@ class Client:
         """
         body = {"prompt": prompt, "work_directory": work_directory, "priority": priority, "tags": tags, **fields}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
-        return await self._data("POST", "tasks", body=body, headers=headers)
+        return await self.data("POST", "tasks", body=body, headers=headers)
+
+    async def submit_many(
+        self, tasks: Sequence[Mapping[str, Any]], *, atomic: bool | None = None, idempotency_key: str | None = None
+    ) -> Json:
+        """Create up to 1000 tasks, each with the fields of the contract and perhaps a `ref`: others of them may depend
+        on it as `ref:NAME`. All or none, unless `atomic` is False.
+
+        Returns `{tasks: [{index, task_id, …}], errors: [{index, code, message, details}]}`.
+        """
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        return await self.data("POST", "tasks/batch", body={"tasks": list(tasks), "atomic": atomic}, headers=headers)
 
     async def get(
         self,
@@ -78,19 +62,23 @@ class Client:
     ) -> Json:
         """The whole task. With `until="terminal"` the answer waits up to `wait_seconds` (0 to 60) for the outcome."""
         query = {"wait_seconds": wait_seconds, "until": until}
-        return await self._data("GET", _task(task_id), query=query, wait_seconds=wait_seconds)
+        return await self.data("GET", _task(task_id), query=query, wait_seconds=wait_seconds)
 
     async def list(
         self, *, work_directory: str | None = None, limit: int | None = None, offset: int | None = None
     ) -> Json:
         """Tasks, newest first, of all directories or of one: `{tasks, total, page, limit, offset, next_cursor}`."""
         query = {"work_directory": work_directory, "limit": limit, "offset": offset}
-        return await self._data("GET", "tasks", query=query)
+        return await self.data("GET", "tasks", query=query)
 
     async def history(self, task_id: str) -> JsonList:
         """What happened to a task, oldest first: `{seq, type, status, worker_id, attempt, at, details}` each."""
-        entries: JsonList = (await self._data("GET", _task(task_id, "history")))["history"]
+        entries: JsonList = (await self.data("GET", _task(task_id, "history")))["history"]
         return entries
+
+    async def explain(self, task_id: str) -> Json:
+        """Why it is not being worked on: `{status, position, estimated_wait_seconds, blocked_by: [{kind, detail}]}`."""
+        return await self.data("GET", _task(task_id, "explain"))
 
     async def claim(
         self,
@@ -117,7 +105,7 @@ class Client:
             "tags": tags,
             "claim_id": claim_id,
         }
-        claimed: JsonList = (await self._data("POST", "tasks/claim", body=body, wait_seconds=wait_seconds))["tasks"]
+        claimed: JsonList = (await self.data("POST", "tasks/claim", body=body, wait_seconds=wait_seconds))["tasks"]
         return claimed
 
     async def heartbeat(
@@ -130,14 +118,14 @@ class Client:
     ) -> Json:
         """Renew a lease: `{lease_expires_at, deadline_at}`. Refused with `LEASE_LOST` when it is no longer ours."""
         body = {"lease_token": lease_token, "lease_seconds": lease_seconds, "progress": progress}
-        return await self._data("POST", _task(task_id, "heartbeat"), body=body)
+        return await self.data("POST", _task(task_id, "heartbeat"), body=body)
 
     async def complete(
         self, task_id: str, *, lease_token: str | None = None, result: Any = None, **fields: Any
     ) -> Json:
         """Report success: `{task_id, status, completed_at, next}`. Repeating it with the same token is harmless."""
         body = {"lease_token": lease_token, "result": result, **fields}
-        return await self._data("POST", _task(task_id, "complete"), body=body)
+        return await self.data("POST", _task(task_id, "complete"), body=body)
 
     async def fail(
         self,
@@ -155,26 +143,49 @@ class Client:
             "retryable": retryable,
             "retry_after_seconds": retry_after_seconds,
         }
-        return await self._data("POST", _task(task_id, "fail"), body=body)
+        return await self.data("POST", _task(task_id, "fail"), body=body)
 
     async def release(
         self, task_id: str, lease_token: str, *, reason: str | None = None, delay_seconds: float | None = None
     ) -> Json:
         """Give a claimed task back to the queue; no retry is burnt."""
         body = {"lease_token": lease_token, "reason": reason, "delay_seconds": delay_seconds}
-        return await self._data("POST", _task(task_id, "release"), body=body)
+        return await self.data("POST", _task(task_id, "release"), body=body)
 
     async def cancel(self, task_id: str, reason: str | None = None, force: bool = False) -> Json:
         """Nobody is to work on it any more: the whole task. One that is being worked on needs `force`."""
-        return await self._data("POST", _task(task_id, "cancel"), body={"reason": reason, "force": force})
+        return await self.data("POST", _task(task_id, "cancel"), body={"reason": reason, "force": force})
 
     async def retry(self, task_id: str) -> Json:
         """Let a failed task wait again, for one of its `max_retries`: the whole task."""
-        return await self._data("POST", _task(task_id, "retry"), body={})
+        return await self.data("POST", _task(task_id, "retry"), body={})
+
+    async def directories(self) -> JsonList:
+        """Every work directory: how many tasks it has by status, its rules, and how many workers wait there."""
+        directories: JsonList = (await self.data("GET", "work-directories"))["work_directories"]
+        return directories
+
+    async def pause(self, work_directory: str, reason: str | None = None, until: str | None = None) -> Json:
+        """Nobody is given a task of this directory until it is resumed, or until that time comes: the directory."""
+        body = {"paused_reason": reason, "paused_until": until}
+        return await self.data("POST", "work-directories/pause", query={"path": work_directory}, body=body)
+
+    async def resume(self, work_directory: str) -> Json:
+        """Ends a pause and a drain: the directory."""
+        return await self.data("POST", "work-directories/resume", query={"path": work_directory}, body={})
+
+    async def drain(self, work_directory: str) -> Json:
+        """Those who hold a task of this directory finish it, nobody gets another: the directory."""
+        return await self.data("POST", "work-directories/drain", query={"path": work_directory}, body={})
+
+    async def limit(self, work_directory: str, max_working: int | None) -> Json:
+        """At most so many tasks of this directory are worked on at once, None for no limit: the directory."""
+        body = {"max_working": max_working}
+        return await self.data("PATCH", "work-directories", query={"path": work_directory}, body=body, nulls=True)
 
     async def health(self) -> Json:
         """The health document, also when it says `unhealthy`."""
-        status, document = await self._exchange("GET", "/health")
+        status, document = await self.exchange("GET", "/health")
         if "status" not in document:
             raise refusal(status, document)
         return document
@@ -207,7 +218,7 @@ class Client:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         parser = EventParser()
         try:
-            async with self._open("GET", "/api/v1/tasks/stream", timeout, query=query) as response:
+            async with self.open("GET", "/api/v1/tasks/stream", timeout, query=query) as response:
                 if response.status != 200 or response.content_type != "text/event-stream":
                     raise refusal(response.status, decoded(await response.read()))
                 if opened is not None:
@@ -218,62 +229,6 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unreachable(self.url, error, f"the stream from {self.url} broke") from error
 
-    async def _data(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        wait_seconds: float | None = None,
-    ) -> Json:
-        status, envelope = await self._exchange(
-            method, f"/api/v1/{path}", query=query, body=body, headers=headers, wait_seconds=wait_seconds
-        )
-        if status >= 300 or not isinstance(envelope.get("data"), dict):
-            raise refusal(status, envelope)
-        data: Json = envelope["data"]
-        return data
-
-    async def _exchange(
-        self, method: str, path: str, *, wait_seconds: float | None = None, **request: Any
-    ) -> tuple[int, Json]:
-        timeout = aiohttp.ClientTimeout(self._answer_seconds + (wait_seconds or 0), sock_connect=CONNECT_SECONDS)
-        try:
-            async with self._open(method, path, timeout, **request) as response:
-                return response.status, decoded(await response.read())
-        except (aiohttp.ClientError, OSError) as error:  # asyncio's TimeoutError is an OSError too
-            raise unreachable(self.url, error, f"no answer from {self.url}") from error
-
-    def _open(
-        self,
-        method: str,
-        path: str,
-        timeout: aiohttp.ClientTimeout,
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers)
-        return self._session.request(
-            method,
-            URL(self.url + path, encoded=True),
-            params={name: _text(value) for name, value in (query or {}).items() if value is not None},
-            json=None if body is None else {name: value for name, value in body.items() if value is not None},
-            headers=headers,
-            timeout=timeout,
-            allow_redirects=False,
-        )
-
 
 def _task(task_id: str, verb: str = "") -> str:
     return f"tasks/{quote(task_id, safe='')}" + (f"/{verb}" if verb else "")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, str | int | float) else ",".join(map(str, value))

@@ -31,7 +31,8 @@ class Connection:
 
     def open(self) -> "Client":
         """The client; ends the process with a usage error if the address or the key cannot be one."""
-        from task_orchestrator.client import DEFAULT_URL, Client
+        from task_orchestrator.client import Client
+        from task_orchestrator.session import DEFAULT_URL
 
         try:
             return Client(self.url or DEFAULT_URL, self.api_key)

@@ -16,7 +16,17 @@ STATUS_STYLES = {"waiting": "yellow", "working": "cyan", "completed": "green", "
 
 # C0 and C1 controls but tab and newline; characters that reorder what stands around them; lone surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHOWN = ("task_id", "status", "priority", "work_directory", "tags", "worker_id", "attempt", "retry_count")
+_SHOWN = (
+    "task_id",
+    "status",
+    "priority",
+    "work_directory",
+    "tags",
+    "blocked_by",
+    "worker_id",
+    "attempt",
+    "retry_count",
+)
 _OF_WORKERS = frozenset({"exit_code", "duration_seconds", "output", "truncated"})
 _TIMES = ("created_at", "started_at", "completed_at")
 
@@ -106,6 +116,16 @@ def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: Se
     with console.capture() as drawn:  # printing is ours: rich answers a broken pipe with an exit code of its own
         console.print(table)
     sys.stdout.write(drawn.get())
+
+
+def show_explanation(explanation: dict[str, Any]) -> None:
+    """The status, the position if there is one, and a line for each reason."""
+    say(f"{explanation['task_id']} {explanation['status']}")
+    for name in ("position", "estimated_wait_seconds"):
+        if explanation[name] is not None:
+            say(f"{name:<24}{explanation[name]}")
+    for reason in explanation["blocked_by"]:
+        say(f"{reason['kind']:<24}{reason['detail']}")
 
 
 def show_entry(entry: dict[str, Any]) -> None:

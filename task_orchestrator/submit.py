@@ -39,6 +39,8 @@ class Wishes:
         How often a task whose worker was lost is tried again.
     timeout_seconds
         The longest run of one attempt.
+    depends_on
+        The id of a task that must have completed before; may be given several times.
     """
 
     work_directory: str = "."
@@ -46,10 +48,12 @@ class Wishes:
     tags: Annotated[tuple[str, ...], Parameter(name="--tag", negative=(), show_default=False)] = ()
     max_retries: int | None = None
     timeout_seconds: int | float | None = None
+    depends_on: Annotated[tuple[str, ...], Parameter(name="--depends-on", negative=(), show_default=False)] = ()
 
     def fields(self) -> dict[str, Any]:
         """As the client takes them."""
-        return asdict(self) | {"work_directory": absolute(self.work_directory), "tags": self.tags or None}
+        lists = {"tags": self.tags or None, "depends_on": self.depends_on or None}
+        return asdict(self) | {"work_directory": absolute(self.work_directory), **lists}
 
 
 async def submit(

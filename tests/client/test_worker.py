@@ -67,7 +67,10 @@ async def test_the_whole_way(server, cli, worker, directory):
 async def test_the_command_knows_its_task(server, client, worker, directory):
     """The prompt is on standard input, to the letter; the rest is in the environment; the directory is the task's."""
     prompt = "two\n  lines, 'quotes' $HOME und Ümläute"
-    task_id = await submit(client, directory, prompt, tags=["a b", "c"], priority="high")
+    parent = await submit(client, directory, "x")
+    (held,) = await client.claim(work_directory=str(directory))
+    await client.complete(parent, lease_token=held["lease_token"], result=1)
+    task_id = await submit(client, directory, prompt, tags=["a b", "c"], priority="high", depends_on=[parent])
     running = await worker(server.url, directory, "cat; echo; pwd; env | grep ^TASK_ | sort", "--worker-id", "ann")
     task = await ended(client, task_id)
     said, _, rest = task["result"]["output"].partition(f"\n{directory}\n")
@@ -79,6 +82,7 @@ async def test_the_command_knows_its_task(server, client, worker, directory):
         "TASK_ATTEMPT": "1",
         "TASK_PRIORITY": "high",
         "TASK_TAGS": "a b,c",
+        "TASK_DEPENDENCIES": parent,
         "TASK_WORK_DIRECTORY": str(directory),
         "TASK_WORKER_ID": "ann",
         "TASK_ORCHESTRATOR_URL": server.url,

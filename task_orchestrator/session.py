@@ -1,0 +1,100 @@
+"""A session with one server: requests go out, and the server's envelope comes back or an exception."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from yarl import URL
+
+from task_orchestrator.answers import decoded, refusal, unreachable
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+ANSWER_SECONDS = 30.0  # for an answer, on top of what the server was asked to wait
+CONNECT_SECONDS = 10.0
+
+Json = dict[str, Any]
+
+
+class Session:
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, answer_seconds: float = ANSWER_SECONDS):
+        if not url.startswith(("http://", "https://")) or not URL(url).host:
+            raise ValueError(f"not the address of a server (it should look like {DEFAULT_URL}): {url!r}")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("an API key is printable ASCII")
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._answer_seconds = answer_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def data(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_seconds: float | None = None,
+        nulls: bool = False,
+    ) -> Json:
+        """What a success says. Nulls are left out of the body, unless they mean something."""
+        if body is not None and not nulls:
+            body = {name: value for name, value in body.items() if value is not None}
+        status, envelope = await self.exchange(
+            method, f"/api/v1/{path}", query=query, body=body, headers=headers, wait_seconds=wait_seconds
+        )
+        if status >= 300 or not isinstance(envelope.get("data"), dict):
+            raise refusal(status, envelope)
+        data: Json = envelope["data"]
+        return data
+
+    async def exchange(
+        self, method: str, path: str, *, wait_seconds: float | None = None, **request: Any
+    ) -> tuple[int, Json]:
+        timeout = aiohttp.ClientTimeout(self._answer_seconds + (wait_seconds or 0), sock_connect=CONNECT_SECONDS)
+        try:
+            async with self.open(method, path, timeout, **request) as response:
+                return response.status, decoded(await response.read())
+        except (aiohttp.ClientError, OSError) as error:  # asyncio's TimeoutError is an OSError too
+            raise unreachable(self.url, error, f"no answer from {self.url}") from error
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        timeout: aiohttp.ClientTimeout,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(headers=self._headers)
+        return self._session.request(
+            method,
+            URL(self.url + path, encoded=True),
+            params={name: _text(value) for name, value in (query or {}).items() if value is not None},
+            json=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int | float) else ",".join(map(str, value))
