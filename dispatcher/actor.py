@@ -196,17 +196,23 @@ class Dispatcher:
             envelope.tried = True
 
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
-        """As many as the board knows enough for; the others go to the head of the next batch."""
+        """As many as the board knows enough for; the others go to the head of the next batch, with those that must let
+        what is due come first."""
         while self._mailbox and isinstance(self._mailbox[0].message, Leave):
             batch.insert(0, self._mailbox.popleft())  # whoever has left by now must get nothing
         outcomes: list[Outcome] = []
+        later: list[Envelope[Any]] = []
         for place, envelope in enumerate(batch):
             if envelope.reply.cancelled():
                 continue  # gone before its turn
             if self._board.needs([envelope.message], now):
-                self._mailbox.extendleft(reversed(batch[place:]))
+                later += batch[place:]
                 break
-            outcomes.append((envelope, self._decide_one(envelope, now)))
+            if self._board.comes_too_early(envelope.message, now):
+                later.append(envelope)
+            else:
+                outcomes.append((envelope, self._decide_one(envelope, now)))
+        self._mailbox.extendleft(reversed(later))
         return outcomes
 
     def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Exception:
@@ -216,7 +222,7 @@ class Dispatcher:
             self._parked.pop(envelope.message.ticket, None)
         try:
             effects = self._board.apply(envelope.message, now)
-        except (Refusal, Unavailable) as refusal:
+        except Refusal as refusal:
             return refusal
         if isinstance(effects.reply, Parked):
             envelope.ticket = effects.reply.ticket

@@ -22,7 +22,7 @@ from dispatcher.directory import Directory
 from dispatcher.errors import Refusal, TaskNotFound
 from dispatcher.gates import Gates
 from dispatcher.messages import Claim, Message, R, Ticket
-from dispatcher.needs import needs
+from dispatcher.needs import comes_too_early, needs
 from dispatcher.pace import Pace
 from dispatcher.ports import Change, Entry, Found, Lease, Mint, Needs, Ruling, Run, Snapshot
 from dispatcher.rules import Rules
@@ -107,6 +107,13 @@ class Board:
             return 0
         moments = (self.due, self.agenda.next_deadline(), self.gates.next_end_of_pause())
         return min((at for at in moments if at is not None), default=None)
+
+    def is_due(self, now: int) -> bool:
+        due = self.next_due()
+        return due is not None and due <= now
+
+    def comes_too_early(self, message: Message[Any], now: int) -> bool:
+        return comes_too_early(self, message, now)
 
     def situation(self, task: Task) -> Situation:
         """What keeps a task from being worked on, or may do so."""

@@ -89,6 +89,10 @@ class Create(Message["Created"]):
     idempotency_key: str | None = field(default=None, metadata=INTERNAL)
     request_digest: str | None = field(default=None, metadata=INTERNAL)
 
+    def idempotency_keys(self) -> Iterable[str]:
+        """Under which its task may be kept."""
+        return (self.idempotency_key,) if self.idempotency_key else ()
+
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.run_at is not None and self.delay_seconds is not None:
             yield "delay_seconds", "cannot be given together with run_at"
@@ -104,10 +108,21 @@ class Draft(Create):
 
 @frozen
 class CreateMany(Message[tuple[Created | Refusal | None, ...]]):
-    """New tasks, in this order; None stands for one that was refused before. If `atomic`, all or none."""
+    """New tasks, in this order; None stands for one that was refused before. If `atomic`, all or none.
+
+    Said again with the same `idempotency_key`, it gets the tasks that were made; what was refused is tried again.
+    """
 
     drafts: tuple[Draft | None, ...]
     atomic: bool = True
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+    def idempotency_keys(self) -> Iterable[str]:
+        """Under which its tasks may be kept: the first one that was made under the key, the others by their places."""
+        if self.idempotency_key:
+            yield self.idempotency_key
+            yield from (f"{self.idempotency_key}\n{place}" for place in range(len(self.drafts)))
 
 
 @frozen(kw_only=True)

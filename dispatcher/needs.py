@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.fields import REF
-from dispatcher.messages import Claim, Create, CreateMany, LeaseMessage, Message, TaskMessage, Tick
+from dispatcher.messages import Claim, Create, CreateMany, Delete, LeaseMessage, Message, Retry, TaskMessage, Tick
 from dispatcher.ports import LaneKey, Needs, Slice
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ def needs(board: Board, messages: Iterable[Message[Any]], now: int) -> Needs:
             tasks.update(_tasks(board, message.task_id))
             if isinstance(message, LeaseMessage):
                 leases.update(_lease(board, message))
-        for create in _creations(message):
-            tasks.update(_tasks(board, *create.depends_on))
-            if create.idempotency_key and create.idempotency_key not in board.visitors.keys:
-                keys.add(create.idempotency_key)
+        elif isinstance(message, Create | CreateMany):
+            keys.update(key for key in message.idempotency_keys() if key not in board.visitors.keys)
+            for create in (message,) if isinstance(message, Create) else message.drafts:
+                tasks.update(_tasks(board, *create.depends_on) if create else ())
         if len(lanes) >= LANES_PER_BATCH:
             break
     return Needs(tasks=tasks, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
@@ -69,7 +69,12 @@ def _lease(board: Board, message: LeaseMessage) -> Iterator[tuple[str, str]]:
         yield message.task_id, token
 
 
-def _creations(message: Message[Any]) -> Sequence[Create]:
-    if isinstance(message, Create):
-        return (message,)
-    return [draft for draft in message.drafts if draft] if isinstance(message, CreateMany) else ()
+def comes_too_early(board: Board, message: Message[Any], now: int) -> bool:
+    """It must not be decided before what is due: a claim would go away with nothing though a task may come free, or the
+    end of a task would be undone before all have heard of it."""
+    if isinstance(message, Claim):
+        empty_handed = not message.wait_seconds and not board.claimed_as(message) and board.best(message) is None
+        return empty_handed and board.is_due(now)
+    if isinstance(message, Retry | Delete):
+        return board.exists(message.task_id) and board.find(message.task_id).tell_from is not None
+    return False

@@ -5,7 +5,6 @@ from hashlib import sha256
 from typing import Any
 
 from aiohttp.web import Request, Response
-from attrs import evolve
 
 from dispatcher.errors import BatchRefused, DependencyNotFound, Refusal
 from dispatcher.fields import REF
@@ -22,11 +21,10 @@ Faults = Mapping[int, Exception]
 
 async def create_many(service: Service, asked: Batch, request: Request) -> Response:
     drafts, invalid = _read(asked.tasks)
-    if key := idempotency_key(request):
-        digest = sha256(await request.read()).hexdigest()
-        drafts = [_under(draft, f"{key}\n{place}", digest) for place, draft in enumerate(drafts)]
+    key = idempotency_key(request)
+    digest = sha256(await request.read()).hexdigest() if key else None
     try:
-        outcomes = await service.ask(CreateMany(tuple(drafts), asked.atomic))
+        outcomes = await service.ask(CreateMany(tuple(drafts), asked.atomic, key, digest))
     except BatchRefused as refused:
         raise _refused(invalid | _true_faults(refused.faults, asked.tasks, invalid)) from None
     created = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Created)}
@@ -44,21 +42,21 @@ def _read(tasks: Sequence[object]) -> tuple[list[Draft | None], dict[int, Except
     """Each of them, None where it breaks the rules; and how."""
     drafts: list[Draft | None] = []
     invalid: dict[int, Exception] = {}
-    refs: dict[str, int] = {}
+    refs: dict[object, int] = {}
     for place, task in enumerate(tasks):
+        ref = task.get("ref") if isinstance(task, dict) else None
+        faults: list[Fault] = []
+        if isinstance(ref, str) and (first := refs.setdefault(ref, place)) != place:
+            faults.append(Fault("ref", f"is already that of tasks[{first}]"))
+        draft = None
         try:
             draft = structure(task, Draft)
-            if draft.ref and (first := refs.setdefault(draft.ref, place)) != place:
-                raise Invalid([Fault("ref", f"is already that of tasks[{first}]")])
-            drafts.append(draft)
         except Invalid as error:
-            drafts.append(None)
-            invalid[place] = error
+            faults += error.faults
+        drafts.append(None if faults else draft)
+        if faults:
+            invalid[place] = Invalid(faults)
     return drafts, invalid
-
-
-def _under(draft: Draft | None, key: str, digest: str) -> Draft | None:
-    return draft and evolve(draft, idempotency_key=key, request_digest=digest)
 
 
 def _true_faults(faults: Mapping[int, Refusal], tasks: Sequence[Any], invalid: Faults) -> dict[int, Refusal]:

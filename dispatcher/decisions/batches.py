@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dispatcher.decisions.creation import Place, earlier, make, missing_parents
+from attrs import evolve
+
+from dispatcher.decisions.creation import Place, make, missing_parents, still_stands
 from dispatcher.errors import BatchRefused, DependencyCycle, DependencyNotFound, IdempotencyKeyReused, Refusal
 from dispatcher.fields import REF
 from dispatcher.messages import Created, CreateMany, Draft
@@ -18,38 +20,43 @@ Drafts = Sequence[Draft | None]
 
 
 def create_many(board: Board, many: CreateMany, now: int) -> tuple[Created | Refusal | None, ...]:
-    """Raises BatchRefused if it is atomic and anything is wrong with any of them."""
+    """Raises BatchRefused if it is atomic and anything is wrong with any of them, and IdempotencyKeyReused."""
     drafts = many.drafts
     places = {draft.ref: place for place, draft in enumerate(drafts) if draft and draft.ref}
-    standing, faults = _look_up(board, drafts, places, now)
-    faults |= _cycles(drafts, places)
+    standing = _standing(board, many, now)
+    faults = _unknown_parents(board, drafts, places, standing) | _cycles(drafts, places)
     if many.atomic and (faults or None in drafts):
         raise BatchRefused(dict(sorted(faults.items())))
     faults |= _orphans(drafts, places, faults)
     new = [place for place, draft in enumerate(drafts) if draft and place not in faults and place not in standing]
     ids = {place: task.task_id for place, task in standing.items()} | {place: board.mint.task_id(now) for place in new}
     made = {place: Created(task, replayed=True) for place, task in standing.items()}
-    made |= _make(board, drafts, new, {ref: ids[place] for ref, place in places.items() if place in ids}, ids, now)
+    made |= _make(board, many, new, {ref: ids[place] for ref, place in places.items() if place in ids}, ids, now)
     return tuple(made.get(place) or faults.get(place) for place in range(len(drafts)))
 
 
-def _look_up(
-    board: Board, drafts: Drafts, places: Mapping[str, int], now: int
-) -> tuple[dict[int, Task], dict[int, Refusal]]:
-    """Those that are there already, and those that can be seen to be wrong each by itself."""
-    standing: dict[int, Task] = {}
+def _standing(board: Board, many: CreateMany, now: int) -> dict[int, Task]:
+    """Those that are there already, by their places, which stand behind the digest of the request."""
+    standing = {}
+    for key in many.idempotency_keys():
+        task = board.created_under(key)
+        if task is not None and still_stands(task, now):
+            digest, _, place = (task.request_digest or "").partition(" ")
+            if digest != many.request_digest or not place:
+                raise IdempotencyKeyReused(task.task_id)
+            standing[int(place)] = task
+    return standing
+
+
+def _unknown_parents(
+    board: Board, drafts: Drafts, places: Mapping[str, int], standing: Mapping[int, Task]
+) -> dict[int, Refusal]:
+    siblings = {REF + ref for ref in places}
     faults: dict[int, Refusal] = {}
     for place, draft in enumerate(drafts):
-        if draft is None:
-            continue
-        try:
-            if task := earlier(board, draft, now):
-                standing[place] = task
-            elif missing := missing_parents(board, draft.depends_on, {REF + ref for ref in places}):
-                faults[place] = DependencyNotFound(missing)
-        except IdempotencyKeyReused as reused:
-            faults[place] = reused
-    return standing, faults
+        if draft and place not in standing and (missing := missing_parents(board, draft.depends_on, siblings)):
+            faults[place] = DependencyNotFound(missing)
+    return faults
 
 
 def _siblings(draft: Draft, places: Mapping[str, int]) -> set[int]:
@@ -104,15 +111,26 @@ def _place(name: str, places: Mapping[str, int]) -> int | None:
 
 
 def _make(
-    board: Board, drafts: Drafts, new: list[int], named: Mapping[str, str], ids: Mapping[int, str], now: int
+    board: Board, many: CreateMany, new: list[int], named: Mapping[str, str], ids: Mapping[int, str], now: int
 ) -> dict[int, Created]:
-    wanted = {name.removeprefix(REF) for draft in drafts if draft for name in draft.depends_on if name.startswith(REF)}
+    drafts = [draft for draft in many.drafts if draft]
+    wanted = {name.removeprefix(REF) for draft in drafts for name in draft.depends_on if name.startswith(REF)}
     siblings = frozenset(ids[place] for place in new)
     made = {}
     for place in new:
-        draft = drafts[place]
+        draft = many.drafts[place]
         assert draft is not None
         depends_on = tuple(named[name.removeprefix(REF)] if name.startswith(REF) else name for name in draft.depends_on)
         at = Place(ids[place], depends_on, siblings, has_dependants=draft.ref in wanted)
-        made[place] = Created(make(board, draft, now, at))
+        made[place] = Created(make(board, _under(board, many, place, draft, now), now, at))
     return made
+
+
+def _under(board: Board, many: CreateMany, place: int, draft: Draft, now: int) -> Draft:
+    """The draft with its own key: that of the batch, if it is the first one to be made."""
+    if many.idempotency_key is None:
+        return draft
+    first = board.created_under(many.idempotency_key)
+    free = first is None or not still_stands(first, now)
+    key = many.idempotency_key if free else f"{many.idempotency_key}\n{place}"
+    return evolve(draft, idempotency_key=key, request_digest=f"{many.request_digest} {place}")

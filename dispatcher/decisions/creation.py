@@ -32,21 +32,13 @@ class Place:
 
 
 def create(board: Board, create: Create, now: int) -> Created:
-    if task := earlier(board, create, now):
+    if (task := board.created_under(create.idempotency_key)) and still_stands(task, now):
+        if task.request_digest != create.request_digest:
+            raise IdempotencyKeyReused(task.task_id)
         return Created(task, replayed=True)
     if missing := missing_parents(board, create.depends_on):
         raise DependencyNotFound(missing)
     return Created(make(board, create, now, Place(board.mint.task_id(now), create.depends_on)))
-
-
-def earlier(board: Board, create: Create, now: int) -> Task | None:
-    """The task that was made when this was said before. Raises IdempotencyKeyReused."""
-    task = board.created_under(create.idempotency_key)
-    if task is None or not _still_stands(task, now):
-        return None
-    if task.request_digest != create.request_digest:
-        raise IdempotencyKeyReused(task.task_id)
-    return task
 
 
 def missing_parents(board: Board, depends_on: Sequence[str], siblings: Set[str] = frozenset()) -> dict[int, str]:
@@ -64,7 +56,8 @@ def make(board: Board, create: Create, now: int, at: Place) -> Task:
     return bind(board, task, parents, now)
 
 
-def _still_stands(task: Task, now: int) -> bool:
+def still_stands(task: Task, now: int) -> bool:
+    """Its idempotency key still means this task."""
     return task.status not in FINAL or now < later(task.created_at, IDEMPOTENCY_HOURS * 3600)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.decisions.returns import end
-from dispatcher.errors import InvalidState, RetryLimitReached, Unavailable, VersionConflict
+from dispatcher.errors import InvalidState, RetryLimitReached, VersionConflict
 from dispatcher.fields import UNSET, to_json
 from dispatcher.messages import Cancel, Delete, Edit, Retry
 from dispatcher.task import FINAL, Status, Task, allowed_from
@@ -42,7 +42,6 @@ def retry(board: Board, retry: Retry, now: int) -> Task:
         progress=None,
         completed_at=None,
         result=None,
-        tell_from=None,
     )
     return board.put(task, again, now, "task.retried")
 
@@ -69,8 +68,6 @@ def delete(board: Board, delete: Delete, now: int) -> None:
     _check_version(task, delete.if_version)
     if task.status not in FINAL:
         raise InvalidState(task.status, sorted(FINAL))
-    if task.tell_from is not None:
-        raise Unavailable("those who wait for the task are just being told of its end")
     board.remove(task, now, "task.deleted")
 
 

@@ -121,8 +121,8 @@ async def day(caller: Caller) -> None:
     """A bit of everything; what it comes to does not depend on how often anything had to be said."""
     say = caller.say
     first = (await say(new("first", priority=Priority.LOW))).task
-    drafts = [Draft(work_directory="/w", prompt=name, idempotency_key=name, request_digest="d") for name in "abc"]
-    await say(CreateMany(tuple(drafts)))
+    drafts = tuple(Draft(work_directory="/w", prompt=name) for name in "abc")
+    await say(CreateMany(drafts, idempotency_key="many", request_digest="d"))
     child = (await say(new("child", "/other", depends_on=(first.task_id,)))).task
     await say(Edit(task_id=first.task_id, priority=Priority.HIGH, if_version=1), VersionConflict)
     (held,) = await say(claim("one"))
