@@ -208,10 +208,12 @@ class Dispatcher:
             if self._board.needs([envelope.message], now):
                 later += batch[place:]
                 break
-            if self._board.comes_too_early(envelope.message, now):
+            if not self._board.comes_too_early(envelope.message, now):
+                outcomes.append((envelope, self._decide_one(envelope, now)))
+            elif self._is_due(now):
                 later.append(envelope)
             else:
-                outcomes.append((envelope, self._decide_one(envelope, now)))
+                outcomes.append((envelope, Unavailable(FULL)))  # for want of room what is due is not tried just now
         self._mailbox.extendleft(reversed(later))
         return outcomes
 

@@ -73,8 +73,8 @@ def comes_too_early(board: Board, message: Message[Any], now: int) -> bool:
     """It must not be decided before what is due: a claim would go away with nothing though a task may come free, or the
     end of a task would be undone before all have heard of it."""
     if isinstance(message, Claim):
-        empty_handed = not message.wait_seconds and not board.claimed_as(message) and board.best(message) is None
-        return empty_handed and board.is_due(now)
+        may_find_nothing = not message.wait_seconds and board.is_due(now)
+        return may_find_nothing and not board.claimed_as(message) and board.best(message) is None
     if isinstance(message, Retry | Delete):
         return board.exists(message.task_id) and board.find(message.task_id).tell_from is not None
     return False

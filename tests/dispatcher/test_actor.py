@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from dispatcher import actor
 from dispatcher.actor import BATCH_MAX, Dispatcher
 from dispatcher.board import Board
-from dispatcher.errors import LeaseLost, TaskNotFound, Unavailable
+from dispatcher.errors import LeaseLost, NoRoom, TaskNotFound, Unavailable
 from dispatcher.hub import Hub, about_directory
 from dispatcher.messages import FOREVER, Claim, Complete, Create, Drain, Heartbeat, Tick
 from dispatcher.ports import Change, Found, Needs, Snapshot
+from dispatcher.task import Status
 from tests.dispatcher.world import CountingMint, DirectJournal, World, database
 
 CREATE = Create(work_directory="/w", prompt="do it")
@@ -33,6 +35,7 @@ class GatedJournal(DirectJournal):
         self.fetches: list[Needs] = []
         self.fetching, self.fetch_gate = asyncio.Event(), asyncio.Event()
         self.fetch_gate.set()
+        self.full_at: int | None = None  # the commit, counted from here, for which there is no room
 
     def shut(self) -> None:
         self.gate.clear()
@@ -49,6 +52,10 @@ class GatedJournal(DirectJournal):
         await self.gate.wait()
         if self.error:
             raise self.error
+        if self.full_at is not None:
+            self.full_at -= 1
+            if self.full_at == 0:
+                raise NoRoom
         await super().commit(changes)
 
 
@@ -286,3 +293,36 @@ async def test_a_deep_backlog_is_claimed_in_order_through_a_small_window() -> No
     assert [task.arrival for tasks in claimed for task in tasks] == list(range(1, 51))
     await world.stop()
     world.journal.db.close()
+
+
+async def test_what_waits_for_what_is_due_is_told_if_there_is_no_room_for_that(stage: Stage) -> None:
+    """While what is due cannot be written down, nobody is kept waiting for it, nor the loop kept busy."""
+    task = (await stage.ask(CREATE)).task
+    (held,) = await stage.ask(evolve(CLAIM, lease_seconds=1))
+    stage.now = 10_000
+    stage.journal.error, stage.journal.short_of_room = NoRoom(), True
+    with pytest.raises(Unavailable, match="full"):
+        await stage.ask(CLAIM)
+    with pytest.raises(Unavailable, match="full"):
+        await stage.ask(CREATE)
+    stage.journal.error, stage.journal.short_of_room = None, False
+    renewed = await stage.ask(Heartbeat(task_id=task.task_id, lease_token=held.lease_token))
+    assert renewed.lease_expires_at > stage.now
+
+
+async def test_without_room_reports_are_tried_again_without_the_creations(stage: Stage) -> None:
+    """One batch: the creation is turned down, who waits is sent away, and the report gets through."""
+    await stage.ask(CREATE)
+    (held,) = await stage.ask(CLAIM)
+    stage.journal.shut()
+    first = stage.ask(evolve(CREATE, work_directory="/x"))
+    await stage.journal.committing.wait()
+    asks = [stage.ask(CREATE), stage.ask(evolve(WAIT, work_directories=("/y",)))]
+    asks.append(stage.ask(Complete(task_id=held.task_id, lease_token=held.lease_token)))
+    stage.journal.full_at = 2
+    stage.journal.gate.set()
+    await first
+    with pytest.raises(Unavailable, match="full"):
+        await asks[0]
+    assert await asks[1] == ()
+    assert (await asks[2]).status is Status.COMPLETED
