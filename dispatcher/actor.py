@@ -199,7 +199,8 @@ class Dispatcher:
         """As many as the board knows enough for; the others go to the head of the next batch, with those that must let
         what is due come first."""
         while self._mailbox and isinstance(self._mailbox[0].message, Leave):
-            batch.insert(0, self._mailbox.popleft())  # whoever has left by now must get nothing
+            batch.append(self._mailbox.popleft())
+        batch.sort(key=lambda envelope: not isinstance(envelope.message, Leave))  # who has left by now gets nothing
         outcomes: list[Outcome] = []
         later: list[Envelope[Any]] = []
         for place, envelope in enumerate(batch):
@@ -220,8 +221,6 @@ class Dispatcher:
     def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Exception:
         if isinstance(envelope.message, Create | CreateMany) and self._journal.short_of_room:
             return Unavailable(FULL)
-        if isinstance(envelope.message, Leave):
-            self._parked.pop(envelope.message.ticket, None)
         try:
             effects = self._board.apply(envelope.message, now)
         except Refusal as refusal:
@@ -237,6 +236,8 @@ class Dispatcher:
             return
         if not isinstance(outcome.reply, Parked):
             self._settle(envelope, outcome.reply)
+        if isinstance(envelope.message, Leave):
+            self._parked.pop(envelope.message.ticket, None)
         for ticket, tasks in outcome.served:
             self._settle(self._parked.pop(ticket), tasks)
 

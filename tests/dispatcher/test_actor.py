@@ -326,3 +326,19 @@ async def test_without_room_reports_are_tried_again_without_the_creations(stage:
         await asks[0]
     assert await asks[1] == ()
     assert (await asks[2]).status is Status.COMPLETED
+
+
+async def test_who_has_left_is_forgotten_before_what_is_due(stage: Stage) -> None:
+    """The caller goes during a commit, in which the time of its claim runs out, too; a task comes with the same batch."""
+    leaver = stage.ask(evolve(WAIT, wait_seconds=1))
+    await turns()
+    stage.journal.shut()
+    first = stage.ask(evolve(CREATE, work_directory="/x"))
+    await stage.journal.committing.wait()
+    leaver.cancel()
+    stage.now = 2000
+    task = stage.ask(CREATE)
+    stage.journal.gate.set()
+    await asyncio.gather(first, task)
+    assert len(await stage.ask(CLAIM)) == 1
+    assert len(stage.journal.commits) == 3, "the task was given to nobody before"
