@@ -329,7 +329,7 @@ async def test_without_room_reports_are_tried_again_without_the_creations(stage:
 
 
 async def test_who_has_left_is_forgotten_before_what_is_due(stage: Stage) -> None:
-    """The caller goes during a commit, in which the time of its claim runs out, too; a task comes with the same batch."""
+    """The caller goes during a commit, and the time of its claim runs out; a task comes with the same batch."""
     leaver = stage.ask(evolve(WAIT, wait_seconds=1))
     await turns()
     stage.journal.shut()
