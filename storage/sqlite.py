@@ -6,32 +6,27 @@ the batch was written.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
-from sys import maxsize
 
-from dispatcher.directory import Directory
-from dispatcher.fields import Priority, to_json
+from dispatcher.fields import to_json
 from dispatcher.ports import (
     Change,
     Changes,
-    DirectoryCount,
-    Entry,
     Found,
     LaneKey,
     Lease,
     Needs,
-    Place,
     Ruling,
     Run,
     Slice,
     Snapshot,
 )
 from dispatcher.task import Status, Task
+from storage.queries import tasks_by_id
 from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
 
-PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 DEPENDANTS_SLICE = 256  # and so many of those that wait for them
 
@@ -81,16 +76,7 @@ RULES = ("max_working", "paused", "paused_reason", "paused_until", "draining")
 LAY_DOWN = f"update work_directories set {', '.join(f'{name} = ?' for name in RULES)} where work_directory = ?"
 KEEP_NUMBERS = "update last_numbers set arrival = max(arrival, ?), seq = max(seq, ?)"
 
-TASK_BY_ID = f"{TASKS.select} where task_id = ?"
 TASK_BY_KEY = f"{TASKS.select} where idempotency_key = ?"
-CREATED_AT = "select created_at from tasks where arrival >= ? order by arrival limit 1"
-AHEAD = """
-    select count(*) from tasks where work_directory = ? and priority = ? and ready = 1 and arrival < ?"""
-DIRECTORY_COUNTS = f"""
-    select {DIRECTORIES.names}, {", ".join(Status)}, (
-        select created_at from tasks where tasks.work_directory = work_directories.work_directory
-        and status = 'waiting' order by arrival limit 1)
-    from work_directories"""
 WORKING = f"{TASKS.select} where status = 'working'"
 RULED = f"{DIRECTORIES.select} where max_working is not null or paused or draining"
 LAST_AT = """
@@ -144,7 +130,7 @@ def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
         dependants, place = _dependants(db, due)
         due, next_due = due[:place], due[place].due_at if place < len(due) else next_due
     return Found(
-        tasks={task_id: task_by_id(db, task_id) for task_id in needs.tasks},
+        tasks=dict.fromkeys(needs.tasks) | tasks_by_id(db, needs.tasks) if needs.tasks else {},
         leases={(task_id, token): _lease(db, task_id, token) for task_id, token in needs.leases},
         lanes=_runs(db, needs),
         keys={key: next(iter(_tasks(db.execute(TASK_BY_KEY, (key,)))), None) for key in needs.keys},
@@ -259,71 +245,6 @@ def _tasks(rows: Iterable[Row]) -> tuple[Task, ...]:
     return tuple(map(TASKS.value, rows))
 
 
-def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
-    return next(map(TASKS.value, db.execute(TASK_BY_ID, (task_id,))), None)
-
-
-def tasks_by_id(db: sqlite3.Connection, task_ids: Collection[str]) -> dict[str, Task]:
-    rows = db.execute(f"{TASKS.select} where task_id in (select value from json_each(?))", (to_json(list(task_ids)),))
-    return {task.task_id: task for task in _tasks(rows)}
-
-
-def place_of(db: sqlite3.Connection, task: Task, aging_seconds: float) -> Place:
-    """With ageing, those of another priority count as more urgent that were created before it, or not so long after it
-    as the priorities lie apart; a task's arrival tells when it was created."""
-    ahead = {}
-    for priority in Priority:
-        ranks = priority.rank - task.priority.rank
-        if ranks == 0:
-            before = task.arrival
-        elif aging_seconds:
-            before = _first_arrival_since(db, task.created_at + round(ranks * aging_seconds * 1000))
-        else:
-            before = maxsize if ranks > 0 else 0
-        (ahead[priority],) = db.execute(AHEAD, (task.work_directory, priority.rank, before)).fetchone()
-    older = ahead.pop(task.priority)
-    return Place(more_urgent=sum(ahead.values()), older=older)
-
-
-def _first_arrival_since(db: sqlite3.Connection, moment: int) -> int:
-    """The arrival of the first task created at `moment` or later. Both grow together, so it can be searched for."""
-    low = 0
-    (high,) = db.execute("select coalesce(max(arrival), 0) + 1 from tasks").fetchone()
-    while low < high:
-        middle = (low + high) // 2
-        found = db.execute(CREATED_AT, (middle,)).fetchone()
-        if found is None or found[0] >= moment:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def directories(db: sqlite3.Connection) -> list[DirectoryCount]:
-    return list(map(_directory_count, db.execute(f"{DIRECTORY_COUNTS} order by work_directory")))
-
-
-def directory(db: sqlite3.Connection, work_directory: str) -> DirectoryCount:
-    row = db.execute(f"{DIRECTORY_COUNTS} where work_directory = ?", (work_directory,)).fetchone()
-    if row is None:
-        rules = Directory(work_directory=work_directory)
-        return DirectoryCount(rules=rules, tasks=dict.fromkeys(Status, 0), oldest_waiting_at=None)
-    return _directory_count(row)
-
-
-def _directory_count(row: Row) -> DirectoryCount:
-    rules = len(DIRECTORIES.columns)
-    return DirectoryCount(
-        rules=DIRECTORIES.value(row[:rules]),
-        tasks=dict(zip(Status, row[rules:-1], strict=True)),
-        oldest_waiting_at=row[-1],
-    )
-
-
-def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
-    return list(map(HISTORY.value, db.execute(f"{HISTORY.select} where task_id = ? order by seq", (task_id,))))
-
-
 def _lease(db: sqlite3.Connection, task_id: str, token: str) -> Lease | None:
     claim = db.execute(CLAIM_UNDER, (task_id, token)).fetchone()
     if claim is None:
@@ -372,27 +293,3 @@ def _due(db: sqlite3.Connection, moment: int) -> tuple[tuple[Task, ...], int | N
         return tasks[:DUE_SLICE], tasks[DUE_SLICE].due_at
     (next_due,) = db.execute("select min(due_at) from tasks where due_at > ?", (moment,)).fetchone()
     return tasks, next_due
-
-
-def newest(db: sqlite3.Connection, work_directory: str | None, limit: int, offset: int) -> tuple[list[Task], int]:
-    """A page of tasks, newest first, and how many there are in all. None: of every directory.
-
-    A page is cut short when it grows beyond PAGE_BYTES_MAX.
-    """
-    where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
-    rows = db.execute(f"{TASKS.select} {where} order by arrival desc limit ? offset ?", (*values, limit, offset))
-    every = " + ".join(Status)
-    (total,) = db.execute(f"select coalesce(sum({every}), 0) from work_directories {where}", values).fetchone()
-    page, size = [], 0
-    for row in rows:
-        page.append(TASKS.value(row))
-        size += sum(len(value) for value in row if isinstance(value, str))
-        if size > PAGE_BYTES_MAX:
-            break
-    return page, total
-
-
-def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:
-    where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
-    (total,) = db.execute(f"select coalesce(sum(waiting), 0) from work_directories {where}", values).fetchone()
-    return int(total)

@@ -19,7 +19,7 @@ from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.ports import Change, Changes, DirectoryCount, Entry, Found, Needs, Place, Ruling, Snapshot
 from dispatcher.task import Task
-from storage import sqlite
+from storage import queries, sqlite
 from storage.errors import NotOurs, StorageError
 from storage.owner import OwnerLock
 from storage.versions import migrate, steps
@@ -92,28 +92,28 @@ class SqliteStore:
     # The record
 
     async def task(self, task_id: str) -> Task | None:
-        return await self._read(sqlite.task_by_id, task_id)
+        return await self._read(queries.task_by_id, task_id)
 
     async def tasks(self, task_ids: Collection[str]) -> Mapping[str, Task]:
-        return await self._read(sqlite.tasks_by_id, task_ids)
+        return await self._read(queries.tasks_by_id, task_ids)
 
     async def place(self, task: Task, aging_seconds: float) -> Place:
-        return await self._read(sqlite.place_of, task, aging_seconds)
+        return await self._read(queries.place_of, task, aging_seconds)
 
     async def directories(self) -> Sequence[DirectoryCount]:
-        return await self._read(sqlite.directories)
+        return await self._read(queries.directories)
 
     async def directory(self, work_directory: str) -> DirectoryCount:
-        return await self._read(sqlite.directory, work_directory)
+        return await self._read(queries.directory, work_directory)
 
     async def history(self, task_id: str) -> Sequence[Entry]:
-        return await self._read(sqlite.entries_of, task_id)
+        return await self._read(queries.entries_of, task_id)
 
     async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
-        return await self._read(sqlite.newest, work_directory, limit, offset)
+        return await self._read(queries.newest, work_directory, limit, offset)
 
     async def waiting(self, work_directory: str | None) -> int:
-        return await self._read(sqlite.waiting, work_directory)
+        return await self._read(queries.waiting, work_directory)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

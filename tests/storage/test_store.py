@@ -14,7 +14,7 @@ from dispatcher.errors import RecordFailed
 from dispatcher.messages import Claim, Create
 from dispatcher.ports import Change
 from dispatcher.task import Status
-from storage import sqlite, store
+from storage import queries, sqlite, store
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
 from storage.store import hop, open_store
 from storage.versions import migrate, steps
@@ -34,8 +34,8 @@ async def test_what_is_committed_is_read_back_as_it_was(tmp_path: Path) -> None:
     desk.create(tags=("a", "b"), metadata={"é": [1, None]}, expires_at=5, delay_seconds=1.5, auto_retry=True)
     desk.create(prompt="zwölf 🦊")
     desk.claim(worker_id="ann", lease_seconds=1.5)
-    tasks, _ = sqlite.newest(desk.db, None, 10, 0)
-    entries = [sqlite.entries_of(desk.db, task.task_id)[-1] for task in tasks]
+    tasks, _ = queries.newest(desk.db, None, 10, 0)
+    entries = [queries.entries_of(desk.db, task.task_id)[-1] for task in tasks]
     async with open_store(tmp_path / "deep" / "tasks.db") as opened:
         await opened.commit([Change(None, task, entry) for task, entry in zip(tasks, entries, strict=True)])
         assert [list(await opened.history(task.task_id)) for task in tasks] == [[entry] for entry in entries]
@@ -212,7 +212,10 @@ def test_every_table_is_strict_and_claims_are_served_by_their_index() -> None:
     desk = Desk()
     loose = "select name from pragma_table_list where type = 'table' and not strict and name not like 'sqlite%'"
     assert desk.db.execute(loose).fetchall() == []
-    for query, wanted in ((sqlite.READY, 5), (sqlite.READY_WITH_TAGS, 6), (sqlite.DUE, 2), (sqlite.TASK_BY_ID, 1)):
+    one_directory = f"{queries.DIRECTORY_COUNTS} where work_directory = ?"
+    written = (sqlite.READY, sqlite.READY_WITH_TAGS, sqlite.DUE, sqlite.WHO_DEPENDS)
+    for query in (*written, queries.TASK_BY_ID, queries.AHEAD, queries.CREATED_AT, one_directory):
+        wanted = max(map(int, re.findall(r"\?(\d)", query)), default=query.count("?"))
         plan = [row[3] for row in desk.db.execute(f"explain query plan {query}", ["1"] * wanted)]
         assert all("VIRTUAL" in line or not re.search("SCAN|TEMP B-TREE", line) for line in plan), plan
 
@@ -227,9 +230,9 @@ def test_the_counts_of_a_directory_are_kept_in_step() -> None:
 
 
 def test_a_page_of_large_tasks_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "PAGE_BYTES_MAX", 700)
+    monkeypatch.setattr(queries, "PAGE_BYTES_MAX", 700)
     desk = Desk()
     made = [desk.create(prompt="x" * 400) for _ in range(5)]
-    page, total = sqlite.newest(desk.db, "/w", 100, 0)
+    page, total = queries.newest(desk.db, "/w", 100, 0)
     assert (page, total) == ([made[4], made[3]], 5)
-    assert sqlite.newest(desk.db, "/w", 100, len(page))[0] == [made[2], made[1]]
+    assert queries.newest(desk.db, "/w", 100, len(page))[0] == [made[2], made[1]]

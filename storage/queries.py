@@ -1,0 +1,112 @@
+"""What everybody else asks of the record on SQLite, each in one go and in the thread of a reader."""
+
+import sqlite3
+from collections.abc import Collection
+from sys import maxsize
+
+from dispatcher.directory import Directory
+from dispatcher.fields import Priority, to_json
+from dispatcher.ports import DirectoryCount, Entry, Place
+from dispatcher.task import Status, Task
+from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
+
+PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
+
+TASK_BY_ID = f"{TASKS.select} where task_id = ?"
+CREATED_AT = "select created_at from tasks where arrival >= ? order by arrival limit 1"
+AHEAD = """
+    select count(*) from tasks where work_directory = ? and priority = ? and ready = 1 and arrival < ?"""
+DIRECTORY_COUNTS = f"""
+    select {DIRECTORIES.names}, {", ".join(Status)}, (
+        select created_at from tasks where tasks.work_directory = work_directories.work_directory
+        and status = 'waiting' order by arrival limit 1)
+    from work_directories"""
+
+
+def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
+    return next(map(TASKS.value, db.execute(TASK_BY_ID, (task_id,))), None)
+
+
+def tasks_by_id(db: sqlite3.Connection, task_ids: Collection[str]) -> dict[str, Task]:
+    rows = db.execute(f"{TASKS.select} where task_id in (select value from json_each(?))", (to_json(list(task_ids)),))
+    return {task.task_id: task for task in map(TASKS.value, rows)}
+
+
+def place_of(db: sqlite3.Connection, task: Task, aging_seconds: float) -> Place:
+    """With ageing, those of another priority count as more urgent that were created before it, or not so long after it
+    as the priorities lie apart; a task's arrival tells when it was created."""
+    ahead = {}
+    for priority in Priority:
+        ranks = priority.rank - task.priority.rank
+        if ranks == 0:
+            before = task.arrival
+        elif aging_seconds:
+            before = _first_arrival_since(db, task.created_at + round(ranks * aging_seconds * 1000))
+        else:
+            before = maxsize if ranks > 0 else 0
+        (ahead[priority],) = db.execute(AHEAD, (task.work_directory, priority.rank, before)).fetchone()
+    older = ahead.pop(task.priority)
+    return Place(more_urgent=sum(ahead.values()), older=older)
+
+
+def _first_arrival_since(db: sqlite3.Connection, moment: int) -> int:
+    """The arrival of the first task created at `moment` or later. Both grow together, so it can be searched for."""
+    low = 0
+    (high,) = db.execute("select coalesce(max(arrival), 0) + 1 from tasks").fetchone()
+    while low < high:
+        middle = (low + high) // 2
+        found = db.execute(CREATED_AT, (middle,)).fetchone()
+        if found is None or found[0] >= moment:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def directories(db: sqlite3.Connection) -> list[DirectoryCount]:
+    return list(map(_directory_count, db.execute(f"{DIRECTORY_COUNTS} order by work_directory")))
+
+
+def directory(db: sqlite3.Connection, work_directory: str) -> DirectoryCount:
+    row = db.execute(f"{DIRECTORY_COUNTS} where work_directory = ?", (work_directory,)).fetchone()
+    if row is None:
+        rules = Directory(work_directory=work_directory)
+        return DirectoryCount(rules=rules, tasks=dict.fromkeys(Status, 0), oldest_waiting_at=None)
+    return _directory_count(row)
+
+
+def _directory_count(row: Row) -> DirectoryCount:
+    rules = len(DIRECTORIES.columns)
+    return DirectoryCount(
+        rules=DIRECTORIES.value(row[:rules]),
+        tasks=dict(zip(Status, row[rules:-1], strict=True)),
+        oldest_waiting_at=row[-1],
+    )
+
+
+def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
+    return list(map(HISTORY.value, db.execute(f"{HISTORY.select} where task_id = ? order by seq", (task_id,))))
+
+
+def newest(db: sqlite3.Connection, work_directory: str | None, limit: int, offset: int) -> tuple[list[Task], int]:
+    """A page of tasks, newest first, and how many there are in all. None: of every directory.
+
+    A page is cut short when it grows beyond PAGE_BYTES_MAX.
+    """
+    where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
+    rows = db.execute(f"{TASKS.select} {where} order by arrival desc limit ? offset ?", (*values, limit, offset))
+    every = " + ".join(Status)
+    (total,) = db.execute(f"select coalesce(sum({every}), 0) from work_directories {where}", values).fetchone()
+    page, size = [], 0
+    for row in rows:
+        page.append(TASKS.value(row))
+        size += sum(len(value) for value in row if isinstance(value, str))
+        if size > PAGE_BYTES_MAX:
+            break
+    return page, total
+
+
+def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:
+    where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
+    (total,) = db.execute(f"select coalesce(sum(waiting), 0) from work_directories {where}", values).fetchone()
+    return int(total)
