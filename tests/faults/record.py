@@ -1,148 +1,179 @@
-"""The database as it lies on disk, held against itself and against what the clients know."""
+"""What the record says in the end, held against what the clients know."""
 
 import json
 import sqlite3
 from collections import Counter
-from contextlib import closing
-from itertools import groupby, pairwise
-from operator import itemgetter
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
-from attrs import frozen
+from dispatcher.task import Status
 
-from dispatcher.task import MOVES, Status
-
-from .ledger import Lease, Ledger
-
-Row = dict[str, Any]
+from .database import Entry, reading
+from .ledger import Effect, Lease, Ledger
+from .replay import Replay, Tenure
 
 ENDS = {"complete": {"task.completed"}, "fail": {"task.failed", "task.retried"}, "release": {"task.released"}}
-EXPIRED = "task.lease_expired"
-END_TYPES = set[str]().union(*ENDS.values(), {EXPIRED})
-
-
-@frozen
-class Record:
-    tasks: dict[str, Row]  # by task_id
-    history: dict[str, list[Row]]  # by task_id, in order of seq
-    seqs: list[int]
-    directories: dict[str, Row]
-    ready_tags: list[tuple[Any, ...]]
+EXPIRED, CANCELLED = "task.lease_expired", "task.cancelled"
+ROUNDING_SECONDS = 0.002
 
 
 def check(database: Path, ledger: Ledger) -> None:
-    record = read(database)
-    check_creations(record, ledger)
-    check_outcomes(record, ledger)
-    check_leases(record, ledger)
-    check_histories(record)
-    check_views(record)
+    """Raises AssertionError with all that was found. The server may run meanwhile, but nobody may call it."""
+    replay = Replay(ledger)
+    with reading(database) as db:
+        replay.advance(db)
+        judge(replay, db)
+    assert not ledger.findings, "\n".join(map(str, ledger.findings))
 
 
-def read(database: Path) -> Record:
-    """One consistent view of it, beside the server that owns it."""
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
-        db.row_factory = lambda cursor, row: {
-            column[0]: value for column, value in zip(cursor.description, row, strict=True)
-        }
-        db.execute("begin")
-        assert db.execute("pragma integrity_check").fetchall() == [{"integrity_check": "ok"}]
-        history = db.execute("select * from task_history order by task_id, seq").fetchall()
-        return Record(
-            tasks={task["task_id"]: task for task in db.execute("select * from tasks order by arrival")},
-            history={task_id: list(rows) for task_id, rows in groupby(history, itemgetter("task_id"))},
-            seqs=sorted(row["seq"] for row in history),
-            directories={row.pop("work_directory"): row for row in db.execute("select * from work_directories")},
-            ready_tags=sorted(tuple(row.values()) for row in db.execute("select * from ready_tags")),
-        )
+def judge(replay: Replay, db: sqlite3.Connection) -> None:
+    """Adds what it finds to the findings of the ledger. The replay has taken in all that this view shows."""
+    check_effects(replay)
+    check_creations(replay)
+    check_leases(replay)
+    check_overlaps(replay)
+    check_order_in_time(replay)
+    check_outcomes(replay, db)
+    check_views(replay.ledger, db)
 
 
-def check_creations(record: Record, ledger: Ledger) -> None:
-    """Each answered creation is there once; beyond them only unanswered ones, at most once each."""
-    prompts = {task_id: task["prompt"] for task_id, task in record.tasks.items()}
-    assert {task_id: prompts.get(task_id) for task_id in ledger.created} == ledger.created
-    others = [prompt for task_id, prompt in prompts.items() if task_id not in ledger.created]
-    assert len(set(others)) == len(others)
-    assert set(others) <= ledger.perhaps_created
+def check_effects(replay: Replay, first: int = 0, end: int | None = None) -> None:
+    """Whatever was answered is in the record; from the `first` effect on, up to the `end`."""
+    for effect in replay.ledger.effects[first:end]:
+        if not seq_of(replay, effect):
+            about = effect.key if effect.key in replay.courses else replay.ledger.leases.get(effect.key)
+            about = about.task_id if isinstance(about, Lease) else effect.key
+            replay.ledger.find("lost", f"{effect} was answered, and is not in the record", about)
 
 
-def check_outcomes(record: Record, ledger: Ledger) -> None:
-    """Each answered completion is there with exactly its result."""
-    for task_id, result in ledger.results.items():
-        task = record.tasks[task_id]
-        assert (task["status"], json.loads(task["result"])) == ("completed", result), task
+def seq_of(replay: Replay, effect: Effect) -> int | None:
+    course, tenure = replay.courses.get(effect.key), replay.tenures.get(effect.key)
+    found = {
+        "created": course and course.created,
+        "cancelled": course and course.cancelled,
+        "claimed": tenure and tenure.claimed,
+        "ended": tenure and tenure.end,
+    }[effect.kind]
+    return found.seq if found else None
 
 
-def check_leases(record: Record, ledger: Ledger) -> None:
-    """Each lease is in the history, and ended before the next one began, by its holder's call or by its time."""
-    unheard = set()
-    for task_id, rows in record.history.items():
-        tenures = tenures_of(rows)
-        assert [claim["attempt"] for claim, _ in tenures] == list(range(1, len(tenures) + 1)), rows
-        assert record.tasks[task_id]["attempt"] == len(tenures)
-        for claim, end in tenures:
-            if lease := ledger.leases.get(claim["lease_token"]):
-                assert (lease.task_id, lease.attempt) == (task_id, claim["attempt"])
-                check_end(lease, end, record.tasks[task_id])
-            else:
-                unheard.add(claim["lease_token"])
-                assert end is None or end["type"] == EXPIRED or "undelivered" in end["details"], rows
-    recorded = {row["lease_token"] for rows in record.history.values() for row in rows} - {None}
-    assert recorded - unheard == ledger.leases.keys(), "a lease was given out and is not in the history"
-    assert len(unheard) <= ledger.perhaps_claimed
+def check_creations(replay: Replay) -> None:
+    """No creation made two tasks, however often it was said; and the tasks are the ones that were asked for."""
+    times = Counter(course.prompt for course in replay.courses.values())
+    for prompt in (prompt for prompt, number in times.items() if number > 1):
+        replay.ledger.find("double", f"{prompt!r} was created {times[prompt]} times", prompt)
+    for course in replay.courses.values():
+        creation = replay.ledger.creations.get(course.prompt)
+        if creation and creation.task_id not in (None, course.task_id) and times[course.prompt] == 1:
+            replay.ledger.find("lost", f"{creation} is another task, {course.task_id}", course.prompt)
 
 
-def tenures_of(rows: list[Row]) -> list[tuple[Row, Row | None]]:
-    """Each claim of a task with the row that ended it; no claim may begin before the last one has ended."""
-    turns = [row for row in rows if row["type"] == "task.claimed" or row["type"] in END_TYPES]
-    tenures: list[tuple[Row, Row | None]] = []
-    for row in turns:
-        if row["type"] == "task.claimed":
-            assert not tenures or tenures[-1][1], f"claimed twice at the same time: {rows}"
-            tenures.append((row, None))
-        elif tenures[-1][1] is None:
-            tenures[-1] = tenures[-1][0], row
-        else:
-            assert (tenures[-1][1]["type"], row["type"]) == (EXPIRED, "task.failed"), f"ended twice: {rows}"
-    return tenures
+def check_leases(replay: Replay) -> None:
+    """Each lease is in the history, and was ended by its holder's call, by its time, or by somebody who cancelled."""
+    ledger = replay.ledger
+    for token, lease in ledger.leases.items():
+        tenure = replay.tenures.get(token)
+        if tenure and fault_of(lease, tenure):
+            ledger.find("lost", f"{lease} {fault_of(lease, tenure)}: {tenure.end}", lease.task_id)
+    for token, tenure in replay.tenures.items():
+        claim = ledger.claims.get(tenure.claimed.worker_id or "")
+        if token in ledger.leases or claim is None:
+            continue
+        if claim.tries == claim.heard:
+            ledger.find("lost", f"{claim} was not told of {tenure.claimed}", tenure.claimed.task_id)
+        if tenure.end and not (tenure.end.type in (EXPIRED, CANCELLED) or tenure.end.undelivered):
+            ledger.find("double", f"nobody knew of this lease, but ended it: {tenure.end}", tenure.claimed.task_id)
 
 
-def check_end(lease: Lease, end: Row | None, task: Row) -> None:
+def fault_of(lease: Lease, tenure: Tenure) -> str | None:
+    """What is wrong with the end of a lease."""
+    end = tenure.end
+    if (lease.task_id, lease.attempt) != (tenure.claimed.task_id, tenure.claimed.attempt):
+        return f"is in the record as {tenure.claimed}"
+    if lease.doubt and not (end and end.undelivered):
+        return lease.doubt
     if end is None:
-        assert not lease.ended, f"{lease} was ended, but not in the record"
-        assert not lease.lost, f"{lease} was refused, but is in force"
-        assert (task["status"], task["lease_token"]) == ("working", lease.token)
-        assert task["lease_expires_at"] >= lease.expires_at
-    elif end["type"] == EXPIRED:
-        assert not lease.ended, f"{lease} was ended, but has expired in the record"
-        assert end["at"] >= lease.expires_at, f"{lease} was taken away too early: {end}"
-    else:
-        assert lease.end is not None, f"nobody has ended {lease}: {end}"
-        assert end["type"] in ENDS[lease.end[0]]
-        assert lease.ended in (None, end["status"]), f"{lease} was ended another way: {end}"
+        return "was refused, but is in force" if lease.lost else None
+    if end.type in (EXPIRED, CANCELLED):
+        early = end.type == EXPIRED and end.at < lease.expires_at
+        return "was ended otherwise" if lease.ended else "was taken away too early" if early else None
+    return None if end.undelivered and not lease.ended else fault_of_report(lease, end)
 
 
-def check_histories(record: Record) -> None:
-    """Each task's history leads to where the task stands, by legal moves; numbers have no gaps."""
-    assert record.seqs == list(range(1, len(record.seqs) + 1))
-    assert [task["arrival"] for task in record.tasks.values()] == list(range(1, len(record.tasks) + 1))
-    assert record.history.keys() == record.tasks.keys()
-    for task_id, rows in record.history.items():
-        assert (rows[0]["type"], rows[0]["status"]) == ("task.created", "waiting")
-        for before, after in pairwise(rows):
-            assert after["type"] != "task.created"
-            status, to = Status(before["status"]), Status(after["status"])
-            assert to is status or to in MOVES[status], rows
-        assert rows[-1]["status"] == record.tasks[task_id]["status"], rows
+def fault_of_report(lease: Lease, end: Entry) -> str | None:
+    if lease.end is None:
+        return "was ended by nobody"
+    if end.type not in ENDS[lease.end[0]] or lease.ended not in (None, end.status):
+        return "was ended another way"
+    return None
 
 
-def check_views(record: Record) -> None:
-    """The counters and the index of ready tags say what the tasks say."""
-    truth = Counter((task["work_directory"], task["status"]) for task in record.tasks.values())
-    counted = {(path, status): count for path, row in record.directories.items() for status, count in row.items()}
-    assert +Counter(counted) == truth
-    ready = [task for task in record.tasks.values() if task["ready"]]
-    columns = itemgetter("work_directory", "priority", "arrival")
-    tagged = [(columns(task), tag) for task in ready for tag in json.loads(task["tags"])]
-    assert record.ready_tags == sorted((path, tag, priority, arrival) for (path, priority, arrival), tag in tagged)
+def check_overlaps(replay: Replay) -> None:
+    """By the clients' own clock: nobody was told that a task is theirs while it was certainly another's."""
+    by_task: dict[str, list[Lease]] = {}
+    for lease in replay.ledger.leases.values():
+        by_task.setdefault(lease.task_id, []).append(lease)
+    for task_id, leases in by_task.items():
+        if task_id in replay.ledger.asked["cancel"]:
+            continue
+        for one, next in pairwise(sorted(leases, key=attrgetter("attempt"))):
+            tenure = replay.tenures.get(one.token)
+            undelivered = tenure and tenure.end and tenure.end.undelivered
+            if next.got + ROUNDING_SECONDS < certain_end(one, replay.ledger) and not undelivered:
+                replay.ledger.find("double", f"{next} began before {one} was over", task_id)
+
+
+def certain_end(lease: Lease, ledger: Ledger) -> float:
+    jumps = [jump for jump in ledger.jumps if jump > lease.got]
+    return min([lease.sure_until, *jumps[:1], *([lease.end_began] if lease.end else [])])
+
+
+def check_order_in_time(replay: Replay) -> None:
+    """What was answered before something else was asked for comes before it in the record."""
+    numbered = [(effect, seq) for effect in replay.ledger.effects if (seq := seq_of(replay, effect))]
+    over = sorted(numbered, key=lambda item: item[0].ended, reverse=True)
+    last: tuple[Effect | None, int] = None, 0
+    for effect, seq in sorted(numbered, key=lambda item: item[0].began):
+        while over[-1][0].ended < effect.began:
+            last = max(last, over.pop(), key=lambda item: item[1])
+        if seq < last[1]:
+            replay.ledger.find("order", f"{effect} is event {seq}, but {last[0]} was over before: event {last[1]}")
+
+
+def check_outcomes(replay: Replay, db: sqlite3.Connection) -> None:
+    """Each task stands where its history leads; each outcome that was answered or seen is there exactly so."""
+    ledger, missing = replay.ledger, set(replay.courses)
+    for task_id, status, result in db.execute("select task_id, status, result from tasks"):
+        missing.discard(task_id)
+        course = replay.courses.get(task_id)
+        if course is None or course.status != status:
+            ledger.find("record", f"{course} is {status} in the record", task_id)
+        said = ("completed", ledger.results[task_id]) if task_id in ledger.results else None
+        for known in (said, ledger.sights.get(task_id)):
+            if known and known != (status, result and json.loads(result)):
+                ledger.find("lost", f"answered or seen as {known}, in the record it is {status}, {result}", task_id)
+    for task_id in missing:
+        ledger.find("lost", "a task has gone from the record", task_id)
+
+
+def check_views(ledger: Ledger, db: sqlite3.Connection) -> None:
+    """The file is sound; the counters and the index of ready tags say what the tasks say."""
+    if (sound := db.execute("pragma integrity_check").fetchall()) != [("ok",)]:
+        ledger.find("record", f"integrity_check: {sound}")
+    truth = Counter(db.execute("select work_directory, status from tasks"))
+    counted = Counter(
+        {
+            (path, status): count
+            for path, *counts in db.execute(f"select work_directory, {', '.join(Status)} from work_directories")
+            for status, count in zip(Status, counts, strict=True)
+        }
+    )
+    if +counted != truth:
+        ledger.find("record", f"work_directories counts {+counted}, there are {truth}")
+    tagged = (
+        """select tasks.work_directory, value, tasks.priority, arrival from tasks, json_each(tags) where ready = 1"""
+    )
+    kept = "select work_directory, tag, priority, arrival from ready_tags"
+    if difference := set(db.execute(tagged)) ^ set(db.execute(kept)):
+        ledger.find("record", f"ready_tags and the ready tasks differ in {sorted(difference)[:10]}")

@@ -10,9 +10,9 @@ from .agents import Agent
 from .ledger import Ledger
 from .record import check
 
-ROUNDS = 20
+ROUNDS = 12
 AGENTS = 12
-ANSWERS_MAX = 400  # a server lives for up to so many answers
+ANSWERS_MAX = 300  # a server lives for up to so many answers
 
 
 async def test_nothing_that_was_answered_is_lost_when_the_server_is_killed(server: Any) -> None:

@@ -48,8 +48,7 @@ async def test_a_second_server_is_refused_and_the_first_goes_on_unharmed(server:
         for agent in agents:
             agent.stopped = True
     assert (code, f"another server is using it (process {server.pid})" in said) == (1, True), said
-    assert not ledger.perhaps_created
-    assert not ledger.perhaps_claimed
+    assert not ledger.calls.unanswered
     check(server.database, ledger)
 
 

@@ -1,6 +1,7 @@
 """A worker that goes away while it waits, or just as it is being answered, takes no task with it."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
@@ -10,8 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from .crowd import call_many, crowd, many_files, resident_bytes
+from .database import entries, reading
 from .wire import request
 from .workers import (
+    PATIENCE_SECONDS,
     Poller,
     Streamer,
     connect,
@@ -29,6 +33,9 @@ SURVIVORS = WORKERS // 2  # and as many tasks
 CREATORS = 10  # connections
 STORMS = 10
 CLAIM_LIMIT = 100
+CROWD = 10_000
+CROWD_TASKS = 500
+GROWTH_BYTES_MAX = 16 * 2**20  # of the server's memory, by a second crowd; whoever waits costs 12 KiB meanwhile
 DIRECTORY = "/srv/faults"
 
 either_kind = pytest.mark.parametrize("kind", [Poller, Streamer])
@@ -126,3 +133,44 @@ def test_an_answer_too_long_to_be_written_at_once_gives_its_tasks_back(server: A
         assert health(server.url)["active_tasks"] == CLAIM_LIMIT
         reset(connection)
     wait_until_waiting(server.url, CLAIM_LIMIT)
+
+
+def test_a_crowd_of_whom_half_vanish_loses_no_task_and_leaves_no_memory_behind(server: Any, rng: Random) -> None:
+    """The dead are given nothing; as many of the living as there are tasks get one each, the others go on waiting."""
+    with many_files(CROWD):
+        after_the_first = one_crowd(server, rng)
+        assert one_crowd(server, rng) - after_the_first < GROWTH_BYTES_MAX
+
+
+def one_crowd(server: Any, rng: Random) -> int:
+    """They come, half of them vanish, some get a task and complete it, all go; the server's memory then."""
+    with reading(server.database) as db:
+        last_seq = max((entry.seq for entry in entries(db)), default=0)
+    with crowd(server.url, CROWD, DIRECTORY) as waiters:
+        dead = set(rng.sample(waiters, CROWD // 2))
+        for waiter in dead:
+            waiter.vanish()
+        wait_until_left(server.url, CROWD - len(dead))
+        create = request("POST", "/api/v1/tasks", {"work_directory": DIRECTORY, "prompt": "Do it."})
+        call_many(server.url, [create] * CROWD_TASKS)
+        living = [waiter for waiter in waiters if waiter not in dead]
+        wait_until_served(living, CROWD_TASKS)
+        tasks = {waiter.name: waiter.task() for waiter in served(living)}
+        assert len({task["task_id"] for task in tasks.values()}) == CROWD_TASKS
+        with reading(server.database) as db:
+            claimed = {entry.worker_id for entry in entries(db, last_seq) if entry.type == "task.claimed"}
+        assert claimed == tasks.keys()
+        call_many(server.url, [complete(task) for task in tasks.values()])
+    wait_until_left(server.url, 0)
+    return resident_bytes(server.pid)
+
+
+def complete(task: Any) -> bytes:
+    return request("POST", f"/api/v1/tasks/{task['task_id']}/complete", {"lease_token": task["lease_token"]})
+
+
+def wait_until_left(url: str, number: int) -> None:
+    """Returns when so many requests are left that wait."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (now := health(url))["metrics"]["active_connections"] > number + 1:  # this one counts too
+        assert time.monotonic() < deadline, now

@@ -2,12 +2,20 @@
 
 import asyncio
 import json
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from task_orchestrator.sse import Event, EventParser
+
 PATIENCE_SECONDS = 30
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger, for no time: the other side gets a TCP reset
 
 
 class Unanswered(Exception):
@@ -16,13 +24,27 @@ class Unanswered(Exception):
 
 @frozen
 class Answer:
+    """`began` and `ended`: when the request went out and the answer was here, on our monotonic clock."""
+
     status: int
     body: Any
+    began: float
+    ended: float
 
 
-def request(method: str, path: str, body: object = None) -> bytes:
+@frozen
+class Cut:
+    """Break off a call: this share of the request goes out (1 is all of it), and so much later the connection ends."""
+
+    share: float
+    after_seconds: float
+    reset: bool
+
+
+def request(method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
 
@@ -38,19 +60,59 @@ class Connection:
 
     @classmethod
     async def open(cls, url: str) -> "Connection":
-        address = urlsplit(url)
-        return cls(*await asyncio.open_connection(address.hostname, address.port))
-
-    async def call(self, method: str, path: str, body: object = None) -> Answer:
         """Raises Unanswered."""
+        address = urlsplit(url)
+        try:
+            return cls(*await asyncio.open_connection(address.hostname, address.port))
+        except OSError as error:
+            raise Unanswered from error
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        cut: Cut | None = None,
+    ) -> Answer:
+        """Raises Unanswered, or TimeoutError if the server lets us wait for much too long."""
+        began = time.monotonic()
+        sent = request(method, path, body, headers)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                self._writer.write(request(method, path, body))
+                if cut:
+                    await self._break_off(sent, cut)
+                self._writer.write(sent)
                 head = await self._reader.readuntil(b"\r\n\r\n")
                 content = await self._reader.readexactly(content_length(head))
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             raise Unanswered from error
-        return Answer(int(head.split(b" ", 2)[1]), json.loads(content))
+        return Answer(int(head.split(b" ", 2)[1]), json.loads(content), began, time.monotonic())
+
+    async def events(self, path: str) -> AsyncIterator[Event]:
+        """The events of a stream until it ends, whoever ends it."""
+        parser = EventParser()
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            self._writer.write(request("GET", path))
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                return
+            while size := int(await self._reader.readline() or b"0", 16):
+                chunk = await self._reader.readexactly(size + len(b"\r\n"))
+                for event in parser.feed(chunk[:size]):
+                    yield event
+
+    async def _break_off(self, sent: bytes, cut: Cut) -> None:
+        self._writer.write(sent[: round(len(sent) * cut.share)])
+        await asyncio.sleep(cut.after_seconds)
+        self.abort(reset=cut.reset)
+        raise Unanswered
+
+    def abort(self, *, reset: bool = True) -> None:
+        """Gone without a word, whatever is under way; with `reset` the system tells the other side of it harshly."""
+        if reset and not self._writer.is_closing():
+            self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._writer.transport.abort()
 
     def close(self) -> None:
         self._writer.close()

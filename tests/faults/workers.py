@@ -5,7 +5,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from .wire import PATIENCE_SECONDS, content_length, request
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger, for no time: the other side gets a TCP reset
+from .wire import PATIENCE_SECONDS, RESET_ON_CLOSE, content_length, request
 
 
 class Poller:

@@ -1,0 +1,221 @@
+"""The history played again in the order of its numbers, and held against the rules, entry by entry.
+
+A small model of every task: each entry must be a legal move of it, no task has two holders, none is completed twice,
+and whoever claimed was given the most urgent and oldest task that was ready and that it had asked for.
+"""
+
+import json
+import sqlite3
+from bisect import insort
+from collections.abc import Callable
+
+from attrs import define, field
+
+from dispatcher.task import MOVES, Status
+
+from .database import Entry, entries
+from .ledger import Claim, Kind, Ledger
+
+TASKS = "select arrival, task_id, prompt, work_directory, tags from tasks where arrival > ? order by arrival"
+URGENT_FIRST = (2, 1, 0)
+
+
+@define(eq=False)
+class Tenure:
+    """What the record says of a lease."""
+
+    claimed: Entry
+    end: Entry | None = None
+
+
+@define(eq=False)
+class Course:
+    """A task, as its history has led it up to here. `ready`: certainly waiting for nothing but a worker."""
+
+    task_id: str
+    arrival: int
+    prompt: str
+    work_directory: str
+    tags: frozenset[str]
+    created: Entry | None = None
+    status: str = "waiting"
+    priority: int = 0
+    ready: bool = False
+    tenures: list[Tenure] = field(factory=list)
+    expired: bool = False  # the last attempt has just been lost for good, and the failure is to follow
+    completions: int = 0
+    cancelled: Entry | None = None
+
+
+@define(eq=False)
+class Shelf:
+    """The ready tasks of one directory and priority, in order of arrival."""
+
+    courses: list[tuple[int, Course]] = field(factory=list)
+
+    def add(self, course: Course) -> None:
+        insort(self.courses, (course.arrival, course), key=lambda item: item[0])
+
+    def discard(self, course: Course) -> None:
+        self.courses = [item for item in self.courses if item[1] is not course]
+
+    def first(self, tags: frozenset[str]) -> Course | None:
+        return next((course for _, course in self.courses if tags <= course.tags), None)
+
+
+@define(eq=False)
+class Replay:
+    ledger: Ledger
+    courses: dict[str, Course] = field(factory=dict)  # by task_id
+    tenures: dict[str, Tenure] = field(factory=dict)  # by token
+    last_seq: int = 0
+    _last_arrival: int = 0
+    _shelves: dict[tuple[str, int], Shelf] = field(factory=dict)
+
+    def advance(self, db: sqlite3.Connection) -> None:
+        """Take in what has come since the last time."""
+        for arrival, task_id, prompt, work_directory, tags in db.execute(TASKS, (self._last_arrival,)):
+            self._meet(Course(task_id, arrival, prompt, work_directory, frozenset(json.loads(tags))))
+        for row in entries(db, self.last_seq):
+            self._take(row)
+
+    @property
+    def open_tasks(self) -> list[Course]:
+        return [course for course in self.courses.values() if course.status in ("waiting", "working")]
+
+    def _meet(self, course: Course) -> None:
+        if course.arrival != self._last_arrival + 1:
+            self._find("lost", f"task number {self._last_arrival + 1} is missing", course.task_id)
+        self._last_arrival = course.arrival
+        self.courses[course.task_id] = course
+
+    def _take(self, row: Entry) -> None:
+        if row.seq != self.last_seq + 1:
+            self._find("record", f"after event {self.last_seq} comes {row.seq}", row.task_id)
+        self.last_seq = row.seq
+        if row.task_id is None:
+            return  # about a directory
+        course = self.courses.get(row.task_id)
+        if course is None or row.type not in READERS:
+            self._find("record", f"an entry about an unknown task, or of a type not known here: {row}", row.task_id)
+        elif course.created is None and row.type != "task.created":
+            self._find("record", f"a history that does not begin with the creation: {row}", row.task_id)
+        else:
+            self._move(course, row)
+
+    def _move(self, course: Course, row: Entry) -> None:
+        before, after = Status(course.status), Status(row.status)
+        if after is not before and after not in MOVES[before]:
+            self._find("record", f"an illegal move from {before}: {row}", course.task_id)
+        self._unshelve(course)
+        READERS[row.type](self, course, row)
+        course.status, course.priority = row.status, row.priority
+        if course.ready:
+            self._shelf(course.work_directory, course.priority).add(course)
+
+    # One method for each type of entry; each sees the course as it was before
+
+    def _created(self, course: Course, row: Entry) -> None:
+        if course.created:
+            self._find("double", f"created twice: {row}", course.task_id)
+        course.created = row
+        creation = self.ledger.creations.get(course.prompt)
+        if creation is None:
+            self._find("record", f"nobody has asked for the task {course.prompt!r}", course.task_id)
+        course.ready = creation is not None and not creation.body["delay_seconds"]
+
+    def _claimed(self, course: Course, row: Entry) -> None:
+        if course.status != "waiting" or (course.tenures and not course.tenures[-1].end):
+            self._find("double", f"claimed while it is {course.status}: {row}", course.task_id)
+        if row.attempt != len(course.tenures) + 1:
+            self._find("record", f"attempt {len(course.tenures) + 1} is called {row.attempt}: {row}", course.task_id)
+        claim = self.ledger.claims.get(row.worker_id)
+        if claim is None:
+            self._find("record", f"nobody has claimed as {row.worker_id!r}", course.task_id)
+        else:
+            self._check_turn(course, claim, row)
+        tenure = Tenure(row)
+        course.tenures.append(tenure)
+        self.tenures[row.lease_token] = tenure
+        course.ready, course.expired = False, False
+
+    def _check_turn(self, course: Course, claim: Claim, row: Entry) -> None:
+        """It asked for this task, and no task that it asked for was before it in turn."""
+        if course.work_directory not in claim.directories or not claim.tags <= course.tags:
+            self._find("order", f"{claim} got what it has not asked for: {row}", course.task_id)
+        for priority in (rank for rank in URGENT_FIRST if rank >= course.priority):
+            shelves = [self._shelf(directory, priority) for directory in claim.directories]
+            for first in (shelf.first(claim.tags) for shelf in shelves):
+                if first and (priority > course.priority or first.arrival < course.arrival):
+                    turn = f"{first.task_id} (priority {priority}, arrival {first.arrival})"
+                    self._find("order", f"{claim} passed over {turn}: {row}, arrival {course.arrival}", course.task_id)
+                    return
+
+    def _ended(self, course: Course, row: Entry) -> None:
+        tenure = course.tenures[-1] if course.tenures else None
+        if course.status == "working" and not course.expired:
+            assert tenure is not None
+            tenure.end = row
+        elif row.type == "task.failed" and not course.expired:
+            self._find("record", f"failed while nobody had it: {row}", course.task_id)
+        course.completions += row.type == "task.completed"
+        if course.completions > 1:
+            self._find("double", f"completed twice: {row}", course.task_id)
+        course.expired = row.type == "task.lease_expired" and row.status == "working"
+        course.ready = row.status == "waiting" and self._comes_back_at_once(course, row)
+
+    def _comes_back_at_once(self, course: Course, row: Entry) -> bool:
+        """Not where somebody asked for a delay."""
+        lease = self.ledger.leases.get(course.tenures[-1].claimed.lease_token or "") if course.tenures else None
+        details = json.loads(row.details)
+        if row.type == "task.lease_expired" or details.get("reason") == "undelivered":
+            return True
+        body = lease.end[1] if lease and lease.end else {}
+        return body.get("retry_after_seconds" if row.type == "task.retried" else "delay_seconds") == 0
+
+    def _retried(self, course: Course, row: Entry) -> None:
+        if "automatic" in json.loads(row.details):
+            self._ended(course, row)
+            return
+        if course.task_id not in self.ledger.asked["retry"]:
+            self._find("record", f"nobody has asked for this: {row}", course.task_id)
+        course.ready = True
+
+    def _cancelled(self, course: Course, row: Entry) -> None:
+        if course.task_id not in self.ledger.asked["cancel"]:
+            self._find("record", f"nobody has asked for this: {row}", course.task_id)
+        course.cancelled = row
+        self._ended(course, row)
+
+    def _available(self, course: Course, row: Entry) -> None:
+        course.ready = True
+
+    def _unchanged(self, course: Course, row: Entry) -> None:
+        """A late result, or an edit."""
+
+    # Shelves
+
+    def _shelf(self, work_directory: str, priority: int) -> Shelf:
+        return self._shelves.setdefault((work_directory, priority), Shelf())
+
+    def _unshelve(self, course: Course) -> None:
+        if course.ready:
+            self._shelf(course.work_directory, course.priority).discard(course)
+
+    def _find(self, kind: Kind, text: str, task_id: str) -> None:
+        self.ledger.find(kind, text, task_id)
+
+
+READERS: dict[str, Callable[[Replay, Course, Entry], None]] = {
+    "task.created": Replay._created,
+    "task.claimed": Replay._claimed,
+    "task.completed": Replay._ended,
+    "task.failed": Replay._ended,
+    "task.released": Replay._ended,
+    "task.lease_expired": Replay._ended,
+    "task.retried": Replay._retried,
+    "task.cancelled": Replay._cancelled,
+    "task.available": Replay._available,
+    "task.updated": Replay._unchanged,
+    "task.late_result": Replay._unchanged,
+}
