@@ -42,11 +42,17 @@ class SqliteStore:
     """The one writer of a database, and readers that see what is committed."""
 
     def __init__(
-        self, writer: aiosqlite.Connection, readers: Sequence[aiosqlite.Connection], timeout_seconds: float
+        self,
+        writer: aiosqlite.Connection,
+        readers: Sequence[aiosqlite.Connection],
+        timeout_seconds: float,
+        log_bytes: int,
     ) -> None:
         self._writer, self._readers, self._timeout_seconds = writer, cycle(readers), timeout_seconds
         self._log_bytes = 0
         self._committed, self._log_is_long, self._full = Event(), Event(), Event()
+        if log_bytes:
+            self._log_grew(log_bytes)
 
     # The dispatcher's journal
 
@@ -70,10 +76,7 @@ class SqliteStore:
                 log.error("the disk is full: nothing new is taken until there is room again")
                 self._full.set()
             raise NoRoom from error
-        self._log_bytes += sum(map(_log_bytes, changes))
-        self._committed.set()
-        if self._log_bytes > LOG_BYTES_MAX:
-            self._log_is_long.set()
+        self._log_grew(sum(map(_log_bytes, changes)))
 
     @property
     def short_of_room(self) -> bool:
@@ -126,6 +129,12 @@ class SqliteStore:
 
     # The write-ahead log
 
+    def _log_grew(self, size: int) -> None:
+        self._log_bytes += size
+        self._committed.set()
+        if self._log_bytes > LOG_BYTES_MAX:
+            self._log_is_long.set()
+
     async def keep_log_short(self) -> None:
         """Checkpoints, between the commits and never inside one, and only here: with two connections that
         checkpoint, SQLite before 3.51.3 can corrupt the file."""
@@ -169,7 +178,7 @@ async def open_store(
             raise type(error)(f"{path}: {error}") from None
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{path}: {error}") from error
-        store = SqliteStore(writer, readers, timeout_seconds)
+        store = SqliteStore(writer, readers, timeout_seconds, _left_behind(path))
         for job in (store.keep_log_short(), store.look_for_room()):
             stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store
@@ -222,6 +231,12 @@ def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
         db.execute(f"pragma wal_checkpoint({mode})").fetchone()
     finally:
         db.execute(f"pragma busy_timeout = {patience}")
+
+
+def _left_behind(path: Path) -> int:
+    """How long a log the last owner has left, who did not stop in peace; one that dies again and again adds to it."""
+    log = Path(f"{path.resolve()}-wal")
+    return log.stat().st_size if log.exists() else 0
 
 
 def _log_bytes(change: Change | Ruling) -> int:

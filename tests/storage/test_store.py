@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import sqlite3
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
 from storage.store import hop, open_store
 from storage.versions import migrate, steps
 from tests.dispatcher.test_board import Desk
+from tests.web.conftest import until
 
 STATUSES = ", ".join(Status)
 STEPS = steps(files("storage"))
@@ -112,6 +114,22 @@ async def test_the_log_is_copied_back_when_it_is_long_and_emptied_when_idle(
         assert modes == ["passive", "truncate"]
         assert await asyncio.to_thread(os.path.getsize, tmp_path / "tasks.db-wal") == 0
         assert (await opened.newest(None, 10, 0))[1] == 5
+
+
+async def test_the_log_that_a_crash_has_left_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if nothing is ever committed after it."""
+    desk = Desk()
+    crashed, copy = tmp_path / "tasks.db", tmp_path / "copy.db"
+    async with open_store(crashed) as opened:
+        await opened.commit(desk.effects(Create(work_directory="/w", prompt="do it")).changes)
+        for end in ("", "-wal"):
+            await asyncio.to_thread(shutil.copy, f"{crashed}{end}", f"{copy}{end}")
+    log = tmp_path / "copy.db-wal"
+    assert log.stat().st_size > 0
+    monkeypatch.setattr(store, "IDLE_SECONDS", 0.05)
+    async with open_store(copy) as opened:
+        await until(lambda: log.stat().st_size == 0)
+        assert (await opened.newest(None, 10, 0))[1] == 1
 
 
 async def test_a_checkpoint_never_waits_for_a_reader(tmp_path: Path) -> None:
