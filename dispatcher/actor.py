@@ -170,10 +170,11 @@ class Dispatcher:
     def _what_comes_first(self, now: int) -> list[Envelope[Any]]:
         """Before any message what has fallen due; and before that a grace, if leases could not be renewed."""
         first: list[Envelope[Any]] = []
-        if self._owes_grace and not self._journal.short_of_room:
+        is_due = self._is_due(now)
+        if self._owes_grace and (is_due or not self._journal.short_of_room):
             self._owes_grace = False
             first.append(unasked(Resume()))
-        if self._is_due(now):
+        if is_due:
             first.append(unasked(Tick()))
         return first
 

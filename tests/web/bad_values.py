@@ -31,7 +31,27 @@ EACH_TAG = [[""], ["x" * 101], ["a\0b"], [5], [None], [["a"]], [{}]]
 DEEP: list = []
 for _ in range(300):
     DEEP = [DEEP]
+DEPENDS = [["a", "a"], [f"id{number}" for number in range(101)]]
+EACH_ID = [[""], ["ref:a"], ["a b"], ["\N{PILE OF POO}"], ["x" * 101], ["a\0b"], [5], [None], [["a"]], [{}]]
 JSON = [2**64, -(2**63) - 1, {"a": [10**25]}, DEEP, {"a": DEEP}, "x" * MEBIBYTE, ["x" * 1024] * 1024]
+
+REASONS = ["a\0b", "x" * 501]
+
+
+def claiming(name, *values):
+    """In a `claim_next` that is right otherwise."""
+    return [{"work_directory": "/a", name: value} for value in values]
+
+
+NEXT = {
+    "worker_id": claiming("worker_id", 5, *NAMES),
+    "wait_seconds": claiming("wait_seconds", "1", None, *WAITS),
+    "lease_seconds": claiming("lease_seconds", "1", *LEASES),
+    "tags": claiming("tags", "a", None, *TAGS),
+    "claim_id": claiming("claim_id", 5, *TOKENS),
+    "limit": claiming("limit", 1),
+    "work_directories": claiming("work_directories", ["/a"]),
+}
 
 # What each field of a body takes, and what it refuses although it has a right type. `tags[0]`, `progress.message`:
 # the values are those of `tags` or `progress`, the name is what the fault must say.
@@ -50,7 +70,15 @@ BODIES = {
         "run_at": ("null", INSTANTS),
         "delay_seconds": (f"{NUMBER} null", DELAYS),
         "expires_at": ("null", INSTANTS),
+        "depends_on": ("list", DEPENDS),
+        "depends_on[0]": ("", EACH_ID),
+        "depends_on[1]": ("", [["a", ""], ["a", None, "b"]]),
+        "on_dependency_failure": ("", ["", "Wait", "fail", " run", "wait,run"]),
         "metadata": ("object", [{"a": "x" * 65_536}, {"a": 2**64}, {"a": DEEP}]),
+    },
+    "batch": {
+        "tasks": ("list", [[], [{}] * 1001]),
+        "atomic": ("boolean", [0, "true"]),
     },
     "claim": {
         "work_directory": ("string null", PATHS),
@@ -62,6 +90,7 @@ BODIES = {
         "lease_seconds": (f"{NUMBER} null", LEASES),
         "tags": ("list", TAGS),
         "tags[0]": ("", EACH_TAG),
+        "claim_id": ("string null", TOKENS),
     },
     "heartbeat": {
         "lease_token": ("string", TOKENS),
@@ -78,6 +107,9 @@ BODIES = {
         "error_message": ("string null", ERRORS),
         "worker_id": ("string null", NAMES),
         "lease_token": ("string null", TOKENS),
+        "claim_next": ("object null", []),
+        "claim_next.work_directory": ("", [{}, *({"work_directory": path} for path in (5, None, *PATHS))]),
+        **{f"claim_next.{name}": ("", values) for name, values in NEXT.items()},
     },
     "fail": {
         "error_message": ("string", ERRORS),
@@ -88,10 +120,24 @@ BODIES = {
     "release": {
         "lease_token": ("string", TOKENS),
         "delay_seconds": (f"{NUMBER} null", DELAYS),
-        "reason": ("string null", ["a\0b", "x" * 501]),
+        "reason": ("string null", REASONS),
     },
+    "rules": {
+        "max_working": ("integer null", [0, -1, 100_001, 1.0, *BIG]),
+        "paused": ("boolean", [0, "true"]),
+        "paused_reason": ("string null", REASONS),
+        "paused_until": ("null", INSTANTS),
+    },
+    "pause": {
+        "paused_reason": ("string null", REASONS),
+        "paused_until": ("null", INSTANTS),
+    },
+    "resume": {},
+    "drain": {},
 }
+RULES = ["rules", "pause", "resume", "drain"]  # about the work directory that their query names
 REQUIRED = {
+    "batch": ["tasks"],
     "create": ["work_directory", "prompt"],
     "claim": ["work_directory"],
     "heartbeat": ["lease_token"],
@@ -119,6 +165,8 @@ QUERIES = {
     "stream": CLAIMING | STREAMING,
     "show": {"wait_seconds": [*NUMBERS, "-1", "61"], "until": ["", "x", "Terminal", "terminal,terminal", "completed"]},
     "history": {},
+    "explain": {},
+    "directories": {},
     "list": {
         "work_directory": QUERY_PATHS,
         "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],
@@ -159,6 +207,9 @@ REPEATED = [
 EXCLUSIVE = [
     ("create", {"run_at": "2999-01-01T00:00:00Z", "delay_seconds": 1}, "delay_seconds"),
     ("claim", {"work_directories": ["/a"]}, "work_directories"),
+    ("rules", {"paused_reason": "why"}, "paused_reason"),
+    ("rules", {"paused": False, "paused_reason": "why"}, "paused_reason"),
+    ("rules", {"paused": False, "paused_until": "2999-01-01T00:00:00Z"}, "paused_until"),
 ]
 TYPES = words("text/plain application/x-www-form-urlencoded multipart/form-data text/json application/jsonp */*")
 IDS = [*words("x 0 %ff %ed%a0%80 %00 %zz a%2Fb ..%2f %0d%0a ' 0190- %F0%9F%92%A9 -1"), "x" * 5000]

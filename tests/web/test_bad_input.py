@@ -1,6 +1,7 @@
 """Whatever is sent, the answer names every fault, nothing is changed, and it is never a 500."""
 
 import gzip
+import io
 import json
 import re
 
@@ -16,8 +17,10 @@ from tests.web.bad_values import (
     NOT_JSON,
     OTHER,
     QUERIES,
+    QUERY_PATHS,
     REPEATED,
     REQUIRED,
+    RULES,
     TYPES,
     UNKNOWN,
     UNKNOWN_PARAMETERS,
@@ -26,6 +29,7 @@ from tests.web.conftest import TASKS, Api, footprint, raw, text_of, wire
 
 BODY_MAX = 16 * MEBIBYTE
 FAULTS_MAX = 50
+DIRECTORIES = "/api/v1/work-directories"
 
 CHUNKED = text_of("POST", TASKS, Transfer_Encoding="chunked")
 UNFINISHED = [b"", b"POST /api/v1/ta", b"GET /health HTTP/1.1\r\nHost: localh"]
@@ -37,14 +41,17 @@ class Bench:
 
     def __init__(self, api: Api, claimed: dict, directory: str) -> None:
         self.api, self.task = api, f"{TASKS}/{claimed['task_id']}"
-        token = {"lease_token": claimed["lease_token"]}
+        self.path_of_directory = f"path={directory}"
+        token, new = {"lease_token": claimed["lease_token"]}, {"work_directory": directory, "prompt": "Tidy up"}
         self.bodies = {
-            "create": {"work_directory": directory, "prompt": "Tidy up"},
+            "create": new,
+            "batch": {"tasks": [new]},
             "claim": {"work_directory": directory},
             "heartbeat": token,
             "complete": token,
             "fail": {"error_message": "no", **token},
             "release": token,
+            **{endpoint: {} for endpoint in RULES},
         }
         claiming = f"work_path={directory}"
         self.queries = {
@@ -52,6 +59,8 @@ class Bench:
             "stream": (f"{TASKS}/stream", claiming),
             "show": (self.task, "until=terminal"),
             "history": (f"{self.task}/history", ""),
+            "explain": (f"{self.task}/explain", ""),
+            "directories": (DIRECTORIES, ""),
             "list": (TASKS, ""),
             "health": ("/health", ""),
             "live": ("/health/live", ""),
@@ -59,11 +68,24 @@ class Bench:
         }
 
     def path(self, endpoint: str) -> str:
-        return {"create": TASKS, "claim": f"{TASKS}/claim"}.get(endpoint, f"{self.task}/{endpoint}")
+        """With the query that it needs."""
+        if endpoint in RULES:
+            return f"{DIRECTORIES}{'' if endpoint == 'rules' else f'/{endpoint}'}?{self.path_of_directory}"
+        tasks = {"create": TASKS, "batch": f"{TASKS}/batch", "claim": f"{TASKS}/claim"}
+        return tasks.get(endpoint, f"{self.task}/{endpoint}")
+
+    def method(self, endpoint: str) -> str:
+        return "PATCH" if endpoint == "rules" else "POST"
+
+    async def send(self, endpoint: str, body: object, path: str | None = None, type_: str = "application/json"):
+        """Bytes are sent as they are, anything else as JSON."""
+        data, headers = body if isinstance(body, bytes) else json.dumps(body).encode(), {"Content-Type": type_}
+        path = path or self.path(endpoint)
+        return await self.api.call(self.method(endpoint), path, data=io.BytesIO(data), headers=headers)
 
     async def tell(self, endpoint: str, change=None, without: str | None = None):
         body = {name: value for name, value in self.bodies[endpoint].items() if name != without}
-        return await self.api.post(self.path(endpoint), body | (change or {}))
+        return await self.send(endpoint, body | (change or {}))
 
     async def ask(self, endpoint: str, more: str):
         """`more` replaces the parameters that it names."""
@@ -137,8 +159,51 @@ async def test_an_unknown_query_parameter_is_refused(bench, endpoint):
 
 @pytest.mark.parametrize("endpoint", BODIES)
 async def test_a_request_with_a_body_takes_no_query(bench, endpoint):
-    faults = (await bench.api.post(f"{bench.path(endpoint)}?a=1&b=2&b=3", bench.bodies[endpoint])).faults()
-    assert set(faults) == {"a", "b"}
+    """But one about a work directory, which names it, and nothing else."""
+    path = bench.path(endpoint)
+    answer = await bench.send(endpoint, bench.bodies[endpoint], f"{path}{'&' if '?' in path else '?'}a=1&b=2&b=3")
+    assert set(answer.faults()) == {"a", "b"}
+
+
+@pytest.mark.parametrize("endpoint", RULES)
+async def test_the_work_directory_is_named_once_and_rightly(bench, endpoint):
+    path, _, query = bench.path(endpoint).partition("?")
+    for wrong in ("", f"{query}&{query}", f"{query}&path=/other", *(f"path={value}" for value in QUERY_PATHS)):
+        assert (await bench.send(endpoint, {}, f"{path}?{wrong}")).faults() == ["path"], wrong
+    assert "path" in (await bench.send(endpoint, {}, f"{path}?Path=/a")).faults()
+    assert (await bench.send(endpoint, {"work_directory": "/a"})).faults() == ["work_directory"]
+
+
+async def test_a_drain_is_no_rule(bench):
+    assert (await bench.tell("rules", {"draining": True})).faults() == ["draining"]
+
+
+@pytest.mark.parametrize("endpoint", ["create", "batch"])
+async def test_a_name_among_the_tasks_of_a_batch_means_nothing_elsewhere(bench, endpoint):
+    """Nor does one that names nothing; a single task has no name."""
+    if endpoint == "create":
+        assert (await bench.tell("create", {"ref": "a"})).faults() == ["ref"]
+        return
+    new = bench.bodies["create"]
+    for wrong in ("", "x" * 101, "a\0b", 5, [], {}):
+        details = (await bench.tell("batch", {"tasks": [new, new | {"ref": wrong}]})).refused(400, "VALIDATION_ERROR")
+        assert [error["field"] for error in details["errors"]] == ["tasks[1].ref"]
+
+
+@pytest.mark.parametrize("field", all_of({"create": BODIES["create"]}))
+async def test_a_wrong_value_in_a_task_of_a_batch_is_refused_and_named(bench, field):
+    """As in a task by itself, but that others of the batch may be named."""
+    _, field = field
+    kinds, wrong = BODIES["create"][field]
+    root, *part = re.split(r"[.\[]", field)
+    if not part:
+        wrong = [*wrong, *(value for kind, value in KINDS.items() if kind not in kinds.split())]
+    new = bench.bodies["create"]
+    for value in wrong:
+        if value != ["ref:a"]:
+            answer = await bench.tell("batch", {"tasks": [new, new | {root: value}]})
+            details = answer.refused(400, "VALIDATION_ERROR")
+            assert [error["field"] for error in details["errors"]] == [f"tasks[1].{field}"], f"{value!r:.80}"
 
 
 @pytest.mark.parametrize(("endpoint", "pair"), REPEATED)
@@ -178,31 +243,30 @@ async def test_waiting_for_a_task_needs_a_word_until_when(bench):
 @pytest.mark.parametrize("endpoint", BODIES)
 async def test_what_is_not_json_is_refused(bench, endpoint):
     for content in NOT_JSON:
-        (await bench.api.post(bench.path(endpoint), content)).refused(400, "MALFORMED_JSON")
+        (await bench.send(endpoint, content)).refused(400, "MALFORMED_JSON")
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
 async def test_a_body_must_be_an_object(bench, endpoint):
     for body in ([], 5, "x", None, True, [{}]):
-        assert (await bench.api.post(bench.path(endpoint), body)).faults() == ["body"]
+        assert (await bench.send(endpoint, body)).faults() == ["body"]
 
 
-@pytest.mark.parametrize("endpoint", ["create", "heartbeat", "fail", "release"])
+@pytest.mark.parametrize("endpoint", ["create", "batch", "heartbeat", "fail", "release"])
 async def test_no_body_is_refused_where_something_must_be_said(bench, endpoint):
     (await bench.api.post(bench.path(endpoint), b"")).refused(400, "MALFORMED_JSON")
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
 async def test_another_content_type_is_refused(bench, endpoint):
-    body = json.dumps(bench.bodies[endpoint]).encode()
     for type_ in TYPES:
-        answer = await bench.api.call("POST", bench.path(endpoint), data=body, headers={"Content-Type": type_})
+        answer = await bench.send(endpoint, bench.bodies[endpoint], type_=type_)
         answer.refused(415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(bench, shared, endpoint):
-    answer = await raw(shared, text_of("POST", bench.path(endpoint), Content_Length=str(BODY_MAX + 1)))
+    answer = await raw(shared, text_of(bench.method(endpoint), bench.path(endpoint), Content_Length=str(BODY_MAX + 1)))
     answer.refused(413, "PAYLOAD_TOO_LARGE")
     assert str(BODY_MAX) in answer.json["error"]["message"]
 
@@ -251,7 +315,7 @@ async def test_a_broken_chunk_is_refused(hasty):
 async def test_a_task_that_does_not_exist_is_not_found_whatever_it_is_called(bench):
     for task_id in IDS:
         task = f"{TASKS}/{task_id}"
-        for path in (task, f"{task}?until=terminal&wait_seconds=1", f"{task}/history"):
+        for path in (task, f"{task}?until=terminal&wait_seconds=1", f"{task}/history", f"{task}/explain"):
             (await bench.api.call("GET", path)).refused(404, "TASK_NOT_FOUND")
         for verb in ("heartbeat", "complete", "fail", "release"):
             (await bench.api.post(f"{task}/{verb}", bench.bodies[verb])).refused(404, "TASK_NOT_FOUND")

@@ -15,11 +15,17 @@ TASK = {
     *("lease_expires_at", "deadline_at", "progress", "created_at", "updated_at", "available_at", "started_at"),
     *("completed_at", "result", "error_message", "retry_count", "max_retries", "auto_retry", "retry_delay_seconds"),
     *("timeout_seconds", "expires_at", "metadata", "created_by"),
+    *("depends_on", "on_dependency_failure", "blocked_by"),
 }
 CLAIMED = {
     *("task_id", "prompt", "work_directory", "priority", "tags", "metadata", "attempt", "lease_token"),
     *("lease_expires_at", "deadline_at", "retry_count", "previous_error", "dependencies"),
 }
+DIRECTORY = {
+    *("work_directory", "waiting", "working", "completed", "failed", "cancelled", "oldest_waiting_seconds"),
+    *("paused", "paused_reason", "paused_until", "draining", "max_working", "waiting_workers"),
+}
+DIRECTORIES = "/api/v1/work-directories"
 
 
 def assert_times(value):
@@ -63,6 +69,7 @@ async def test_a_new_task_is_told_with_its_address(api, directory):
 async def test_a_task_has_the_defaults_of_the_contract(api, directory):
     task = await api.create(directory)
     expected = {"priority": "medium", "tags": [], "status": "waiting", "attempt": 0, "retry_count": 0, "max_retries": 3}
+    expected |= {"depends_on": [], "blocked_by": [], "on_dependency_failure": "wait"}
     expected |= {"auto_retry": False, "retry_delay_seconds": 10, "timeout_seconds": 3600, "metadata": {}, "version": 1}
     names = ("worker_id", "lease_expires_at", "deadline_at", "progress", "started_at", "completed_at", "expires_at")
     expected |= dict.fromkeys((*names, "result", "error_message", "created_by"))
@@ -153,6 +160,61 @@ async def test_the_list_is_newest_first_and_comes_in_pages(api, directory):
     assert everything["total"] > 5
 
 
+async def test_a_batch_is_told_task_by_task(api, directory):
+    body = {"work_directory": directory, "prompt": "x"}
+    told = of_success(await api.post(f"{TASKS}/batch", {"tasks": [body, body]}), 201)
+    assert told["errors"] == []
+    for index, task in enumerate(told["tasks"]):
+        assert task.keys() >= {"index", "task_id", "status", "created_at"}
+        assert (task["index"], task["status"]) == (index, "waiting")
+        assert UUID7.fullmatch(task["task_id"])
+    told = of_success(await api.post(f"{TASKS}/batch", {"tasks": [body, {}], "atomic": False}), 201)
+    assert [task["index"] for task in told["tasks"]] == [0]
+    (error,) = told["errors"]
+    assert error.keys() >= {"index", "code", "message", "details"}
+    assert (error["index"], error["code"]) == (1, "VALIDATION_ERROR")
+    assert error["details"].keys() >= {"field", "reason", "errors"}
+
+
+async def test_what_a_task_depended_on_is_told_with_its_claim(api, directory):
+    parent = await api.claimed(directory)
+    await api.tell(parent, "complete", result={"a": 1})
+    await api.create(directory, depends_on=[parent["task_id"]])
+    claimed = of_success(await api.get(f"{TASKS}/next", work_path=directory))
+    assert claimed["dependencies"] == [{"task_id": parent["task_id"], "status": "completed", "result": {"a": 1}}]
+
+
+async def test_an_explanation_names_each_reason(api, directory):
+    parent = await api.create(directory)
+    task = await api.create(directory, depends_on=[parent["task_id"]], delay_seconds=1000)
+    told = of_success(await api.get(f"{TASKS}/{task['task_id']}/explain"))
+    assert told.keys() >= {"status", "position", "blocked_by"}
+    assert (told["status"], told["position"]) == ("waiting", None)
+    assert [reason["kind"] for reason in told["blocked_by"]] == ["dependency", "run_at"]
+    assert all(reason.keys() >= {"kind", "detail"} for reason in told["blocked_by"])
+    assert of_success(await api.get(f"{TASKS}/{parent['task_id']}/explain"))["position"] == 1
+
+
+async def test_a_work_directory_is_told_with_its_numbers_and_rules(api, shared, directory):
+    await api.create(directory)
+    until = "2999-01-01T00:00:00.000Z"
+    answers = [
+        await raw(shared, text_of("PATCH", f"{DIRECTORIES}?path={directory}", {"max_working": 3})),
+        await raw(shared, text_of("POST", f"{DIRECTORIES}/pause?path={directory}", {"paused_until": until})),
+        await raw(shared, text_of("POST", f"{DIRECTORIES}/drain?path={directory}")),
+    ]
+    told = [of_success(answer) for answer in answers]
+    listed = of_success(await api.get(DIRECTORIES))
+    assert listed.keys() >= {"work_directories"}
+    (last,) = [found for found in listed["work_directories"] if found["work_directory"] == directory]
+    for view in [*told, *listed["work_directories"]]:
+        assert view.keys() >= DIRECTORY
+        assert all(type(view[name]) is bool for name in ("paused", "draining"))
+        assert all(type(view[name]) is int for name in ("waiting", "working", "waiting_workers"))
+    expected = {"waiting": 1, "paused": True, "paused_until": until, "draining": True, "max_working": 3}
+    assert {name: last[name] for name in expected} == expected
+
+
 async def test_health_is_told_without_envelope(api, directory):
     await api.claimed(directory)
     answer = await api.get("/health")
@@ -209,7 +271,12 @@ async def test_an_unknown_route_is_not_found(api, path):
 
 
 async def test_an_unknown_task_is_not_found(api):
-    for path in (f"{TASKS}/nobody", f"{TASKS}/nobody/history", f"{TASKS}/nobody?until=terminal&wait_seconds=60"):
+    for path in (
+        f"{TASKS}/nobody",
+        f"{TASKS}/nobody/history",
+        f"{TASKS}/nobody/explain",
+        f"{TASKS}/nobody?until=terminal&wait_seconds=60",
+    ):
         (await api.call("GET", path)).refused(404, "TASK_NOT_FOUND")
 
 
@@ -225,6 +292,12 @@ async def test_an_unknown_task_is_not_found(api):
         ("POST", f"{TASKS}/x/history", "GET"),
         ("POST", "/health", "GET"),
         ("PATCH", "/health/live", "GET"),
+        ("POST", f"{TASKS}/x/explain", "GET"),
+        ("PUT", DIRECTORIES, "GET, PATCH"),
+        ("POST", DIRECTORIES, "GET, PATCH"),
+        ("GET", f"{DIRECTORIES}/pause", "POST"),
+        ("PATCH", f"{DIRECTORIES}/resume", "POST"),
+        ("DELETE", f"{DIRECTORIES}/drain", "POST"),
     ],
 )
 async def test_another_method_is_answered_with_those_allowed(api, method, path, allowed):

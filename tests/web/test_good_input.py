@@ -1,11 +1,12 @@
 """What the contract allows is accepted up to the bound, and comes back as it was sent."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 
 from tests.web.bad_values import EMOJI, MEBIBYTE
-from tests.web.conftest import TASKS, text_of, wire
+from tests.web.conftest import TASKS, raw, text_of, wire
 
 HOSTILE = [
     "'; drop table tasks; --",
@@ -21,6 +22,8 @@ HOSTILE = [
     "  space around  ",
     "1" * 30,
 ]
+HOSTILE_NAMES = ["a b", "%41?c=d&e#f+g", f"ä/{EMOJI}/...", "'; drop table", "a\\b", "a,b;c", "\u202ea", "a=b&path=/c"]
+DIRECTORIES = "/api/v1/work-directories"
 FREE = [
     None,
     True,
@@ -83,6 +86,10 @@ async def test_free_json_comes_back_exactly(api, directory, value):
         ("timeout_seconds", 31_536_000),
         ("auto_retry", True),
         ("expires_at", "9999-12-31T23:59:59.999Z"),
+        ("depends_on", []),
+        ("on_dependency_failure", "wait"),
+        ("on_dependency_failure", "cancel"),
+        ("on_dependency_failure", "run"),
     ],
 )
 async def test_a_value_at_its_bound_is_accepted(api, directory, field, value):
@@ -136,6 +143,63 @@ async def test_the_bounds_of_a_claim_are_accepted(api):
     claim = {"work_directories": directories, "limit": 100, "lease_seconds": 86_400, "worker_id": "x" * 100}
     claim["tags"] = [f"{number:0100}" for number in range(50)]
     assert (await api.post(f"{TASKS}/claim", claim)).data == {"tasks": []}
+
+
+async def test_a_hundred_dependencies_are_accepted(api, directory):
+    batch = [{"work_directory": directory, "prompt": "x"}] * 100
+    ids = [task["task_id"] for task in (await api.post(f"{TASKS}/batch", {"tasks": batch})).data["tasks"]]
+    task = await api.create(directory, depends_on=ids[::-1])
+    assert (task["depends_on"], task["blocked_by"]) == (ids[::-1], ids[::-1])
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, EMOJI * 100, "x", "ref:", "ref:x", " "])
+async def test_any_name_will_do_among_the_tasks_of_a_batch(api, directory, name):
+    parent = {"work_directory": directory, "prompt": "x", "ref": name}
+    child = {"work_directory": directory, "prompt": "x", "depends_on": [f"ref:{name}"], "ref": None}
+    first, second = (await api.post(f"{TASKS}/batch", {"tasks": [child, parent]})).data["tasks"]
+    assert (await api.show(first))["depends_on"] == [second["task_id"]]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_working", 1),
+        ("max_working", 100_000),
+        ("max_working", None),
+        ("paused", False),
+        ("paused", True),
+        ("paused_until", "9999-12-31T23:59:59.999Z"),
+        ("paused_until", None),
+        ("paused_reason", EMOJI * 500),
+        ("paused_reason", ""),
+        *(("paused_reason", text) for text in HOSTILE),
+    ],
+)
+async def test_a_rule_at_its_bound_is_accepted(api, shared, directory, field, value):
+    """And told as it was said, also where all directories are listed."""
+    await api.create(directory)
+    rules = {field: value} | ({"paused": True} if field.startswith("paused_") else {})
+    told = (await raw(shared, text_of("PATCH", f"{DIRECTORIES}?path={directory}", rules))).data
+    assert {name: told[name] for name in rules} == rules
+    listed = (await api.get(DIRECTORIES)).data["work_directories"]
+    (found,) = [view for view in listed if view["work_directory"] == directory]
+    assert {name: found[name] for name in rules} == rules
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+async def test_a_rule_is_laid_down_for_the_very_directory_that_is_named(api, directory, name):
+    created = await api.create(f"{directory}/{name}")
+    told = (await api.post(f"{DIRECTORIES}/pause?path={quote(f'{directory}/{name}', safe='')}", {})).data
+    assert (told["work_directory"], told["waiting"]) == (created["work_directory"], 1)
+    assert await api.next(f"{directory}/{name}") is None
+
+
+async def test_a_verb_about_a_directory_needs_no_body(shared, directory):
+    async with wire(shared) as connection:
+        for verb in ("pause", "resume", "drain"):
+            await connection.send(text_of("POST", f"{DIRECTORIES}/{verb}?path={directory}"))
+            told = (await connection.answer()).data
+            assert (told["paused"], told["draining"]) == (verb == "pause", verb == "drain")
 
 
 async def test_a_result_of_one_mebibyte_is_accepted(api, directory):
