@@ -28,6 +28,7 @@ PARKED_MAX = 20_000  # places that claims wait in, one for each of their directo
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
 UNDELIVERED = "undelivered"
 FULL = "the disk is full"
+CROWDED = "too many requests are waiting"
 
 
 @define(eq=False)
@@ -63,11 +64,10 @@ class Dispatcher:
 
     async def ask(self, message: Message[R]) -> R:
         """The reply, once it is durable. Raises Refusal, or Unavailable. Whoever leaves first is given nothing."""
-        full = self._board.agenda.places >= PARKED_MAX and isinstance(message, Claim)
         if not self._open:
             raise Unavailable
-        if full or len(self._mailbox) >= MAILBOX_MAX:
-            raise Unavailable("too many requests are waiting")
+        if len(self._mailbox) >= MAILBOX_MAX:
+            raise Unavailable(CROWDED)
         envelope = Envelope(message)
         self._post(envelope)
         try:
@@ -117,11 +117,21 @@ class Dispatcher:
             await self._turn([])
             self.begun.set()
             while await self._woken():
-                await self._turn([self._mailbox.popleft() for _ in range(min(BATCH_MAX, len(self._mailbox)))])
+                await self._turn(self._next_batch())
         finally:
             # After an error the board may be ahead of the record, so nobody may use it again.
             self.begun.set()
             self._abandon()
+
+    def _next_batch(self) -> list[Envelope[Any]]:
+        """What has piled up, up to BATCH_MAX; of many tasks created at once each one counts."""
+        batch: list[Envelope[Any]] = []
+        size = 0
+        while self._mailbox and size < BATCH_MAX:
+            batch.append(self._mailbox.popleft())
+            message = batch[-1].message
+            size += len(message.drafts) if isinstance(message, CreateMany) else 1
+        return batch
 
     async def _woken(self) -> bool:
         """Returns when there is something to do; false if there will never be anything again."""
@@ -222,6 +232,8 @@ class Dispatcher:
     def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Exception:
         if isinstance(envelope.message, Create | CreateMany) and self._journal.short_of_room:
             return Unavailable(FULL)
+        if isinstance(envelope.message, Claim) and self._board.agenda.places >= PARKED_MAX:
+            return Unavailable(CROWDED)
         try:
             effects = self._board.apply(envelope.message, now)
         except Refusal as refusal:

@@ -27,7 +27,7 @@ WINDOW = 128  # ready tasks a lane keeps in memory
 RESIDENT_MAX = 8192  # ready tasks in memory over all lanes; beyond, the least recently used shelves are forgotten
 SHELVES_MAX = 1024  # shelves in memory; beyond, the same
 FORGET_MAX = 64  # shelves looked at in one go when some must be forgotten
-WANTING_MAX = 16  # wanting shelves learnt about in one go
+WANTING_MAX = 16  # wanting shelves; beyond, nobody else is served until more is known
 
 MOST_URGENT_FIRST = sorted(Priority, key=lambda priority: -priority.rank)
 
@@ -115,6 +115,7 @@ class Agenda:
         self._recency: OrderedDict[ShelfKey, Shelf] = OrderedDict()  # the same shelves, least recent first
         self._resident = 0  # tasks over all lanes; one that lies in two lanes counts twice
         self._waiters: dict[Ticket, Waiter] = {}
+        self._named: dict[tuple[str | None, str | None], Ticket] = {}  # those whose claim has a name
         self._deadlines: list[tuple[int, Ticket]] = []  # heap; may name waiters that have left
         self._turns: list[tuple[Ticket, str, list[str]]] = []  # heap of the queue: directory and filter
         self._queued: set[ShelfKey] = set()
@@ -205,6 +206,8 @@ class Agenda:
         for key, shelf in self._shelves_of(claim):
             shelf.waiters[waiter.ticket] = waiter
             self._queue(key, shelf)
+        if claim.claim_id:
+            self._named[claim.claim_id, claim.worker_id] = waiter.ticket
         self.places += len(claim.work_directories)
         return waiter.ticket
 
@@ -214,6 +217,7 @@ class Agenda:
                 del shelf.waiters[ticket]
                 self._wanting.pop(key, None)
                 self._queue(key, shelf)
+            self._named.pop((waiter.claim.claim_id, waiter.claim.worker_id), None)
             self.places -= len(waiter.claim.work_directories)
 
     def reopen(self, work_directory: str) -> None:
@@ -244,25 +248,30 @@ class Agenda:
         self._wanting[key] = None
 
     def look_again(self) -> None:
-        """More is known now: the wanting shelves are queued again."""
+        """More is known now, or directories have closed: the wanting shelves are queued again."""
         wanting, self._wanting = self._wanting, {}
         for key in wanting:
             self._queue(key, self._recency[key])
 
     @property
-    def wanting(self) -> bool:
-        """Somebody waits who might be served if more were known."""
-        return bool(self._wanting)
+    def wanting(self) -> int:
+        """How many shelves there are whose first waiter might be served if more were known."""
+        return len(self._wanting)
 
     def wanted(self) -> Iterator[Claim]:
-        """The claims of those whose turn it is where that is so."""
-        for work_directory, filter in islice(self._wanting, WANTING_MAX):
-            if waiter := self._recency[work_directory, filter].first_waiter:
+        """The claims of these waiters."""
+        for key in self._wanting:
+            if waiter := self._recency[key].first_waiter:
                 yield waiter.claim
 
     def concerns_wanting(self, claim: Claim) -> bool:
         """Somebody waits before this claim who might get what it asks for."""
         return any(work_directory in claim.work_directories for work_directory, _ in self._wanting)
+
+    def parked_as(self, claim: Claim) -> Waiter | None:
+        """The waiter whose claim bears the same name, by the same worker."""
+        ticket = self._named.get((claim.claim_id, claim.worker_id)) if claim.claim_id else None
+        return self._waiters[ticket] if ticket else None
 
     def overdue(self, now: int) -> Iterator[Waiter]:
         while self._deadlines and self._deadlines[0][0] <= now:

@@ -14,7 +14,7 @@ from typing import Any, Generic
 
 from attrs import evolve, frozen
 
-from dispatcher.agenda import Agenda
+from dispatcher.agenda import WANTING_MAX, Agenda
 from dispatcher.decisions import DECISIONS
 from dispatcher.decisions.claims import hand_out
 from dispatcher.decisions.directories import note_drained
@@ -72,7 +72,7 @@ class Board:
     def rebuilt(self, snapshot: Snapshot) -> "Board":
         """A board on what the record says, where nobody waits."""
         board = Board(snapshot, self.mint, self.rules, self.agenda.emptied())
-        board.draining = self.draining
+        board.draining, board.pace = self.draining, self.pace
         return board
 
     # A batch
@@ -122,6 +122,8 @@ class Board:
             working_here=self.gates.working_in(task.work_directory),
             working=len(self.working),
             max_concurrent_tasks=self.rules.max_concurrent_tasks,
+            is_directory_full=self.gates.is_directory_full(task.work_directory),
+            is_full=self.gates.full,
             waiters=self.agenda.waiting(task.work_directory, task.tags),
             attempt_seconds=self.pace.attempt_seconds(task.work_directory),
         )
@@ -260,14 +262,20 @@ class Board:
 
     def serve(self, now: int) -> None:
         """Hand what is ready to those who wait, each in turn, as far as it can be said what they get."""
-        while not self.gates.full and (turn := self.agenda.next_turn()):
+        while (
+            not self.gates.full and self.agenda.wanting < WANTING_MAX and (turn := self.agenda.next_turn()) is not None
+        ):
             shelf, waiter = turn
             if not self.gates.is_open(shelf[0]):
                 continue  # queued again when it opens
-            if self.agenda.concerns_wanting(waiter.claim) or self._lacks(waiter.claim, now):
+            if self.is_behind(waiter.claim) or self._lacks(waiter.claim, now):
                 self.agenda.want(shelf)
             elif tasks := hand_out(self, waiter.claim, now):
                 self.dismiss(waiter.ticket, tasks)
+
+    def is_behind(self, claim: Claim) -> bool:
+        """Others come first who might get what the claim asks for, or the last slot there is, once more is known."""
+        return self.agenda.concerns_wanting(claim) or (self.gates.has_limit and self.agenda.wanting > 0)
 
     def _lacks(self, claim: Claim, now: int) -> bool:
         return next(self.agenda.lacks(claim, self.gates.is_open, now), None) is not None

@@ -88,6 +88,14 @@ class BatchRefused(Refusal):
         self.faults = faults
 
 
+class NotPaused(Refusal):
+    """`field` says how the directory is paused, but it is not."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__("can only be given while the directory is paused, or to pause it")
+        self.field = field
+
+
 class RetryLimitReached(Refusal):
     """It has been tried as often as it may be."""
 

@@ -34,12 +34,17 @@ class Gates:
     def full(self) -> bool:
         return 0 < self._max_concurrent_tasks <= self._working
 
+    @property
+    def has_limit(self) -> bool:
+        return self._max_concurrent_tasks > 0
+
     def is_open(self, work_directory: str) -> bool:
         rules = self._directories.get(work_directory)
-        return rules is None or not (rules.closed or self._is_full(rules))
+        return rules is None or not (rules.closed or self.is_directory_full(work_directory))
 
-    def _is_full(self, rules: Directory) -> bool:
-        return rules.max_working is not None and self._working_in[rules.work_directory] >= rules.max_working
+    def is_directory_full(self, work_directory: str) -> bool:
+        limit = self.rules(work_directory).max_working
+        return limit is not None and self._working_in[work_directory] >= limit
 
     def working_in(self, work_directory: str) -> int:
         return self._working_in[work_directory]
@@ -48,11 +53,13 @@ class Gates:
         return self._directories.get(work_directory) or Directory(work_directory=work_directory)
 
     def lay_down(self, rules: Directory) -> None:
+        before = self.rules(rules.work_directory)
         if rules == Directory(work_directory=rules.work_directory):
             self._directories.pop(rules.work_directory, None)
         else:
             self._directories[rules.work_directory] = rules
-        if rules.paused_until is not None:
+        if rules.paused_until not in (None, before.paused_until):
+            assert rules.paused_until is not None
             heappush(self._pauses, (rules.paused_until, rules.work_directory))
 
     def next_end_of_pause(self) -> int | None:

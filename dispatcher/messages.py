@@ -242,14 +242,9 @@ class Regulate(Message[Directory]):
     work_directory: WorkDirectory = field(metadata=INTERNAL)
     max_working: MaxWorking | Unset | None = UNSET
     paused: bool | Unset = UNSET
-    paused_reason: Reason | None = None
-    paused_until: Instant | None = None
+    paused_reason: Reason | Unset | None = UNSET
+    paused_until: Instant | Unset | None = UNSET
     draining: bool | Unset = field(default=UNSET, metadata=INTERNAL)
-
-    def faults(self) -> Iterable[tuple[str, str]]:
-        for name in ("paused_reason", "paused_until"):
-            if getattr(self, name) is not None and self.paused is not True:
-                yield name, "can only be given together with paused: true"
 
 
 @frozen

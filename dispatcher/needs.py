@@ -24,7 +24,7 @@ def needs(board: Board, messages: Iterable[Message[Any]], now: int) -> Needs:
     for message in messages:
         if isinstance(message, Claim | Tick):
             for key, slice in _lanes(board, message, now):
-                lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: slice.enough)
+                lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: (slice.enough, slice.limit))
             due = due or (isinstance(message, Tick) and _lacks_due(board, now))
         elif isinstance(message, TaskMessage):
             tasks.update(_tasks(board, message.task_id))
@@ -44,7 +44,7 @@ def _lanes(board: Board, message: Claim | Tick, now: int) -> Iterator[tuple[Lane
     wanted: Iterable[Claim]
     if isinstance(message, Tick):
         wanted = () if board.visitors.have_learnt else board.agenda.wanted()
-    elif board.agenda.concerns_wanting(message):
+    elif board.is_behind(message):
         wanted = board.agenda.wanted()
     else:
         wanted = () if board.gates.full else (message,)

@@ -11,5 +11,7 @@ class Situation:
     working_here: int  # tasks of this directory
     working: int  # tasks of all directories
     max_concurrent_tasks: int  # 0: no limit
+    is_directory_full: bool  # as many of its directory are worked on as may be
+    is_full: bool  # as many of all directories
     waiters: int  # who would take it
     attempt_seconds: float | None  # how long a task of this directory takes; None: not known

@@ -164,12 +164,12 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     created = [after for before, after in moves if before is None]
     updated = [(before, after) for before, after in moves if before is not None]
     entries = [change.entry for change in changes if change.entry]
+    _expect(len(gone), db.executemany(DELETE_TASK, ((task.arrival, task.version) for task in gone)))
     _expect(len(updated), db.executemany(UPDATE_TASK, (_update_row(before, after) for before, after in updated)))
     db.executemany(
         UPDATE_EDITABLE, (_edit_row(after) for before, after in updated if editable(before) != editable(after))
     )
     db.executemany(INSERT_TASK, (_task_row(task) for task in created))  # a key may have changed hands above
-    _expect(len(gone), db.executemany(DELETE_TASK, ((task.arrival, task.version) for task in gone)))
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
     db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(it.before) for it in net if it.before))
     db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))

@@ -177,7 +177,8 @@ async def open_store(
         except StorageError as error:
             raise type(error)(f"{path}: {error}") from None
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"{path}: {error}") from error
+            full = getattr(error, "sqlite_errorcode", None) in FULL
+            raise StorageError(f"{path}: {'the disk is full' if full else error}") from error
         store = SqliteStore(writer, readers, timeout_seconds, _left_behind(path))
         for job in (store.keep_log_short(), store.look_for_room()):
             stack.push_async_callback(_stop, asyncio.create_task(job))

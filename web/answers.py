@@ -16,6 +16,7 @@ from dispatcher.errors import (
     InvalidState,
     LeaseLost,
     LeaseTokenRequired,
+    NotPaused,
     PromptMismatch,
     RecordFailed,
     RetryLimitReached,
@@ -118,6 +119,7 @@ def _of_http(error: HTTPException) -> Failure:
 FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     Malformed: lambda e: Failure(400, "MALFORMED_JSON", f"the body is not valid JSON: {e}"),
     Invalid: lambda e: _invalid(e.faults),
+    NotPaused: lambda e: _invalid((Fault(e.field, str(e)),)),
     LeaseTokenRequired: lambda e: _invalid((Fault("lease_token", f"is required: {e}"),)),
     TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
     InvalidState: lambda e: Failure(409, "INVALID_STATE", str(e), {"status": e.status, "allowed_from": e.allowed_from}),

@@ -178,7 +178,7 @@ def _handler(service: Service, route: Route) -> Handler:
 
 async def _body(service: Service, request: Request) -> bytes:
     _check_length(service, request)
-    if "Content-Type" in request.headers and request.content_type != "application/json":
+    if request.can_read_body and "Content-Type" in request.headers and request.content_type != "application/json":
         message = f"the body must be application/json, not {request.content_type}"
         raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", message)
     try:

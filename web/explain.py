@@ -82,12 +82,12 @@ def _of_operators(case: Case) -> Iterator[Reason]:
         yield {"kind": "paused", "detail": f"its work directory is paused{until}{why}"}
     if rules.draining:
         yield {"kind": "paused", "detail": "its work directory is being drained"}
-    if rules.max_working is not None and situation.working_here >= rules.max_working:
+    if situation.is_directory_full:
         detail = (
             f"{situation.working_here} tasks of its directory are being worked on, max_working is {rules.max_working}"
         )
         yield {"kind": "directory_limit", "detail": detail}
-    if 0 < situation.max_concurrent_tasks <= situation.working:
+    if situation.is_full:
         limit = situation.max_concurrent_tasks
         detail = f"{situation.working} tasks are being worked on, max_concurrent_tasks is {limit}"
         yield {"kind": "global_limit", "detail": detail}
@@ -103,7 +103,8 @@ def estimate(case: Case) -> float | None:
     if case.place is None:
         return soonest
     workers = _workers(situation)
-    waves = (case.place.more_urgent + case.place.older + (situation.waiters == 0)) / max(workers, 1)
+    nobody_is_free = situation.waiters == 0 or situation.is_directory_full or situation.is_full
+    waves = (case.place.more_urgent + case.place.older + nobody_is_free) / max(workers, 1)
     if not waves:
         return soonest
     if not workers or situation.attempt_seconds is None:

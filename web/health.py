@@ -1,5 +1,6 @@
 """Is it alive, is it ready, is it well?"""
 
+import asyncio
 import os
 import resource
 import sys
@@ -12,6 +13,8 @@ from dispatcher.errors import RecordFailed
 from web.bodies import Nothing
 from web.codec import encode, rfc3339
 from web.service import Service
+
+PATIENCE_SECONDS = 2  # a database that takes longer is not well
 
 
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
@@ -61,8 +64,9 @@ async def _database(service: Service) -> tuple[dict[str, Any], int | None]:
     """The state of the database, and how many tasks wait in it."""
     began = time.perf_counter()
     try:
-        waiting = await service.record.waiting(None)
-    except RecordFailed:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            waiting = await service.record.waiting(None)
+    except (RecordFailed, TimeoutError):
         waiting = None
     spent_ms = round((time.perf_counter() - began) * 1000, 2)
     checked = rfc3339(service.clock())

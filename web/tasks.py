@@ -9,9 +9,9 @@ from typing import Any
 from aiohttp.web import Request, Response, StreamResponse
 from attrs import evolve
 
-from dispatcher.errors import TaskNotFound
+from dispatcher.errors import TaskNotFound, Unavailable
 from dispatcher.hub import Closed, LostTouch, about_task
-from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
+from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import FINAL, Task
 from web.answers import idempotency_key, ok
 from web.bodies import AboutTask, ClaimBody, CompleteBody, Newest, Next, Show
@@ -55,10 +55,21 @@ async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Res
 
 async def complete(service: Service, asked: CompleteBody, request: Request) -> StreamResponse:
     task = await service.ask(asked.report())
-    claim = asked.claim()
-    tasks = await service.ask(claim) if claim else ()
+    tasks = await _claim_after(service, asked.claim())
     ended = outcome(task)
     return await _deliver(service, request, tasks, lambda briefed: ended | {"next": briefed[0] if briefed else None})
+
+
+async def _claim_after(service: Service, claim: Claim | None) -> tuple[Task, ...]:
+    """The report is accepted and cannot be said again without a lease; a claim with a name can, and gets its tasks."""
+    if claim is None:
+        return ()
+    try:
+        return await service.ask(claim)
+    except (Unavailable, TimeoutError):
+        if claim.claim_id:
+            raise
+        return ()
 
 
 async def fail(service: Service, asked: Fail, request: Request) -> Response:

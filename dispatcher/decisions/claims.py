@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 def claim(board: Board, claim: Claim, now: int) -> tuple[Task, ...] | Parked:
     if board.draining:
         return ()
-    if claim.claim_id:
-        for waiter in board.agenda.waiters():
-            if (waiter.claim.claim_id, waiter.claim.worker_id) == (claim.claim_id, claim.worker_id):
-                board.dismiss(waiter.ticket)  # the same claim, whose caller has given up on it
+    if waiter := board.agenda.parked_as(claim):
+        board.dismiss(waiter.ticket)  # the same claim, whose caller has given up on it
     tasks = board.claimed_as(claim) or hand_out(board, claim, now)
     if tasks or not claim.wait_seconds:
         return tasks

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from dispatcher.directory import Directory
+from dispatcher.errors import NotPaused
 from dispatcher.fields import UNSET
 from dispatcher.messages import Regulate
 
@@ -18,19 +19,13 @@ NOT_PAUSED: dict[str, Any] = {"paused": False, "paused_reason": None, "paused_un
 
 def regulate(board: Board, regulate: Regulate, now: int) -> Directory:
     before = board.gates.rules(regulate.work_directory)
-    after = evolve(before, **_said(regulate))
-    if after == before:
-        return after
-    if (after.paused, after.paused_until, after.paused_reason) != (
-        before.paused,
-        before.paused_until,
-        before.paused_reason,
-    ) and after.paused:
+    after = _ruled(before, regulate)
+    if after.max_working != before.max_working:
+        board.rule(after, now, "directory.updated", max_working=after.max_working)
+    if after.paused and _pause(after) != _pause(before):
         board.rule(after, now, "directory.paused", reason=after.paused_reason, until=after.paused_until)
     if (before.paused and not after.paused) or (before.draining and not after.draining):
         board.rule(after, now, "directory.resumed")
-    if after.max_working != before.max_working:
-        board.rule(after, now, "directory.updated", max_working=after.max_working)
     if after.draining and not before.draining:
         board.rule(after, now, "directory.draining")
         note_drained(board, after.work_directory, now)
@@ -49,12 +44,16 @@ def note_drained(board: Board, work_directory: str, now: int) -> None:
         board.rule(rules, now, "directory.drained")
 
 
-def _said(regulate: Regulate) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        name: value for name in ("max_working", "draining") if (value := getattr(regulate, name)) is not UNSET
-    }
-    if regulate.paused is True:
-        said |= {"paused": True, "paused_reason": regulate.paused_reason, "paused_until": regulate.paused_until}
-    elif regulate.paused is False:
-        said |= NOT_PAUSED
-    return said
+def _ruled(before: Directory, regulate: Regulate) -> Directory:
+    names = ("max_working", "paused", "paused_reason", "paused_until", "draining")
+    after = evolve(before, **{name: said for name in names if (said := getattr(regulate, name)) is not UNSET})
+    if after.paused:
+        return after
+    for name in ("paused_reason", "paused_until"):
+        if getattr(regulate, name) not in (UNSET, None):
+            raise NotPaused(name)
+    return evolve(after, **NOT_PAUSED)
+
+
+def _pause(directory: Directory) -> tuple[object, ...]:
+    return directory.paused, directory.paused_reason, directory.paused_until

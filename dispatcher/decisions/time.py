@@ -22,6 +22,7 @@ def tick(board: Board, tick: Tick, now: int) -> None:
             fall_due(board, task, now)
         else:
             board.note_due(task)
+    board.agenda.look_again()
     board.serve(now)  # whoever can still be given something is not sent away
     for waiter in board.agenda.overdue(now):
         board.dismiss(waiter.ticket)

@@ -476,3 +476,27 @@ async def test_rules_stand_over_a_restart(server, directory, how):
         assert await api.next(full) is not None
         await tell(api, paused, "resume")
         assert await api.next(paused) is not None
+
+
+async def test_a_pause_is_edited_field_by_field(api, directory):
+    """What is not given stays; what is said about a pause that is not there is refused."""
+    until_when = soon(1000)
+    await tell(api, directory, "pause", paused_reason="lunch", paused_until=until_when)
+    view = await rule(api, directory, paused_reason="dinner")
+    assert (view["paused_reason"], view["paused_until"]) == ("dinner", until_when)
+    view = await rule(api, directory, paused=True)
+    assert (view["paused_reason"], view["paused_until"]) == ("dinner", until_when)
+    view = await rule(api, directory, paused_until=None)
+    assert (view["paused_reason"], view["paused_until"]) == ("dinner", None)
+    await tell(api, directory, "resume")
+    answer = await ask(api, "PATCH", f"?path={quote(directory)}", {"paused_until": until_when})
+    assert answer.faults() == ["paused_until"]
+
+
+async def test_an_empty_body_is_of_any_type(api, directory):
+    """Clients put a type on it that nobody asked them for."""
+    path = f"{DIRECTORIES}/pause?path={directory}"
+    answer = await api.call("POST", path, headers={"Content-Type": "application/octet-stream"})
+    assert answer.data["paused"] is True
+    answer = await api.call("POST", path, data=b"{}", headers={"Content-Type": "application/octet-stream"})
+    answer.refused(415, "UNSUPPORTED_MEDIA_TYPE")
