@@ -137,6 +137,10 @@ class Board:
     def exists(self, task_id: str) -> bool:
         return self._newest(task_id) is not None
 
+    def parent(self, task_id: str) -> Task | None:
+        """A task that a new one is to depend on; without its result if it is completed, so never to be changed then."""
+        return self._newest(task_id, self.visitors.parents.get(task_id))
+
     def find(self, task_id: str) -> Task:
         task = self._newest(task_id)
         if task is None:

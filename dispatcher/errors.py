@@ -74,10 +74,10 @@ class DependencyNotFound(Refusal):
 
 
 class DependencyCycle(Refusal):
-    """It would wait for itself, by way of the tasks it depends on."""
+    """It would wait for ever: by way of the tasks it depends on it would wait for itself, or for others that do."""
 
     def __init__(self) -> None:
-        super().__init__("the task would wait for itself")
+        super().__init__("the task would wait for itself, or for tasks that do")
 
 
 class BatchRefused(Refusal):

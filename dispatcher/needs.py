@@ -17,6 +17,7 @@ LANES_PER_BATCH = 64  # slices fetched for one batch; claims beyond them are dec
 
 def needs(board: Board, messages: Iterable[Message[Any]], now: int) -> Needs:
     tasks: set[str] = set()
+    parents: set[str] = set()
     leases: set[tuple[str, str]] = set()
     lanes: dict[LaneKey, Slice] = {}
     keys: set[str] = set()
@@ -27,16 +28,17 @@ def needs(board: Board, messages: Iterable[Message[Any]], now: int) -> Needs:
                 lanes[key] = max(slice, lanes.get(key, slice), key=lambda slice: (slice.enough, slice.limit))
             due = due or (isinstance(message, Tick) and _lacks_due(board, now))
         elif isinstance(message, TaskMessage):
-            tasks.update(_tasks(board, message.task_id))
+            if message.task_id not in board.working and message.task_id not in board.visitors.tasks:
+                tasks.add(message.task_id)
             if isinstance(message, LeaseMessage):
                 leases.update(_lease(board, message))
         elif isinstance(message, Create | CreateMany):
             keys.update(key for key in message.idempotency_keys() if key not in board.visitors.keys)
             for create in (message,) if isinstance(message, Create) else message.drafts:
-                tasks.update(_tasks(board, *create.depends_on) if create else ())
+                parents.update(_parents(board, create) if create else ())
         if len(lanes) >= LANES_PER_BATCH:
             break
-    return Needs(tasks=tasks, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
+    return Needs(tasks=tasks, parents=parents, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
 
 
 def _lanes(board: Board, message: Claim | Tick, now: int) -> Iterator[tuple[LaneKey, Slice]]:
@@ -56,9 +58,10 @@ def _lacks_due(board: Board, now: int) -> bool:
     return board.visitors.overdue is None and board.due is not None and board.due <= now
 
 
-def _tasks(board: Board, *names: str) -> Iterator[str]:
-    for name in names:
-        if name not in board.working and name not in board.visitors.tasks and not name.startswith(REF):
+def _parents(board: Board, create: Create) -> Iterator[str]:
+    known = (board.working, board.visitors.tasks, board.visitors.parents)
+    for name in create.depends_on:
+        if not name.startswith(REF) and not any(name in tasks for tasks in known):
             yield name
 
 

@@ -93,6 +93,7 @@ class Needs:
     """What the board must learn from the record before it can decide a batch."""
 
     tasks: Set[str] = frozenset()
+    parents: Set[str] = frozenset()  # tasks that new ones depend on; of those completed the result is not needed
     leases: Set[tuple[str, str]] = frozenset()  # (task_id, lease_token)
     lanes: Mapping[LaneKey, Slice] = field(factory=dict)
     keys: Set[str] = frozenset()  # the tasks that idempotency keys stand for
@@ -100,7 +101,7 @@ class Needs:
     now: int
 
     def __bool__(self) -> bool:
-        return bool(self.tasks or self.leases or self.lanes or self.keys or self.due)
+        return bool(self.tasks or self.parents or self.leases or self.lanes or self.keys or self.due)
 
 
 @frozen
@@ -127,6 +128,7 @@ class Found:
     """The answer to Needs: every key that was asked for and needed, None for what does not exist."""
 
     tasks: Mapping[str, Task | None] = field(factory=dict)
+    parents: Mapping[str, Task | None] = field(factory=dict)
     leases: Mapping[tuple[str, str], Lease | None] = field(factory=dict)
     lanes: Mapping[LaneKey, Run] = field(factory=dict)
     keys: Mapping[str, Task | None] = field(factory=dict)
@@ -163,6 +165,13 @@ class Journal(Protocol):
 
 
 @frozen
+class Outcome:
+    status: Status
+    result: object
+    is_omitted: bool  # there is a result, which was left out
+
+
+@frozen
 class Place:
     """Of a ready task among those of its directory: how many are more urgent, and how many as urgent and older."""
 
@@ -188,8 +197,8 @@ class Record(Protocol):
 
     async def task(self, task_id: str) -> Task | None: ...
 
-    async def tasks(self, task_ids: Collection[str]) -> Mapping[str, Task]:
-        """Those of them that exist, by their ids."""
+    async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
+        """Of those tasks that exist, by their ids: how they stand. Results beyond so many bytes of JSON are omitted."""
 
     async def place(self, task: Task, aging_seconds: float) -> Place: ...
 

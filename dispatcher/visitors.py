@@ -9,6 +9,7 @@ from dispatcher.task import Task
 @define
 class Visitors:
     tasks: dict[str, Task | None] = field(factory=dict)  # in their newest form; None: no such task
+    parents: dict[str, Task | None] = field(factory=dict)  # of new tasks; those completed are here without their result
     leases: dict[tuple[str, str], Lease | None] = field(factory=dict)
     keys: dict[str, str | None] = field(factory=dict)  # idempotency keys: the id of the task each stands for
     dependants: dict[str, Run] = field(factory=dict)
@@ -18,6 +19,7 @@ class Visitors:
     def learn(self, found: Found) -> None:
         self.have_learnt = True
         self.tasks.update(found.tasks)
+        self.parents.update(found.parents)
         self.leases.update(found.leases)
         self.dependants.update(found.dependants)
         others = [task for run in found.dependants.values() for task in run.tasks]

@@ -4,9 +4,11 @@ import sqlite3
 from collections.abc import Collection
 from sys import maxsize
 
+import orjson
+
 from dispatcher.directory import Directory
-from dispatcher.fields import Priority, to_json
-from dispatcher.ports import DirectoryCount, Entry, Place
+from dispatcher.fields import Priority
+from dispatcher.ports import DirectoryCount, Entry, Outcome, Place
 from dispatcher.task import Status, Task
 from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
 
@@ -14,6 +16,8 @@ PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may ho
 
 TASK_BY_ID = f"{TASKS.select} where task_id = ?"
 CREATED_AT = "select created_at from tasks where arrival >= ? order by arrival limit 1"
+OUTCOME = "select arrival, status, coalesce(length(cast(result as blob)), 0) from tasks where task_id = ?"
+RESULT = "select result from tasks where arrival = ?"
 AHEAD = """
     select count(*) from tasks where work_directory = ? and priority = ? and ready = 1 and arrival < ?"""
 DIRECTORY_COUNTS = f"""
@@ -27,9 +31,18 @@ def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
     return next(map(TASKS.value, db.execute(TASK_BY_ID, (task_id,))), None)
 
 
-def tasks_by_id(db: sqlite3.Connection, task_ids: Collection[str]) -> dict[str, Task]:
-    rows = db.execute(f"{TASKS.select} where task_id in (select value from json_each(?))", (to_json(list(task_ids)),))
-    return {task.task_id: task for task in map(TASKS.value, rows)}
+def outcomes(db: sqlite3.Connection, task_ids: Collection[str], bytes_max: int) -> dict[str, Outcome]:
+    """No more than `bytes_max` of results are ever in memory."""
+    found = {}
+    for task_id in task_ids:
+        if row := db.execute(OUTCOME, (task_id,)).fetchone():
+            arrival, status, size = row
+            result = None
+            if fits := size <= bytes_max:
+                (result,) = db.execute(RESULT, (arrival,)).fetchone()
+                bytes_max -= size
+            found[task_id] = Outcome(Status(status), result and orjson.loads(result), is_omitted=not fits)
+    return found
 
 
 def place_of(db: sqlite3.Connection, task: Task, aging_seconds: float) -> Place:

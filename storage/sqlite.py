@@ -6,7 +6,7 @@ the batch was written.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import chain
 from operator import attrgetter
 
@@ -24,7 +24,6 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
-from storage.queries import tasks_by_id
 from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
@@ -76,6 +75,8 @@ RULES = ("max_working", "paused", "paused_reason", "paused_until", "draining")
 LAY_DOWN = f"update work_directories set {', '.join(f'{name} = ?' for name in RULES)} where work_directory = ?"
 KEEP_NUMBERS = "update last_numbers set arrival = max(arrival, ?), seq = max(seq, ?)"
 
+TASKS_BY_ID = f"{TASKS.select} where task_id in (select value from json_each(?))"
+PARENTS = TASKS_BY_ID.replace("tasks.result", "case tasks.status when 'completed' then null else tasks.result end")
 TASK_BY_KEY = f"{TASKS.select} where idempotency_key = ?"
 WORKING = f"{TASKS.select} where status = 'working'"
 RULED = f"{DIRECTORIES.select} where max_working is not null or paused or draining"
@@ -125,12 +126,12 @@ def load(db: sqlite3.Connection) -> Snapshot:
 
 def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
     due, next_due = _due(db, needs.now) if needs.due else (None, None)
-    dependants: dict[str, Run] = {}
-    if due:
-        dependants, place = _dependants(db, due)
-        due, next_due = due[:place], due[place].due_at if place < len(due) else next_due
+    dependants = _dependants(db, due or ())
+    if due and (later := [task for task in due if task.tell_from is not None and task.task_id not in dependants]):
+        due, next_due = tuple(task for task in due if task not in later), later[0].due_at
     return Found(
-        tasks=dict.fromkeys(needs.tasks) | tasks_by_id(db, needs.tasks) if needs.tasks else {},
+        tasks=_by_id(db, TASKS_BY_ID, needs.tasks),
+        parents=_by_id(db, PARENTS, needs.parents),
         leases={(task_id, token): _lease(db, task_id, token) for task_id, token in needs.leases},
         lanes=_runs(db, needs),
         keys={key: next(iter(_tasks(db.execute(TASK_BY_KEY, (key,)))), None) for key in needs.keys},
@@ -245,6 +246,13 @@ def _tasks(rows: Iterable[Row]) -> tuple[Task, ...]:
     return tuple(map(TASKS.value, rows))
 
 
+def _by_id(db: sqlite3.Connection, query: str, task_ids: Set[str]) -> dict[str, Task | None]:
+    if not task_ids:
+        return {}
+    found = _tasks(db.execute(query, (to_json(list(task_ids)),)))
+    return dict.fromkeys(task_ids) | {task.task_id: task for task in found}
+
+
 def _lease(db: sqlite3.Connection, task_id: str, token: str) -> Lease | None:
     claim = db.execute(CLAIM_UNDER, (task_id, token)).fetchone()
     if claim is None:
@@ -273,18 +281,16 @@ def _run(db: sqlite3.Connection, key: LaneKey, slice: Slice, now: int) -> Run:
     return Run(tasks[: slice.limit], behind[0].arrival if behind else None)
 
 
-def _dependants(db: sqlite3.Connection, due: tuple[Task, ...]) -> tuple[dict[str, Run], int]:
-    """Who waits for the tasks that are due because they have ended, and the place where they become too many."""
+def _dependants(db: sqlite3.Connection, due: Iterable[Task]) -> dict[str, Run]:
+    """Who waits for the tasks that are due because they have ended, as many as may be told at once."""
     dependants: dict[str, Run] = {}
     room = DEPENDANTS_SLICE
-    for place, task in enumerate(due):
-        if task.tell_from is not None:
-            if not room:
-                return dependants, place
+    for task in due:
+        if task.tell_from is not None and room:
             found = _tasks(db.execute(WHO_DEPENDS, (task.task_id, task.tell_from, room + 1)))
             dependants[task.task_id] = Run(found[:room], found[room].arrival if len(found) > room else None)
             room -= len(dependants[task.task_id].tasks)
-    return dependants, len(due)
+    return dependants
 
 
 def _due(db: sqlite3.Connection, moment: int) -> tuple[tuple[Task, ...], int | None]:

@@ -17,7 +17,7 @@ import aiosqlite
 
 from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
-from dispatcher.ports import Change, Changes, DirectoryCount, Entry, Found, Needs, Place, Ruling, Snapshot
+from dispatcher.ports import Change, Changes, DirectoryCount, Entry, Found, Needs, Outcome, Place, Ruling, Snapshot
 from dispatcher.task import Task
 from storage import queries, sqlite
 from storage.errors import NotOurs, StorageError
@@ -97,8 +97,8 @@ class SqliteStore:
     async def task(self, task_id: str) -> Task | None:
         return await self._read(queries.task_by_id, task_id)
 
-    async def tasks(self, task_ids: Collection[str]) -> Mapping[str, Task]:
-        return await self._read(queries.tasks_by_id, task_ids)
+    async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
+        return await self._read(queries.outcomes, task_ids, bytes_max)
 
     async def place(self, task: Task, aging_seconds: float) -> Place:
         return await self._read(queries.place_of, task, aging_seconds)

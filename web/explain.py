@@ -7,7 +7,7 @@ from aiohttp.web import Request, Response
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
-from dispatcher.ports import Place
+from dispatcher.ports import Outcome, Place
 from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
 from web.answers import ok
@@ -25,7 +25,7 @@ class Case:
     task: Task
     situation: Situation
     place: Place | None  # None: it does not stand in the line of its directory
-    parents: Mapping[str, Task]
+    parents: Mapping[str, Outcome]
     now: int
 
 
@@ -35,7 +35,7 @@ async def explain(service: Service, asked: AboutTask, request: Request) -> Respo
         raise TaskNotFound(asked.task_id)
     aging_seconds = service.settings.task.priority_aging_seconds
     place = await service.record.place(task, aging_seconds) if task.ready else None
-    parents = await service.record.tasks(task.unmet) if task.unmet else {}
+    parents = await service.record.outcomes(task.unmet, 0) if task.unmet else {}
     now = service.clock()
     case = Case(task, service.dispatcher.situation(task), place, parents, now)
     return ok(

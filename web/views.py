@@ -5,7 +5,7 @@ from typing import Any
 
 from orjson import Fragment
 
-from dispatcher.ports import DirectoryCount, Entry
+from dispatcher.ports import DirectoryCount, Entry, Outcome
 from dispatcher.task import Status, Task
 from web.codec import rfc3339
 
@@ -72,14 +72,12 @@ def outcome(task: Task) -> dict[str, Any]:
     return {"task_id": task.task_id, "status": task.status, "completed_at": moment(task.completed_at)}
 
 
-def dependency(task_id: str, parent: Task | None, *, with_result: bool) -> dict[str, Any]:
+def dependency(task_id: str, parent: Outcome | None) -> dict[str, Any]:
     """What a worker learns of a task that its own one depended on; None: it has been deleted since."""
-    view: dict[str, Any] = {"task_id": task_id, "status": parent and parent.status, "result": None}
-    if parent is not None and with_result:
-        view["result"] = parent.result
-    elif parent is not None and parent.result is not None:
-        view["result_omitted"] = True  # together they are too large: to be had from the task itself
-    return view
+    if parent is None:
+        return {"task_id": task_id, "status": None, "result": None}
+    omitted = {"result_omitted": True} if parent.is_omitted else {}  # to be had from the task itself
+    return {"task_id": task_id, "status": parent.status, "result": parent.result, **omitted}
 
 
 def directory(count: DirectoryCount, waiting_workers: int, now: int) -> dict[str, Any]:

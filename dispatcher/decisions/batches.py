@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from attrs import evolve
 
 from dispatcher.decisions.creation import Place, make, missing_parents, still_stands
-from dispatcher.errors import BatchRefused, DependencyCycle, DependencyNotFound, IdempotencyKeyReused, Refusal
+from dispatcher.errors import (
+    BatchRefused,
+    DependencyCycle,
+    DependencyNotFound,
+    IdempotencyKeyReused,
+    Refusal,
+    TaskNotFound,
+)
 from dispatcher.fields import REF
 from dispatcher.messages import Created, CreateMany, Draft
 from dispatcher.task import Task
@@ -23,11 +30,12 @@ def create_many(board: Board, many: CreateMany, now: int) -> tuple[Created | Ref
     """Raises BatchRefused if it is atomic and anything is wrong with any of them, and IdempotencyKeyReused."""
     drafts = many.drafts
     places = {draft.ref: place for place, draft in enumerate(drafts) if draft and draft.ref}
-    standing = _standing(board, many, now)
-    faults = _unknown_parents(board, drafts, places, standing) | _cycles(drafts, places)
+    standing, gone = _made_before(board, many, now)
+    faults = _unknown_parents(board, drafts, places, standing.keys() | gone) | _cycles(drafts, places)
     if many.atomic and (faults or None in drafts):
         raise BatchRefused(dict(sorted(faults.items())))
     faults |= _orphans(drafts, places, faults)
+    faults |= {place: TaskNotFound("of this place any more: it was made, and deleted since") for place in gone}
     new = [place for place, draft in enumerate(drafts) if draft and place not in faults and place not in standing]
     ids = {place: task.task_id for place, task in standing.items()} | {place: board.mint.task_id(now) for place in new}
     made = {place: Created(task, replayed=True) for place, task in standing.items()}
@@ -35,26 +43,28 @@ def create_many(board: Board, many: CreateMany, now: int) -> tuple[Created | Ref
     return tuple(made.get(place) or faults.get(place) for place in range(len(drafts)))
 
 
-def _standing(board: Board, many: CreateMany, now: int) -> dict[int, Task]:
-    """Those that are there already, by their places, which stand behind the digest of the request."""
-    standing = {}
-    for key in many.idempotency_keys():
-        task = board.created_under(key)
-        if task is not None and still_stands(task, now):
-            digest, _, place = (task.request_digest or "").partition(" ")
-            if digest != many.request_digest or not place:
-                raise IdempotencyKeyReused(task.task_id)
-            standing[int(place)] = task
-    return standing
+def _made_before(board: Board, many: CreateMany, now: int) -> tuple[dict[int, Task], set[int]]:
+    """Of a batch said again, as long as any of its tasks stands for it: the tasks by their places, and the places of
+    those that are gone. Behind the digest of the request each task bears its place and a mask of all that were made."""
+    found = [task for key in many.idempotency_keys() if (task := board.created_under(key))]
+    if not any(still_stands(task, now) for task in found):
+        return {}, set()
+    tasks: dict[int, Task] = {}
+    made = 0
+    for task in found:
+        digest, *rest = (task.request_digest or "").split(" ")
+        if digest != many.request_digest or len(rest) != 2:
+            raise IdempotencyKeyReused(task.task_id)
+        tasks[int(rest[0])] = task
+        made |= int(rest[1], 16)
+    return tasks, {place for place in range(len(many.drafts)) if made >> place & 1 and place not in tasks}
 
 
-def _unknown_parents(
-    board: Board, drafts: Drafts, places: Mapping[str, int], standing: Mapping[int, Task]
-) -> dict[int, Refusal]:
+def _unknown_parents(board: Board, drafts: Drafts, places: Mapping[str, int], made: Set[int]) -> dict[int, Refusal]:
     siblings = {REF + ref for ref in places}
     faults: dict[int, Refusal] = {}
     for place, draft in enumerate(drafts):
-        if draft and place not in standing and (missing := missing_parents(board, draft.depends_on, siblings)):
+        if draft and place not in made and (missing := missing_parents(board, draft.depends_on, siblings)):
             faults[place] = DependencyNotFound(missing)
     return faults
 
@@ -116,21 +126,22 @@ def _make(
     drafts = [draft for draft in many.drafts if draft]
     wanted = {name.removeprefix(REF) for draft in drafts for name in draft.depends_on if name.startswith(REF)}
     siblings = frozenset(ids[place] for place in new)
+    mask = sum(1 << place for place in ids)
     made = {}
     for place in new:
         draft = many.drafts[place]
         assert draft is not None
         depends_on = tuple(named[name.removeprefix(REF)] if name.startswith(REF) else name for name in draft.depends_on)
         at = Place(ids[place], depends_on, siblings, has_dependants=draft.ref in wanted)
-        made[place] = Created(make(board, _under(board, many, place, draft, now), now, at))
+        made[place] = Created(make(board, _under(board, many, place, mask, draft, now), now, at))
     return made
 
 
-def _under(board: Board, many: CreateMany, place: int, draft: Draft, now: int) -> Draft:
+def _under(board: Board, many: CreateMany, place: int, mask: int, draft: Draft, now: int) -> Draft:
     """The draft with its own key: that of the batch, if it is the first one to be made."""
     if many.idempotency_key is None:
         return draft
     first = board.created_under(many.idempotency_key)
     free = first is None or not still_stands(first, now)
     key = many.idempotency_key if free else f"{many.idempotency_key}\n{place}"
-    return evolve(draft, idempotency_key=key, request_digest=f"{many.request_digest} {place}")
+    return evolve(draft, idempotency_key=key, request_digest=f"{many.request_digest} {place} {mask:x}")

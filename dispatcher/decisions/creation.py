@@ -43,13 +43,13 @@ def create(board: Board, create: Create, now: int) -> Created:
 
 def missing_parents(board: Board, depends_on: Sequence[str], siblings: Set[str] = frozenset()) -> dict[int, str]:
     """What it cannot depend on, by its place."""
-    return {at: name for at, name in enumerate(depends_on) if name not in siblings and not board.exists(name)}
+    return {at: name for at, name in enumerate(depends_on) if name not in siblings and not board.parent(name)}
 
 
 def make(board: Board, create: Create, now: int, at: Place) -> Task:
     if expired := board.created_under(create.idempotency_key):
         board.put(expired, expired.change(now, idempotency_key=None, request_digest=None), now, None)
-    parents = [board.find(task_id) for task_id in at.depends_on if task_id not in at.siblings]
+    parents = [parent for task_id in at.depends_on if task_id not in at.siblings and (parent := board.parent(task_id))]
     met = {parent.task_id for parent in parents if is_met(parent, create.on_dependency_failure)}
     unmet = tuple(task_id for task_id in at.depends_on if task_id not in met)
     task = board.put(None, _task(board, create, now, at, unmet), now, "task.created")

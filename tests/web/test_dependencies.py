@@ -617,3 +617,19 @@ async def test_in_a_web_of_tasks_each_meets_its_fate(server, directory, seed):
 
 def is_broken(task, expected):
     return any(expected[int(name.removeprefix("ref:"))] in ("failed", "cancelled") for name in task["depends_on"])
+
+
+async def test_results_that_are_too_large_together_are_left_out_and_it_says_so(api, directory):
+    """16 MiB of them come with a claim; the others are to be had from the tasks themselves."""
+    parents = [await api.claimed(f"{directory}/{number}") for number in range(17)]
+    for parent in parents:
+        await api.tell(parent, "complete", result="x" * (1024 * 1024 - 2))
+    await api.create(directory, depends_on=[parent["task_id"] for parent in parents])
+    told = (await api.next(directory))["dependencies"]
+    assert [len(it["result"]) for it in told[:16]] == [1024 * 1024 - 2] * 16
+    assert told[16] == {
+        "task_id": parents[16]["task_id"],
+        "status": "completed",
+        "result": None,
+        "result_omitted": True,
+    }

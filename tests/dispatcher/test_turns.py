@@ -1,0 +1,121 @@
+"""Who waits is served in turn, whatever opens, closes or is not yet known in the same batch."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from dispatcher.fields import Priority
+from dispatcher.messages import Claim, Complete, Create, CreateMany, Delete, Draft, Regulate
+from dispatcher.rules import Rules
+from tests.dispatcher.world import World
+
+HOUR = 3_600_000
+
+
+class Play:
+    """Says things to a world, one after the other or all in one batch."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def say(self, *messages: Any) -> list[Any]:
+        asks = [self.world.ask(message) for message in messages]
+        await self.world.settle()
+        return [(ask.exception() or ask.result()) if ask.done() else ask for ask in asks]
+
+
+@pytest.fixture
+async def worlds() -> AsyncIterator[Any]:
+    started: list[World] = []
+
+    async def start(**rules: Any) -> Play:
+        started.append(await World(window=128, rules=Rules(restart_grace_seconds=0, **rules)).start())
+        return Play(started[-1])
+
+    yield start
+    for world in started:
+        await world.stop()
+        await asyncio.sleep(0)  # those who still waited hear of it
+
+
+def new(directory: str, priority: Priority = Priority.MEDIUM, **fields: Any) -> Create:
+    return Create(work_directory=directory, prompt="x", priority=priority, **fields)
+
+
+def wait(directory: str) -> Claim:
+    return Claim(work_directories=(directory,), wait_seconds=60)
+
+
+async def test_a_directory_that_opens_and_closes_at_once_stops_nobody(worlds: Any) -> None:
+    """What its waiter might have got was not known yet, and does not matter any more."""
+    play = await worlds()
+    await play.say(Regulate(work_directory="/a", paused=True))
+    (waiter,) = await play.say(wait("/a"))
+    await play.say(Regulate(work_directory="/a", paused=False), Regulate(work_directory="/a", paused=True))
+    await play.say(new("/a"), Regulate(work_directory="/a", paused=False))
+    assert len(await waiter) == 1
+
+
+async def test_the_last_slot_goes_to_the_first_in_turn_also_if_it_must_be_looked_up(worlds: Any) -> None:
+    """A later claim knows at once what it would get, and still comes later."""
+    play = await worlds(max_concurrent_tasks=1)
+    await play.say(Claim(work_directories=("/b",)))
+    await play.say(new("/w"))
+    ((held,),) = await play.say(Claim(work_directories=("/w",)))
+    (first,) = await play.say(wait("/a"))
+    (second,) = await play.say(wait("/b"))
+    await play.say(new("/a", Priority.LOW), new("/b", Priority.HIGH))
+    _, third = await play.say(
+        Complete(task_id=held.task_id, lease_token=held.lease_token), Claim(work_directories=("/b",))
+    )
+    assert (first.done(), second.done(), third) == (True, False, ())
+    for waiter in (first, second):
+        waiter.cancel()
+
+
+async def test_many_who_wait_for_a_slot_are_served_one_by_one(worlds: Any) -> None:
+    """Far more directories than are looked up at once; each slot goes to the next in turn."""
+    play = await worlds(max_concurrent_tasks=1)
+    await play.say(new("/w"))
+    ((held,),) = await play.say(Claim(work_directories=("/w",)))
+    waiters = await play.say(*(wait(f"/{number}") for number in range(100)))
+    await play.say(*(new(f"/{number}") for number in reversed(range(0, 100, 3))))
+    for number in range(0, 100, 3):
+        await play.say(Complete(task_id=held.task_id, lease_token=held.lease_token))
+        (held,) = await waiters[number]
+    assert sum(waiter.done() for waiter in waiters) == 34
+    for waiter in waiters:
+        waiter.cancel()
+
+
+async def test_a_key_is_free_as_soon_as_its_task_is_deleted(worlds: Any) -> None:
+    """Also within one batch."""
+    play = await worlds()
+    keyed = new("/a", idempotency_key="k", request_digest="d")
+    ((created),) = await play.say(keyed)
+    ((held,),) = await play.say(Claim(work_directories=("/a",)))
+    await play.say(Complete(task_id=held.task_id, lease_token=held.lease_token))
+    _, again = await play.say(Delete(task_id=created.task.task_id), keyed)
+    assert (again.replayed, again.task.arrival) == (False, 2)
+
+
+async def test_a_batch_said_again_makes_nothing_twice(worlds: Any) -> None:
+    """While any of its tasks stands for it, the others do too, however long ago; what was deleted is not made again."""
+    play = await worlds()
+    drafts = tuple(Draft(work_directory=f"/{name}", prompt=name) for name in "abc")
+    many = CreateMany(drafts, idempotency_key="k", request_digest="d")
+    ((a, b, c),) = await play.say(many)
+    for name in "ab":
+        ((held,),) = await play.say(Claim(work_directories=(f"/{name}",)))
+        await play.say(Complete(task_id=held.task_id, lease_token=held.lease_token))
+    await play.say(Delete(task_id=a.task.task_id))
+    play.world.now += 25 * HOUR
+    (again,) = await play.say(many)
+    assert [type(it).__name__ for it in again] == ["TaskNotFound", "Created", "Created"]
+    assert [it.task.task_id for it in again[1:]] == [b.task.task_id, c.task.task_id]
+    ((held,),) = await play.say(Claim(work_directories=("/c",)))
+    await play.say(Complete(task_id=held.task_id, lease_token=held.lease_token))
+    (fresh,) = await play.say(many)
+    assert [it.replayed for it in fresh] == [False, False, False]
