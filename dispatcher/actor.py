@@ -27,6 +27,7 @@ MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
 UNDELIVERED = "undelivered"
+FLEETING = (Leave, Tick, Resume)  # they speak of the board as it was, or come again by themselves
 FULL = "the disk is full"
 CROWDED = "too many requests are waiting"
 
@@ -124,10 +125,13 @@ class Dispatcher:
             self._abandon()
 
     def _next_batch(self) -> list[Envelope[Any]]:
-        """What has piled up, up to BATCH_MAX; of many tasks created at once each one counts."""
+        """What has piled up, up to BATCH_MAX; of many tasks created at once each one counts. What there was no room for
+        is tried alone."""
+        if self._mailbox and self._mailbox[0].tried:
+            return [self._mailbox.popleft()]
         batch: list[Envelope[Any]] = []
         size = 0
-        while self._mailbox and size < BATCH_MAX:
+        while self._mailbox and size < BATCH_MAX and not self._mailbox[0].tried:
             batch.append(self._mailbox.popleft())
             message = batch[-1].message
             size += len(message.drafts) if isinstance(message, CreateMany) else 1
@@ -196,15 +200,16 @@ class Dispatcher:
         for envelope in self._parked.values():
             self._settle(envelope, ())
         self._parked.clear()
-        again = [envelope for envelope, _ in outcomes if not envelope.reply.done()] + list(self._mailbox)
-        self._mailbox.clear()
-        for envelope in again:
-            if envelope.tried or isinstance(envelope.message, Create | CreateMany):
-                self._settle(envelope, Unavailable(FULL))
-            elif not isinstance(envelope.message, Leave | Tick | Resume):
-                self._mailbox.append(envelope)
+        again = [envelope for envelope, _ in outcomes if not envelope.reply.done() and not envelope.tried]
         for envelope, _ in outcomes:
+            if envelope.tried and not envelope.reply.done():
+                self._settle(envelope, Unavailable(FULL))
             envelope.tried = True
+        for envelope in (*again, *self._mailbox):
+            if isinstance(envelope.message, Create | CreateMany):
+                self._settle(envelope, Unavailable(FULL))
+        kept = (envelope for envelope in (*again, *self._mailbox) if not isinstance(envelope.message, FLEETING))
+        self._mailbox = deque(envelope for envelope in kept if not envelope.reply.done())
 
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
         """As many as the board knows enough for; the others go to the head of the next batch, with those that must let

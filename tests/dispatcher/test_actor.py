@@ -35,7 +35,7 @@ class GatedJournal(DirectJournal):
         self.fetches: list[Needs] = []
         self.fetching, self.fetch_gate = asyncio.Event(), asyncio.Event()
         self.fetch_gate.set()
-        self.full_at: int | None = None  # the commit, counted from here, for which there is no room
+        self.full_at: tuple[int, ...] = ()  # the commits, counted from here, for which there is no room
 
     def shut(self) -> None:
         self.gate.clear()
@@ -52,10 +52,9 @@ class GatedJournal(DirectJournal):
         await self.gate.wait()
         if self.error:
             raise self.error
-        if self.full_at is not None:
-            self.full_at -= 1
-            if self.full_at == 0:
-                raise NoRoom
+        self.full_at = tuple(at - 1 for at in self.full_at)
+        if 0 in self.full_at:
+            raise NoRoom
         await super().commit(changes)
 
 
@@ -319,13 +318,29 @@ async def test_without_room_reports_are_tried_again_without_the_creations(stage:
     await stage.journal.committing.wait()
     asks = [stage.ask(CREATE), stage.ask(evolve(WAIT, work_directories=("/y",)))]
     asks.append(stage.ask(Complete(task_id=held.task_id, lease_token=held.lease_token)))
-    stage.journal.full_at = 2
+    stage.journal.full_at = (2,)
     stage.journal.gate.set()
     await first
     with pytest.raises(Unavailable, match="full"):
         await asks[0]
     assert await asks[1] == ()
     assert (await asks[2]).status is Status.COMPLETED
+
+
+async def test_a_report_that_does_not_fit_takes_no_other_down(stage: Stage) -> None:
+    """Each is tried alone once there was no room for all of them."""
+    await asyncio.gather(stage.ask(CREATE), stage.ask(CREATE))
+    held = await stage.ask(evolve(CLAIM, limit=2))
+    stage.journal.shut()
+    first = stage.ask(evolve(CREATE, work_directory="/x"))
+    await stage.journal.committing.wait()
+    asks = [stage.ask(Complete(task_id=task.task_id, lease_token=task.lease_token)) for task in held]
+    stage.journal.full_at = (2, 3)
+    stage.journal.gate.set()
+    await first
+    with pytest.raises(Unavailable, match="full"):
+        await asks[0]
+    assert (await asks[1]).status is Status.COMPLETED
 
 
 async def test_who_has_left_is_forgotten_before_what_is_due(stage: Stage) -> None:
