@@ -34,8 +34,9 @@ def create_many(board: Board, many: CreateMany, now: int) -> tuple[Created | Ref
     faults = _unknown_parents(board, drafts, places, standing.keys() | gone) | _cycles(drafts, places)
     if many.atomic and (faults or None in drafts):
         raise BatchRefused(dict(sorted(faults.items())))
-    faults |= _orphans(drafts, places, faults)
     faults |= {place: TaskNotFound("of this place any more: it was made, and deleted since") for place in gone}
+    refused = faults.keys() | {place for place, draft in enumerate(drafts) if draft is None}
+    faults |= _orphans(drafts, places, refused, standing.keys())
     new = [place for place, draft in enumerate(drafts) if draft and place not in faults and place not in standing]
     ids = {place: task.task_id for place, task in standing.items()} | {place: board.mint.task_id(now) for place in new}
     made = {place: Created(task, replayed=True) for place, task in standing.items()}
@@ -98,18 +99,18 @@ def _cycles(drafts: Drafts, places: Mapping[str, int]) -> dict[int, Refusal]:
     return {place: DependencyCycle() for place in open_ones}
 
 
-def _orphans(drafts: Drafts, places: Mapping[str, int], faults: Mapping[int, Refusal]) -> dict[int, Refusal]:
-    """Those that depend on one that is refused, directly or not."""
+def _orphans(drafts: Drafts, places: Mapping[str, int], refused: Set[int], standing: Set[int]) -> dict[int, Refusal]:
+    """Those that depend on one that is refused, directly or not; who is there already does so no more."""
     waiting_for = _waiting_for(drafts, places)
-    refused = [place for place, draft in enumerate(drafts) if draft is None or place in faults]
     gone = set(refused)
-    while refused:
-        for place in waiting_for.get(refused.pop(), ()):
-            if place not in gone:
+    todo = list(refused)
+    while todo:
+        for place in waiting_for.get(todo.pop(), ()):
+            if place not in gone and place not in standing:
                 gone.add(place)
-                refused.append(place)
+                todo.append(place)
     orphans: dict[int, Refusal] = {}
-    for place in gone - faults.keys():
+    for place in gone - refused:
         if draft := drafts[place]:
             names = enumerate(draft.depends_on)
             orphans[place] = DependencyNotFound({at: name for at, name in names if _place(name, places) in gone})

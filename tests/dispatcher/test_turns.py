@@ -119,3 +119,19 @@ async def test_a_batch_said_again_makes_nothing_twice(worlds: Any) -> None:
     await play.say(Complete(task_id=held.task_id, lease_token=held.lease_token))
     (fresh,) = await play.say(many)
     assert [it.replayed for it in fresh] == [False, False, False]
+
+
+async def test_what_depends_on_a_deleted_one_of_its_batch_is_not_made_later(worlds: Any) -> None:
+    """It was refused when the batch was made, and could be made now but for that."""
+    play = await worlds()
+    first, third = Draft(work_directory="/a", prompt="a", ref="a"), Draft(work_directory="/c", prompt="c")
+    second = Draft(work_directory="/b", prompt="b", depends_on=("task-3", "ref:a"))
+    many = CreateMany((first, second, third), atomic=False, idempotency_key="k", request_digest="d")
+    ((made, refused, _),) = await play.say(many)
+    assert (made.task.task_id, refused.missing) == ("task-1", {0: "task-3"})
+    await play.say(new("/x"))
+    ((held,),) = await play.say(Claim(work_directories=("/a",)))
+    await play.say(Complete(task_id=held.task_id, lease_token=held.lease_token))
+    await play.say(Delete(task_id=held.task_id))
+    ((gone, orphan, kept),) = await play.say(many)
+    assert (type(gone).__name__, orphan.missing, kept.replayed) == ("TaskNotFound", {1: "ref:a"}, True)
