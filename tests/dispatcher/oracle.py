@@ -1,72 +1,35 @@
-"""A naive board: every task in one list, every question answered by looking through all of it.
+"""A naive server: every task in one list, every question answered by looking through all of it.
 
-It says what the contract says in the plainest words there are, and shares no code with the real board.
+It says what the contract says in the plainest words there are, and shares no code with the real one. Time is told
+to it by `tick`: before each message, as long as anything is due.
 """
 
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from dispatcher.fields import UNSET
 from dispatcher.messages import (
-    FOREVER,
     Cancel,
     Claim,
-    Complete,
     Create,
+    CreateMany,
     Delete,
+    Drain,
     Edit,
-    Fail,
-    Heartbeat,
+    Held,
     Message,
-    Release,
+    Regulate,
     Retry,
     Tick,
 )
+from dispatcher.rules import Rules
+from tests.dispatcher.births import create, create_many
+from tests.dispatcher.folders import Folder
+from tests.dispatcher.jobs import ENDED, NEVER, Job
 
 RANK = {"low": 0, "medium": 1, "high": 2}
-
-
-@define
-class Job:
-    number: int
-    create: Create
-    available_at: int
-    status: str = "waiting"
-    available: bool = True
-    attempt: int = 0
-    worker: str | None = None
-    claim_id: str | None = None
-    lease: float | None = None
-    lease_ends: int | None = None
-    deadline: int | None = None
-    retries: int = 0
-    lost: int = 0
-    error: str | None = None
-    result: Any = None
-    tokens: dict[str, tuple[int, str | None]] = field(factory=dict)  # token: attempt, and how it ended
-
-    @property
-    def token(self) -> str | None:
-        return next((token for token, (_, end) in self.tokens.items() if end is None), None)
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "arrival": self.number,
-            "status": self.status,
-            "priority": self.create.priority,
-            "tags": self.create.tags,
-            "ready": self.status == "waiting" and self.available,
-            "available_at": self.available_at,
-            "attempt": self.attempt,
-            "lease_token": self.token,
-            "lease_expires_at": self.lease_ends,
-            "deadline_at": self.deadline,
-            "retry_count": self.retries,
-            "lost_leases": self.lost,
-            "error_message": self.error,
-            "result": self.result,
-        }
+DONE = "done"
 
 
 @define
@@ -78,224 +41,218 @@ class Parked:
 
 @define
 class Oracle:
+    rules: Rules
+    told_at_once: int  # children that hear of the end of others in one go
+
     jobs: list[Job] = field(factory=list)
+    folders: dict[str, Folder] = field(factory=dict)
     parked: list[Parked] = field(factory=list)
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
-    deleted: list[int] = field(factory=list)
-    late: set[str] = field(factory=set)  # leases with a result that came too late
-    minted: int = 0
+    draining: bool = False
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
         """The answer, or None if the claim is parked."""
         match message:
             case Create():
-                answer: Any = self._create(message, now)
+                answer: Any = create(self, message, now)
+            case CreateMany():
+                answer = create_many(self, message, now)
             case Claim():
-                self._replace(message)
-                answer = self._held_as(message) or self._take(message, now)
-                if not answer and message.wait_seconds:
-                    until = (
-                        message.wait_seconds if message.wait_seconds == FOREVER else now + message.wait_seconds * 1000
-                    )
-                    self.parked.append(Parked(message, until, key))
-                    answer = None
+                answer = self._claim(key, message, now)
+            case Regulate():
+                answer = self._folder(message.work_directory).regulate(message, now)
+            case Held():
+                answer = self._held_by(message)
+            case Drain():
+                self.draining, answer = True, DONE
+                self._dismiss(list(self.parked))
             case Tick():
-                self.tick(now)
-                answer = "ticked"
+                answer = DONE
             case _:
-                answer = self._report(message, now)
-        self._serve(now)
+                answer = self._speak_of_one(message, now)
+        self._settle(now)
         return answer
 
     def leave(self, key: object) -> None:
         self.parked = [parked for parked in self.parked if parked.key != key]
 
+    def restart(self, now: int) -> list[object]:
+        """Whose claims went unanswered: nobody is parked any more. For a while, no lease ends."""
+        gone = [parked.key for parked in self.parked]
+        self.parked, self.draining = [], False
+        for job in self.jobs:
+            if job.status == "working":
+                job.spare(now + round(self.rules.restart_grace_seconds * 1000))
+        return gone
+
+    # Time
+
     def tick(self, now: int) -> None:
-        for job in sorted(
-            (job for job in self.jobs if self._due(job) <= now), key=lambda job: (self._due(job), job.number)
-        ):
-            self._fall_due(job, now)
-        self._serve(now)
-        for parked in list(self.parked):
-            if parked.until <= now:
-                self.parked.remove(parked)
-                self.answers[parked.key] = []
+        while self.is_due(now):
+            self.round(now)
 
-    def _create(self, create: Create, now: int) -> Any:
-        available_at = now + round((create.delay_seconds or 0) * 1000)
-        job = Job(len(self.jobs) + 1, create, available_at, available=available_at <= now)
-        self.jobs.append(job)
-        return job.summary()
+    def is_due(self, now: int) -> bool:
+        moments = [job.due() for job in self.jobs] + [parked.until for parked in self.parked]
+        ends = [NEVER if folder.until is None else folder.until for folder in self.folders.values()]
+        return min([*moments, *ends, NEVER]) <= now
 
-    def _replace(self, claim: Claim) -> None:
-        """A claim said again takes the place of the one that still waits."""
-        for parked in list(self.parked):
-            same = (parked.claim.claim_id, parked.claim.worker_id) == (claim.claim_id, claim.worker_id)
-            if same and claim.claim_id:
-                self.parked.remove(parked)
-                self.answers[parked.key] = []
+    def round(self, now: int) -> None:
+        """What is due now. What this brings about falls due in the next round."""
+        for folder in self.folders.values():
+            folder.look_at_the_clock(now)
+        for job, children in self._due_together(now):
+            if job.tell is None:
+                job.fall_due(now)
+            else:
+                self._tell_children(job, children, now)
+        self._settle(now)
+        self._dismiss([parked for parked in self.parked if parked.until <= now])
+
+    def _due_together(self, now: int) -> list[tuple[Job, list[Job]]]:
+        """Each with the children it tells; they are many enough when no more of those can be told at once."""
+        together = []
+        room = self.told_at_once
+        for job in sorted(self.jobs, key=lambda job: (job.due(), job.number)):
+            if job.due() > now or (job.tell is not None and not room):
+                break
+            children = self._yet_to_hear(job)[:room]
+            together.append((job, children))
+            room -= len(children)
+        return together
+
+    def _yet_to_hear(self, job: Job) -> list[Job]:
+        waiting = [child for child in self.jobs if child.status == "waiting" and job.id in child.unmet]
+        return [child for child in waiting if job.tell is not None and child.number >= job.tell]
+
+    def _tell_children(self, job: Job, children: list[Job], now: int) -> None:
+        rest = [child.number for child in self._yet_to_hear(job) if child not in children]
+        job.tell = min(rest, default=None)
+        for child in children:
+            child.hear_of(job, now)
+
+    # Claims
+
+    def _claim(self, key: object, claim: Claim, now: int) -> Any:
+        if self.draining:
+            return []
+        if claim.claim_id:  # said again, it takes the place of the one that still waits
+            same = [it for it in self.parked if (it.claim.claim_id, it.claim.worker_id) == _name(claim)]
+            self._dismiss(same)
+        tasks = self._held_as(claim) or self._take(claim, now)
+        if tasks or not claim.wait_seconds:
+            return tasks
+        self.parked.append(Parked(claim, now + claim.wait_seconds * 1000, key))
+        return None
 
     def _held_as(self, claim: Claim) -> list[Any]:
-        held = [
-            job.summary()
-            for job in self.jobs
-            if job.status == "working"
-            and claim.claim_id
-            and (job.claim_id, job.worker) == (claim.claim_id, claim.worker_id)
-            and job.create.work_directory in claim.work_directories
-        ]
-        return sorted(held, key=lambda summary: summary["arrival"])
+        if not claim.claim_id:
+            return []
+        held = [job for job in self.jobs if job.status == "working" and (job.claim_id, job.worker) == _name(claim)]
+        return [job.summary() for job in held if job.create.work_directory in claim.work_directories]
+
+    def _held_by(self, held: Held) -> list[Any]:
+        working = [job for job in self._working_in(held.work_directory) if job.worker == held.worker_id]
+        return [job.summary() for job in working]
 
     def _take(self, claim: Claim, now: int) -> list[Any]:
-        taken = []
-        while len(taken) < claim.limit:
-            fitting = [
-                job
-                for job in self.jobs
-                if job.status == "waiting"
-                and job.available
-                and job.create.work_directory in claim.work_directories
-                and set(claim.tags) <= set(job.create.tags)
-            ]
-            if not fitting:
-                break
-            job = min(fitting, key=lambda job: (-RANK[job.create.priority], job.number))
-            if job.create.expires_at is not None and job.create.expires_at <= now:
-                job.status = "cancelled"
-                continue
-            self.minted += 1
-            job.attempt += 1
-            job.tokens[f"token-{self.minted}"] = (job.attempt, None)
-            job.status, job.worker, job.lease = "working", claim.worker_id, claim.lease_seconds
-            job.claim_id = claim.claim_id
-            job.deadline = now + round((job.create.timeout_seconds or 3600) * 1000)
-            self._renew(job, now)
+        taken: list[Any] = []
+        while len(taken) < claim.limit and (fitting := self._fitting(claim, now)):
+            job = min(fitting, key=lambda job: (self._turn(job), job.number))
+            job.lend(claim, now)
             taken.append(job.summary())
         return taken
 
-    def _serve(self, now: int) -> None:
+    def _fitting(self, claim: Claim, now: int) -> list[Job]:
+        working = [job for job in self.jobs if job.status == "working"]
+        if self.rules.max_concurrent_tasks and len(working) >= self.rules.max_concurrent_tasks:
+            return []
+        open_ones = [path for path in claim.work_directories if self._is_open(path)]
+        jobs = [job for job in self.jobs if job.ready and not job.expired(now)]
+        return [
+            job for job in jobs if job.create.work_directory in open_ones and set(claim.tags) <= set(job.create.tags)
+        ]
+
+    def _turn(self, job: Job) -> float:
+        """The smaller, the earlier."""
+        rank = RANK[job.create.priority]
+        return (
+            job.created_at - rank * self.rules.priority_aging_seconds * 1000
+            if self.rules.priority_aging_seconds
+            else -rank
+        )
+
+    def _settle(self, now: int) -> None:
+        """Whoever waits and can be served is served, each in turn."""
+        for folder in self.folders.values():
+            folder.note_drained(len(self._working_in(folder.path)), now)
         for parked in list(self.parked):
             if tasks := self._take(parked.claim, now):
                 self.parked.remove(parked)
                 self.answers[parked.key] = tasks
 
-    def _steer(self, job: Job, message: Any, now: int) -> Any:
+    def _dismiss(self, parked: list[Parked]) -> None:
+        for one in parked:
+            self.parked.remove(one)
+            self.answers[one.key] = []
+
+    # Directories
+
+    def _folder(self, path: str) -> Folder:
+        return self.folders.setdefault(path, Folder(path))
+
+    def _working_in(self, path: str) -> list[Job]:
+        return [job for job in self.jobs if job.status == "working" and job.create.work_directory == path]
+
+    def _is_open(self, path: str) -> bool:
+        return self._folder(path).is_open(len(self._working_in(path)))
+
+    # One task
+
+    def ids(self) -> list[str]:
+        return [job.id for job in self.jobs if not job.deleted]
+
+    def _speak_of_one(self, message: Any, now: int) -> Any:
+        job = next((job for job in self.jobs if job.id == message.task_id and not job.deleted), None)
+        if job is None:
+            return "TaskNotFound"
+        if getattr(message, "if_version", None) == 1 and job.touched:
+            return "VersionConflict"
         match message:
             case Cancel():
-                if job.status not in ("waiting", "failed") and not (job.status == "working" and message.force):
-                    return "InvalidState"
-                self._end(job, "cancelled", "cancelled", job.error, None)
+                answer = self._cancel(job, message, now)
             case Retry():
-                if job.status != "failed":
-                    return "InvalidState"
-                if job.retries >= (3 if job.create.max_retries is None else job.create.max_retries):
-                    return "RetryLimitReached"
-                job.status, job.retries, job.worker, job.result = "waiting", job.retries + 1, None, None
-                job.available_at = max(now, job.available_at)
-                job.available = job.available_at <= now
+                answer = self._retry(job, now)
             case Edit():
-                if (message.priority, message.run_at) != (UNSET, UNSET) and job.status not in ("waiting", "failed"):
-                    return "InvalidState"
-                said = {"tags": message.tags, "priority": message.priority}
-                job.create = evolve(job.create, **{name: value for name, value in said.items() if value is not UNSET})
-                if message.run_at is not UNSET:
-                    job.available_at = max(now, message.run_at or 0)
-                    job.available = job.available_at <= now
+                answer = self._edit(job, message, now)
             case Delete():
-                if job.status in ("waiting", "working"):
-                    return "InvalidState"
-                self.deleted.append(job.number)
-                return "ticked"
-        return job.summary()
+                job.deleted = job.status in ENDED
+                return DONE if job.deleted else "InvalidState"
+            case _:
+                answer = job.hear(message, now, self.rules.require_lease_token)
+        return answer or job.summary()
 
-    def _report(self, message: Any, now: int) -> Any:
-        job = next((job for job in self.jobs if f"task-{job.number}" == message.task_id), None)
-        if job is None or job.number in self.deleted:
-            return "TaskNotFound"
-        if isinstance(message, Cancel | Retry | Edit | Delete):
-            return self._steer(job, message, now)
-        if refusal := self._refusal(job, message, now):
-            return refusal
-        match message:
-            case Heartbeat():
-                job.lease = message.lease_seconds or job.lease
-                self._renew(job, now)
-            case Complete(status="completed"):
-                self._end(job, "completed", "completed", message.error_message, message.result)
-            case Complete() if not job.create.auto_retry:
-                self._end(job, "failed", "failed", message.error_message, message.result)
-            case Fail() | Complete():
-                said = message.retryable if isinstance(message, Fail) else None
-                retry = job.create.auto_retry if said is None else said
-                if retry and job.retries < (3 if job.create.max_retries is None else job.create.max_retries):
-                    delay = min(job.create.retry_delay_seconds * 2**job.retries, 3600)
-                    if isinstance(message, Fail) and message.retry_after_seconds is not None:
-                        delay = message.retry_after_seconds
-                    self._back(job, "retried", now + round(delay * 1000), now, message.error_message)
-                    job.retries += 1
-                else:
-                    self._end(job, "failed", "failed", message.error_message, getattr(message, "result", None))
-            case Release():
-                self._back(job, "released", now + round((message.delay_seconds or 0) * 1000), now, None)
-        return job.summary()
+    def _cancel(self, job: Job, cancel: Cancel, now: int) -> Any:
+        if job.status not in ("waiting", "failed") and not (job.status == "working" and cancel.force):
+            return "InvalidState"
+        job.end("cancelled", now, "cancelled", job.error)
+        job.reason = cancel.reason
+        return None
 
-    def _refusal(self, job: Job, message: Any, now: int) -> Any:
-        """None if the message's sender holds the task."""
-        if message.lease_token is None:
-            if job.status != "working":
-                return "InvalidState"
-            worker = getattr(message, "worker_id", None)
-            return "LeaseLost reassigned" if worker and worker != job.worker else None
-        if message.lease_token not in job.tokens:
-            return "LeaseLost unknown_token"
-        attempt, end = job.tokens[message.lease_token]
-        if end is None:
-            return None
-        verb = message.status if isinstance(message, Complete) else "failed" if isinstance(message, Fail) else None
-        again = end == verb == job.status or (end == "retried" and verb == "failed")
-        if again and attempt == job.attempt:
-            return job.summary()
-        if verb:
-            self.late.add(message.lease_token)
-        reasons = {"lost": "expired", "released": "released", "retried": "finished", "cancelled": "cancelled"}
-        return "LeaseLost " + ("reassigned" if attempt < job.attempt else reasons.get(end, "finished"))
+    def _retry(self, job: Job, now: int) -> Any:
+        if job.status != "failed":
+            return "InvalidState"
+        if not job.retries_left:
+            return "RetryLimitReached"
+        job.retry(now)
+        return None
 
-    def _renew(self, job: Job, now: int) -> None:
-        assert job.deadline is not None
-        job.lease_ends = job.deadline if job.lease is None else min(now + round(job.lease * 1000), job.deadline)
+    def _edit(self, job: Job, edit: Edit, now: int) -> Any:
+        restricted = (edit.priority, edit.prompt, edit.max_retries, edit.run_at)
+        if any(said is not UNSET for said in restricted) and job.status not in ("waiting", "failed"):
+            return "InvalidState"
+        job.edit(edit, now)
+        return None
 
-    def _end(self, job: Job, status: str, end: str, error: str | None, result: Any) -> None:
-        self._end_lease(job, end)
-        job.status, job.error, job.result = status, error, result
 
-    def _back(self, job: Job, end: str, available_at: int, now: int, error: str | None) -> None:
-        self._end_lease(job, end)
-        job.status, job.available_at, job.worker = "waiting", available_at, None
-        job.available = available_at <= now
-        job.error = error or job.error
-
-    def _end_lease(self, job: Job, end: str) -> None:
-        job.tokens = {token: (attempt, was or end) for token, (attempt, was) in job.tokens.items()}
-        job.lease = job.lease_ends = job.deadline = None
-
-    def _due(self, job: Job) -> float:
-        if job.status == "working":
-            return job.lease_ends or FOREVER
-        moments = [job.create.expires_at, None if job.available else job.available_at]
-        return min((at for at in moments if at is not None and job.status == "waiting"), default=FOREVER)
-
-    def _fall_due(self, job: Job, now: int) -> None:
-        if job.status == "waiting":
-            if job.create.expires_at is not None and job.create.expires_at <= now:
-                job.status = "cancelled"
-            else:
-                job.available = True
-            return
-        over = "ran longer than timeout_seconds" if job.lease_ends == job.deadline else "stopped renewing its lease"
-        job.lost += 1
-        if job.retries < (3 if job.create.max_retries is None else job.create.max_retries):
-            job.retries += 1
-            self._back(job, "lost", now, now, f"attempt {job.attempt}: the worker {over}")
-        else:
-            times = f"{job.lost} time{'s' * (job.lost > 1)}"
-            self._end(job, "failed", "lost", f"the worker was lost {times}; in the last attempt it {over}", None)
+def _name(claim: Claim) -> tuple[str | None, str | None]:
+    return claim.claim_id, claim.worker_id

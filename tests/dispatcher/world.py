@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -13,11 +12,14 @@ from dispatcher.agenda import Agenda
 from dispatcher.board import Board
 from dispatcher.hub import Hub
 from dispatcher.messages import Message
-from dispatcher.ports import Change, Found, Needs, Snapshot
+from dispatcher.ports import Changes, Found, Needs, Snapshot
+from dispatcher.rules import Rules
 from storage import sqlite
 from storage.versions import migrate, steps
 
 STEPS = steps(files("storage"))
+LOOKS_MAX = 10_000
+NO_GRACE = Rules(restart_grace_seconds=0)
 
 
 @define
@@ -50,7 +52,8 @@ class DirectJournal:
     """SQLite without a thread: nothing else runs while it works."""
 
     db: sqlite3.Connection
-    commits: list[Sequence[Change]] = field(factory=list)
+    commits: list[Changes] = field(factory=list)
+    short_of_room: bool = False
 
     async def load(self) -> Snapshot:
         return sqlite.load(self.db)
@@ -58,7 +61,7 @@ class DirectJournal:
     async def fetch(self, needs: Needs) -> Found:
         return sqlite.fetch(self.db, needs)
 
-    async def commit(self, changes: Sequence[Change]) -> None:
+    async def commit(self, changes: Changes) -> None:
         sqlite.commit(self.db, changes)
         self.commits.append(changes)
 
@@ -71,34 +74,43 @@ class World:
     resident_max: int = 1000
     shelves_max: int = 1000
     now: int = 0
+    rules: Rules = NO_GRACE
     journal: DirectJournal = field(factory=lambda: DirectJournal(database()))
     mint: CountingMint = field(factory=CountingMint)
     hub: Hub = field(factory=Hub)
     dispatcher: Dispatcher = field(init=False)
     board: Board = field(init=False)
     running: "asyncio.Task[None]" = field(init=False)
+    looks: int = 0  # at the clock, since it was last at rest
 
     async def start(self) -> "World":
-        self.agenda = Agenda(self.window, self.resident_max, self.shelves_max)
-        self.board = Board(await self.journal.load(), self.mint, agenda=self.agenda)
-        self.dispatcher = Dispatcher(self.board, self.journal, self.hub, lambda: self.now)
+        aging = self.rules.priority_aging_seconds
+        agenda = Agenda(self.window, self.resident_max, self.shelves_max, aging)
+        self.board = Board(await self.journal.load(), self.mint, self.rules, agenda)
+        self.dispatcher = Dispatcher(self.board, self.journal, self.hub, self._clock)
         self.running = asyncio.create_task(self.dispatcher.run())
         return self
+
+    def _clock(self) -> int:
+        self.looks += 1
+        assert self.looks < LOOKS_MAX, "the dispatcher does not come to rest"
+        return self.now
 
     async def stop(self) -> None:
         self.dispatcher.close()
         await self.running
 
-    agenda: Agenda = field(init=False)
-
     def ask(self, message: Message[Any]) -> "asyncio.Task[Any]":
         return asyncio.create_task(self.dispatcher.ask(message))
 
     async def settle(self) -> None:
+        self.looks = 0
         for _ in range(1000):
             before = len(self.journal.commits)
             for _ in range(10):
                 await asyncio.sleep(0)
+            if self.running.done():
+                await self.running  # tells why
             due = self.board.next_due()
             if (
                 self.dispatcher.mailbox_size == 0

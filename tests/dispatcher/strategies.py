@@ -1,0 +1,250 @@
+"""What may be asked of a server in a given state. The strategies draw from the model that runs them: they name tasks
+and leases that exist, mostly, and some that do not.
+
+Nobody names a task or a lease before the batch that makes it is over, for nobody can know it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import evolve
+from hypothesis import strategies as st
+
+from dispatcher.fields import UNSET, Priority
+from dispatcher.messages import (
+    FOREVER,
+    Cancel,
+    Claim,
+    Complete,
+    Create,
+    CreateMany,
+    Delete,
+    Draft,
+    Edit,
+    Fail,
+    Heartbeat,
+    Held,
+    Message,
+    Regulate,
+    Release,
+    Retry,
+)
+
+DIRECTORIES = ("/a", "/b", "/c")
+WORKERS = ("ann", "bob")
+SECONDS = [0.5, 1, 2, 5]
+WAITS = [1.003, 5.007]  # never over when something else happens: if that is in time, is not said
+MOMENTS = [-1000, 0, 500, 1000, 3000, 10_000]  # milliseconds from now
+PROMPTS = ["do it", "write the tests"]
+
+directories = st.sampled_from(["/a", "/a", "/b", "/c"])
+workers = st.sampled_from([None, *WORKERS])
+tags = st.sampled_from([(), (), (), ("x",), ("y",), ("x", "y")])
+priorities = st.sampled_from(Priority)
+delays = st.sampled_from([None, 0, *SECONDS])
+seconds = st.sampled_from([None, *SECONDS])
+now_and_then = st.sampled_from([False, False, False, True])
+
+
+@st.composite
+def moments(draw: st.DrawFn, otherwise: Sequence[Any] = ()) -> Any:
+    """Around now, or one of these."""
+    moment = draw(st.sampled_from([*otherwise, *MOMENTS]))
+    return max(0, draw(st.runner()).world.now + moment) if moment in MOMENTS else moment
+
+
+@st.composite
+def task_ids(draw: st.DrawFn) -> str:
+    """Of any task there is or was, the newest first, and one that never was."""
+    last = len(draw(st.runner()).oracle.jobs)
+    back = draw(st.integers(0, last + last // 8))
+    return f"task-{last - back}" if back < last else "nobody"
+
+
+def several(one: st.SearchStrategy[str], most: int) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(one, max_size=most).map(lambda names: tuple(dict.fromkeys(names)))
+
+
+@st.composite
+def leases(draw: st.DrawFn) -> tuple[str, str]:
+    """A task and a token of it; current ones more often than ended ones, and one that was never given out."""
+    oracle = draw(st.runner()).oracle
+    current = [(job.id, job.token) for job in oracle.jobs if job.token]
+    ended = [(job.id, token) for job in oracle.jobs for token in job.tokens]
+    unknown = [(f"task-{len(oracle.jobs) or 1}", "no token")]
+    return draw(st.sampled_from([*current, *current, *current, *ended, *unknown]))
+
+
+# New tasks
+
+
+def new(cls: type, **more: Any) -> st.SearchStrategy[Any]:
+    return st.builds(
+        cls,
+        work_directory=directories,
+        prompt=st.sampled_from(PROMPTS),
+        priority=priorities,
+        tags=tags,
+        max_retries=st.sampled_from([None, None, 0, 1, 2]),
+        auto_retry=st.booleans(),
+        retry_delay_seconds=st.sampled_from(SECONDS),
+        timeout_seconds=st.sampled_from([None, None, *SECONDS]),
+        delay_seconds=st.sampled_from([None, None, None, None, None, 0, *SECONDS]),
+        expires_at=moments([None] * 10),
+        on_dependency_failure=st.sampled_from(["wait", "cancel", "run"]),
+        **more,
+    )
+
+
+creates = new(Create, depends_on=st.just(()) | several(task_ids(), 3))
+keyed = new(Create, idempotency_key=st.sampled_from(["k1", "k2"]), request_digest=st.sampled_from(["d1", "d2"]))
+
+several_drafts = st.lists(new(Draft), min_size=1, max_size=4)
+refs = st.sampled_from(["ref:0", "ref:1", "ref:2", "ref:3", "ref:0", "ref:1", "ref:2", "ref:3", "ref:nobody"])
+some_names = several(refs, 2) | several(refs | task_ids(), 2)
+steps_back = st.lists(st.integers(1, 2), max_size=2).map(dict.fromkeys)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> CreateMany:
+    """Drafts that depend on each other in any way, by names that exist and some that do not."""
+    drafts: list[Draft | None] = []
+    for place, draft in enumerate(draw(several_drafts)):
+        named = evolve(draft, ref=f"{place}", depends_on=draw(some_names))
+        drafts.append(None if draw(now_and_then) and draw(now_and_then) else named)
+    return CreateMany(tuple(drafts), atomic=draw(st.booleans()))
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> CreateMany:
+    """Each may depend on those before it, or on those behind it, if it is turned round. Now and then the first one is
+    refused, and whoever depends on it."""
+    drafts: list[Draft | None] = []
+    for place, draft in enumerate(draw(several_drafts)):
+        depends_on = tuple(f"ref:{place - back}" for back in draw(steps_back) if back <= place)
+        drafts.append(evolve(draft, ref=f"{place}", depends_on=depends_on))
+    if draw(now_and_then):
+        drafts[0] = draw(st.sampled_from([None, evolve(drafts[0], depends_on=("nobody",))]))
+    return CreateMany(tuple(drafts[:: draw(st.sampled_from([1, -1]))]), atomic=draw(st.booleans()))
+
+
+# Claims and reports
+
+claims = st.builds(
+    Claim,
+    work_directories=st.sampled_from([("/a",), ("/a",), ("/b",), ("/a", "/b"), ("/c", "/a"), DIRECTORIES]),
+    worker_id=workers,
+    limit=st.sampled_from([1, 1, 1, 2, 5]),
+    wait_seconds=st.sampled_from([0, 0, 0, *WAITS, FOREVER, FOREVER]),
+    lease_seconds=st.sampled_from([None, None, None, *SECONDS]),
+    tags=tags,
+    claim_id=st.sampled_from([None, None, None, "c1", "c2"]),
+)
+held = st.builds(Held, worker_id=st.sampled_from(WORKERS), work_directory=directories)
+completions = st.builds(
+    Complete,
+    task_id=st.just("nobody"),
+    status=st.sampled_from(["completed", "completed", "failed"]),
+    result=st.sampled_from([None, 1]),
+    original_prompt=st.sampled_from([None, None, None, *PROMPTS]),
+    worker_id=st.sampled_from([None, None, *WORKERS]),
+)
+failures = st.builds(
+    Fail,
+    task_id=st.just("nobody"),
+    error_message=st.just("no"),
+    retryable=st.sampled_from([None, False, True]),
+    retry_after_seconds=seconds,
+)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Message[Any]:
+    task_id, token = draw(leases())
+    report: dict[str, Any] = {"task_id": task_id, "lease_token": None if draw(now_and_then) else token}
+    kind = draw(st.sampled_from([Complete, Fail, Release, Heartbeat, Complete, Fail]))
+    if kind is Complete:
+        return evolve(draw(completions), **report)
+    if kind is Fail:
+        return evolve(draw(failures), **report)
+    if kind is Release:
+        return Release(task_id=task_id, lease_token=token, delay_seconds=draw(delays))
+    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds))
+
+
+# What people do
+
+versions = st.sampled_from([None, None, 1])
+cancels = st.builds(
+    Cancel,
+    task_id=task_ids() | leases().map(lambda lease: lease[0]),
+    force=st.booleans(),
+    reason=st.sampled_from([None, "so"]),
+)
+retries = st.builds(Retry, task_id=task_ids())
+edits = st.builds(
+    Edit,
+    task_id=task_ids(),
+    if_version=versions,
+    priority=st.just(UNSET) | priorities,
+    tags=st.just(UNSET) | tags,
+    prompt=st.sampled_from([UNSET, UNSET, *PROMPTS]),
+    max_retries=st.sampled_from([UNSET, UNSET, 0, 1]),
+    run_at=moments([UNSET] * 5 + [None] * 2),
+)
+deletions = st.builds(Delete, task_id=task_ids(), if_version=versions)
+
+
+@st.composite
+def regulations(draw: st.DrawFn) -> Regulate:
+    said: dict[str, Any] = {"work_directory": draw(directories)}
+    said["max_working"] = draw(st.sampled_from([UNSET, None, 1, 2]))
+    said["paused"] = draw(st.sampled_from([UNSET, False, True]))
+    said["draining"] = draw(st.sampled_from([UNSET, UNSET, False, True]))
+    if said["paused"] is not False or draw(now_and_then):
+        said["paused_until"] = draw(moments([UNSET] * 4 + [None] * 2))
+        said["paused_reason"] = draw(st.sampled_from([UNSET, UNSET, None, "so"]))
+    return Regulate(**said)
+
+
+@st.composite
+def endings(draw: st.DrawFn) -> Message[Any]:
+    """The end of a task that others wait for, if there is one."""
+    jobs = draw(st.runner()).oracle.jobs
+    parents = [job for job in jobs if job.has_children and job.status in ("waiting", "working")]
+    if not parents:
+        return draw(cancels)
+    job = draw(st.sampled_from(parents))
+    if job.token is None:
+        return Cancel(task_id=job.id)
+    return Complete(task_id=job.id, lease_token=job.token, status=draw(st.sampled_from(["completed", "failed"])))
+
+
+@st.composite
+def everything(draw: st.DrawFn) -> Message[Any]:
+    """Any message; rather one that makes sense now."""
+    jobs = draw(st.runner()).oracle.jobs
+    kinds = [
+        creates,
+        chains(),
+        batches(),
+        batches(),
+        keyed,
+        claims,
+        reports(),
+        held,
+        cancels,
+        retries,
+        edits,
+        deletions,
+    ]
+    kinds += [batches(), regulations()] * 2
+    if len([job for job in jobs if job.status == "waiting"]) < 6:
+        kinds += [creates, chains()] * 3
+    if any(job.ready for job in jobs):
+        kinds += [claims] * 6
+    if any(job.token for job in jobs):
+        kinds += [reports()] * 8 + [cancels]
+    if any(job.has_children for job in jobs):
+        kinds += [endings()] * 2
+    return draw(draw(st.sampled_from(kinds)))
