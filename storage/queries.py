@@ -54,7 +54,8 @@ def place_of(db: sqlite3.Connection, task: Task, aging_seconds: float) -> Place:
         if ranks == 0:
             before = task.arrival
         elif aging_seconds:
-            before = _first_arrival_since(db, task.created_at + round(ranks * aging_seconds * 1000))
+            as_urgent = task.created_at + round(ranks * aging_seconds * 1000)  # of those the older one comes first
+            before = _first_arrival_since(db, as_urgent + (ranks < 0))
         else:
             before = maxsize if ranks > 0 else 0
         (ahead[priority],) = db.execute(AHEAD, (task.work_directory, priority.rank, before)).fetchone()

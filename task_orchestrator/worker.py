@@ -42,8 +42,8 @@ class Worker:
 
     The command runs in the task's directory as `/bin/sh -c command`, with the prompt on standard input and TASK_ID,
     TASK_ATTEMPT, TASK_PRIORITY, TASK_TAGS and TASK_DEPENDENCIES (comma-separated), TASK_WORK_DIRECTORY, TASK_WORKER_ID,
-    TASK_LEASE_TOKEN and TASK_ORCHESTRATOR_URL in its environment, but no API key. A task ends when its command ends: what it left
-    running in its process group is stopped, too. With `tags` only tasks that bear all of them are taken.
+    TASK_LEASE_TOKEN and TASK_ORCHESTRATOR_URL in its environment, but no API key. A task ends when its command ends:
+    what it left running in its process group is stopped, too. With `tags` only tasks that bear all of them are taken.
     The client stays the caller's to close.
     Raises ValueError and NotADirectoryError for arguments that cannot be.
     """

@@ -122,10 +122,11 @@ class Model(RuleBasedStateMachine):
         """With last words, those who wait are sent away first, and nobody is parked any more."""
         self._run(self._restart(seconds, last_words))
 
-    @precondition(lambda self: not self.oracle.parked)
     @rule(message=everything() | endings(), seconds=st.sampled_from([0, 1, 5]))
     def restart_at_once(self, message: Message[Any], seconds: float) -> None:
-        """Before the server has come to what the message brings about."""
+        """Before the server has come to what the message brings about. Who waits has left."""
+        for parked in self.oracle.parked:
+            self._run(self._leave(parked.key))
         self._run(self._restart_at_once(message, seconds))
 
     # What must be true

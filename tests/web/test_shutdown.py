@@ -94,8 +94,9 @@ def impatient(tmp_path):
 async def test_a_reader_that_does_not_read_is_not_waited_for(impatient, directory):
     """Neither with a long list nor with claimed tasks, which are given back."""
     async with connected(impatient) as api:
-        large = {"metadata": {"a": "x" * 65_000}}
-        made = await asyncio.gather(*(api.create(directory, **large) for _ in range(150)))
+        large = {"work_directory": directory, "prompt": "x", "metadata": {"a": "x" * 65_000}}
+        batches = [await api.post(f"{TASKS}/batch", {"tasks": [large] * 10}) for _ in range(15)]
+        made = [task for batch in batches for task in batch.data["tasks"]]
     async with connected(impatient) as api:  # one connection from here on, so that none is idle for half a second
         claim = {"work_directory": directory, "limit": 100}
         for said in (("GET", TASKS), ("POST", f"{TASKS}/claim", claim)):
