@@ -61,7 +61,7 @@ def rfc3339(ms: int) -> str:
     return f"{_to_the_second(seconds)}.{ms:03}Z"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
