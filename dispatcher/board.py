@@ -9,7 +9,7 @@ The board holds every working task and a bounded window of the waiting ones (age
 speaks about is a visitor for one batch. What is decided about each message stands in decisions/.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic
 
 from attrs import evolve, frozen
@@ -176,11 +176,12 @@ class Board:
     def best(self, claim: Claim) -> Task | None:
         return self.agenda.best(claim, self.gates.is_open)
 
-    def take_due(self) -> list[Task]:
-        """The slice of tasks that has fallen due, each in its newest form."""
+    def take_due(self) -> Iterator[Task]:
+        """The slice of tasks that has fallen due, each in the form that it has when its turn comes."""
         tasks, self.visitors.overdue = self.visitors.overdue or (), ()
-        newest = (self._newest(task.task_id, task) for task in tasks)
-        return [task for task in newest if task is not None]
+        for task in tasks:
+            if newest := self._newest(task.task_id, task):
+                yield newest
 
     def park(self, claim: Claim, until: int | None) -> Parked:
         return Parked(self.agenda.park(claim, until))

@@ -126,9 +126,10 @@ def load(db: sqlite3.Connection) -> Snapshot:
 
 def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
     due, next_due = _due(db, needs.now) if needs.due else (None, None)
-    dependants = _dependants(db, due or ())
-    if due and (later := [task for task in due if task.tell_from is not None and task.task_id not in dependants]):
-        due, next_due = tuple(task for task in due if task not in later), later[0].due_at
+    dependants: dict[str, Run] = {}
+    if due:
+        dependants, place = _dependants(db, due)
+        due, next_due = due[:place], due[place].due_at if place < len(due) else next_due
     return Found(
         tasks=_by_id(db, TASKS_BY_ID, needs.tasks),
         parents=_by_id(db, PARENTS, needs.parents),
@@ -281,16 +282,18 @@ def _run(db: sqlite3.Connection, key: LaneKey, slice: Slice, now: int) -> Run:
     return Run(tasks[: slice.limit], behind[0].arrival if behind else None)
 
 
-def _dependants(db: sqlite3.Connection, due: Iterable[Task]) -> dict[str, Run]:
-    """Who waits for the tasks that are due because they have ended, as many as may be told at once."""
+def _dependants(db: sqlite3.Connection, due: tuple[Task, ...]) -> tuple[dict[str, Run], int]:
+    """Who waits for the tasks that are due because they have ended, and the place where they become too many."""
     dependants: dict[str, Run] = {}
     room = DEPENDANTS_SLICE
-    for task in due:
-        if task.tell_from is not None and room:
+    for place, task in enumerate(due):
+        if task.tell_from is not None:
+            if not room:
+                return dependants, place
             found = _tasks(db.execute(WHO_DEPENDS, (task.task_id, task.tell_from, room + 1)))
             dependants[task.task_id] = Run(found[:room], found[room].arrival if len(found) > room else None)
             room -= len(dependants[task.task_id].tasks)
-    return dependants
+    return dependants, len(due)
 
 
 def _due(db: sqlite3.Connection, moment: int) -> tuple[tuple[Task, ...], int | None]:

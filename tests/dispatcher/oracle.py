@@ -100,7 +100,9 @@ class Oracle:
         """What is due now. What this brings about falls due in the next round."""
         for folder in self.folders.values():
             folder.look_at_the_clock(now)
-        for job, children in self._due_together(now):
+        for job, status, children in self._due_together(now):
+            if job.status != status:
+                continue  # it has just been cancelled together with one that it waited for
             if job.tell is None:
                 job.fall_due(now)
             else:
@@ -108,15 +110,15 @@ class Oracle:
         self._settle(now)
         self._dismiss([parked for parked in self.parked if parked.until <= now])
 
-    def _due_together(self, now: int) -> list[tuple[Job, list[Job]]]:
-        """Each with the children it tells; they are many enough when no more of those can be told at once."""
+    def _due_together(self, now: int) -> list[tuple[Job, str, list[Job]]]:
+        """Each with its status and the children it tells, up to where no more of those can be told at once."""
         together = []
         room = self.told_at_once
         for job in sorted(self.jobs, key=lambda job: (job.due(), job.number)):
             if job.due() > now or (job.tell is not None and not room):
                 break
             children = self._yet_to_hear(job)[:room]
-            together.append((job, children))
+            together.append((job, job.status, children))
             room -= len(children)
         return together
 

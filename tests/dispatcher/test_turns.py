@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dispatcher.fields import Priority
-from dispatcher.messages import Claim, Complete, Create, CreateMany, Delete, Draft, Regulate
+from dispatcher.messages import Cancel, Claim, Complete, Create, CreateMany, Delete, Draft, Regulate
 from dispatcher.rules import Rules
 from tests.dispatcher.world import World
 
@@ -135,3 +135,15 @@ async def test_what_depends_on_a_deleted_one_of_its_batch_is_not_made_later(worl
     await play.say(Delete(task_id=held.task_id))
     ((gone, orphan, kept),) = await play.say(many)
     assert (type(gone).__name__, orphan.missing, kept.replayed) == ("TaskNotFound", {1: "ref:a"}, True)
+
+
+async def test_what_two_things_befall_at_the_same_moment_ends_once(worlds: Any) -> None:
+    """A child expires just as it is cancelled with its parent."""
+    play = await worlds()
+    ((parent,),) = [await play.say(new("/a"))]
+    depends = {"depends_on": (parent.task.task_id,), "on_dependency_failure": "cancel"}
+    await play.say(new("/b", expires_at=1000, **depends), new("/b", expires_at=1000, **depends))
+    play.world.now = 1000
+    await play.say(Cancel(task_id=parent.task.task_id))
+    ends = play.world.journal.db.execute("select task_id from history where type = 'task.cancelled'").fetchall()
+    assert sorted(ends) == [("task-1",), ("task-2",), ("task-3",)]
