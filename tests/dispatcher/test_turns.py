@@ -138,12 +138,17 @@ async def test_what_depends_on_a_deleted_one_of_its_batch_is_not_made_later(worl
 
 
 async def test_what_two_things_befall_at_the_same_moment_ends_once(worlds: Any) -> None:
-    """A child expires just as it is cancelled with its parent."""
+    """A child has expired by the time that it hears of its parent's end, for the server was away."""
     play = await worlds()
     ((parent,),) = [await play.say(new("/a"))]
     depends = {"depends_on": (parent.task.task_id,), "on_dependency_failure": "cancel"}
     await play.say(new("/b", expires_at=1000, **depends), new("/b", expires_at=1000, **depends))
+    asked = play.world.ask(Cancel(task_id=parent.task.task_id))
+    await asyncio.sleep(0)
+    await play.world.stop()
+    await asked
     play.world.now = 1000
-    await play.say(Cancel(task_id=parent.task.task_id))
+    await play.world.start()
+    await play.world.settle()
     ends = play.world.journal.db.execute("select task_id from history where type = 'task.cancelled'").fetchall()
     assert sorted(ends) == [("task-1",), ("task-2",), ("task-3",)]
