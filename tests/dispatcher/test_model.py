@@ -265,4 +265,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=200, stateful_step_count=40)
+TestModel.settings = settings(max_examples=80, stateful_step_count=40)
