@@ -82,6 +82,11 @@ class Dispatcher:
         return self._open
 
     @property
+    def short_of_room(self) -> bool:
+        """The disk is full."""
+        return self._journal.short_of_room
+
+    @property
     def mailbox_size(self) -> int:
         return len(self._mailbox)
 

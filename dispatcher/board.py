@@ -24,7 +24,7 @@ from dispatcher.gates import Gates
 from dispatcher.messages import Claim, Message, R, Ticket
 from dispatcher.needs import comes_too_early, needs
 from dispatcher.pace import Pace
-from dispatcher.ports import Change, Entry, Found, Lease, Mint, Needs, Ruling, Run, Snapshot
+from dispatcher.ports import Change, Entry, Found, Lease, Mint, Needs, Notice, Ruling, Run, Snapshot
 from dispatcher.rules import Rules
 from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
@@ -46,7 +46,7 @@ class Effects(Generic[R]):
     """
 
     reply: R | Refusal | Parked
-    changes: tuple[Change | Ruling, ...]
+    changes: tuple[Change | Ruling | Notice, ...]
     served: tuple[tuple[Ticket, tuple[Task, ...]], ...]
 
 
@@ -66,7 +66,7 @@ class Board:
         self._last_arrival, self._last_seq = snapshot.last_arrival, snapshot.last_seq
         self.due = snapshot.next_due  # nothing in the record falls due before; perhaps nothing at that very moment
         self.visitors = Visitors()
-        self._changes: list[Change | Ruling] = []  # these two: of the message at hand
+        self._changes: list[Change | Ruling | Notice] = []  # these two: of the message at hand
         self._served: list[tuple[Ticket, tuple[Task, ...]]] = []
 
     def rebuilt(self, snapshot: Snapshot) -> "Board":

@@ -6,7 +6,7 @@ ValueError with a reason that completes "the field ...", and the first line of i
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from attrs import frozen
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_NEXT_PATH = re.compile(r",(?=/|[A-Za-z]:[\\/])")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 _TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,6 +50,13 @@ class Wire:
 
     form: type
     read: Callable[[Any], Any]
+
+
+@frozen
+class Listed:
+    """Of a tuple: one value may stand for a list of one, and `split` finds the items of a list written as text."""
+
+    split: Callable[[str], Sequence[str]]
 
 
 @frozen
@@ -102,9 +110,11 @@ def task_id_or_ref(value: str) -> str:
 
 def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     """No value twice."""
-    if len(set(values)) < len(values):
-        twice = next(value for index, value in enumerate(values) if value in values[:index])
-        raise ValueError(f"must not contain {twice!r} twice")
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"must not contain {value!r} twice")
+        seen.add(value)
     return values
 
 
@@ -122,6 +132,15 @@ def instant(value: str) -> int:
     if not 0 <= ms < _YEAR_10000:
         raise ValueError("must be between the years 1970 and 9999")
     return ms
+
+
+def by_comma(text: str) -> list[str]:
+    return text.split(",")
+
+
+def by_path(text: str) -> list[str]:
+    """A comma parts two paths only where the second one begins."""
+    return _NEXT_PATH.split(text)
 
 
 def to_json(value: object) -> str:

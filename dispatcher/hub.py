@@ -2,10 +2,10 @@
 
 from asyncio import Event
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dispatcher.ports import Change, Ruling
+from dispatcher.ports import Change, Changes
 
 BACKLOG_MAX = 256  # changes a listener may be behind; beyond, it has lost touch and must read the record again
 
@@ -82,7 +82,12 @@ class Hub:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._by_topic: defaultdict[Topic, set[Listener]] = defaultdict(set)
+        self._watchers: list[Callable[[Changes], None]] = []
         self._closed = False
+
+    def watch(self, watcher: Callable[[Changes], None]) -> None:
+        """From now on it is told of everything, batch by batch. It must not wait, nor raise."""
+        self._watchers.append(watcher)
 
     @contextmanager
     def listen(self, *topics: Topic) -> Iterator[Listener]:
@@ -109,12 +114,15 @@ class Hub:
         if not self._by_topic[topic]:
             del self._by_topic[topic]
 
-    def publish(self, changes: Iterable[Change | Ruling]) -> None:
+    def publish(self, changes: Changes) -> None:
+        if changes:
+            for watcher in self._watchers:
+                watcher(changes)
         if not self._listeners:
             return
         for change in changes:
-            if isinstance(change, Ruling):
-                continue  # nobody listens for these
+            if not isinstance(change, Change):
+                continue  # that is for watchers
             heard = (listener for topic in topics(change) for listener in self._by_topic.get(topic, ()))
             for listener in set(heard):
                 listener.hear(change)

@@ -1,6 +1,6 @@
 """What the dispatcher needs from the outside world, and what it hands over."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -31,8 +31,8 @@ class Entry:
 
     seq: int
     type: str  # task.created, task.claimed, directory.paused …
-    task_id: str | None  # these three: None if it is about a directory
-    work_directory: str
+    task_id: str | None  # None if it is about no task, as are priority and status
+    work_directory: str | None  # None if it is about the server
     priority: Priority | None
     status: Status | None
     worker_id: str | None = None
@@ -64,7 +64,14 @@ class Ruling:
     entry: Entry
 
 
-Changes = Sequence[Change | Ruling]
+@frozen
+class Notice:
+    """Something happened to the server itself."""
+
+    entry: Entry
+
+
+Changes = Sequence[Change | Ruling | Notice]
 
 
 @frozen
@@ -162,60 +169,3 @@ class Journal(Protocol):
     @property
     def short_of_room(self) -> bool:
         """There was NoRoom, and there is none yet."""
-
-
-@frozen
-class Outcome:
-    status: Status
-    result: object
-    is_omitted: bool  # there is a result, which was left out
-
-
-@frozen
-class Place:
-    """Of a ready task among those of its directory: how many are more urgent, and how many as urgent and older."""
-
-    more_urgent: int
-    older: int
-
-
-@frozen(kw_only=True)
-class DirectoryCount:
-    """The rules of a work directory, how many tasks it has, and when the oldest one that waits was created."""
-
-    rules: Directory
-    tasks: Mapping[Status, int]
-    oldest_waiting_at: int | None
-
-
-class Record(Protocol):
-    """The durable record, as everybody else reads it: what is committed, and nothing else. Raises RecordFailed."""
-
-    @property
-    def short_of_room(self) -> bool:
-        """The disk is full."""
-
-    async def task(self, task_id: str) -> Task | None: ...
-
-    async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
-        """Of those tasks that exist, by their ids: how they stand. Results beyond so many bytes of JSON are omitted."""
-
-    async def place(self, task: Task, aging_seconds: float) -> Place: ...
-
-    async def history(self, task_id: str) -> Sequence[Entry]:
-        """Every line about the task, oldest first."""
-
-    async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
-        """Tasks of a directory (None: of all), newest first, and how many there are in all.
-
-        Fewer than `limit` if they are large: the next page begins behind the last one given.
-        """
-
-    async def directories(self) -> Sequence[DirectoryCount]:
-        """Every work directory that has ever had a task or rules, by name."""
-
-    async def directory(self, work_directory: str) -> DirectoryCount:
-        """One of them, or what it would be."""
-
-    async def waiting(self, work_directory: str | None) -> int:
-        """How many tasks wait in the directory (None: in all of them)."""

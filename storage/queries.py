@@ -3,14 +3,18 @@
 import sqlite3
 from collections.abc import Collection
 from sys import maxsize
+from typing import Any
 
 import orjson
 
 from dispatcher.directory import Directory
-from dispatcher.fields import Priority
-from dispatcher.ports import DirectoryCount, Entry, Outcome, Place
+from dispatcher.fields import Priority, to_json
+from dispatcher.ports import Entry
+from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
 from dispatcher.task import Status, Task
 from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
+
+STRETCH_MAX = 20_000  # entries of the history looked through in one go
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
 
@@ -100,6 +104,26 @@ def _directory_count(row: Row) -> DirectoryCount:
 
 def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
     return list(map(HISTORY.value, db.execute(f"{HISTORY.select} where task_id = ? order by seq", (task_id,))))
+
+
+def events(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) -> Stretch:
+    """The history of one task is looked through whole, it has an index."""
+    (last,) = db.execute("select seq from last_numbers").fetchone()
+    (first,) = db.execute("select coalesce(min(seq), ?) from history", (last + 1,)).fetchone()
+    end = last if only.task_id else min(last, max(after, first - 1) + STRETCH_MAX)
+    where = ["seq > ?", "seq <= ?"]
+    values: list[Any] = [after, end]
+    for column, wanted in (("work_directory", only.work_directories), ("type", only.types)):
+        if wanted:
+            where.append(f"{column} in (select value from json_each(?))")
+            values.append(to_json(wanted))
+    if only.task_id:
+        where.append("task_id = ?")
+        values.append(only.task_id)
+    rows = db.execute(f"{HISTORY.select} where {' and '.join(where)} order by seq limit ?", (*values, limit))
+    entries = tuple(map(HISTORY.value, rows))
+    up_to = entries[-1].seq if len(entries) == limit else max(after, end)
+    return Stretch(entries=entries, up_to=up_to, first=first, last=last)
 
 
 def newest(db: sqlite3.Connection, work_directory: str | None, limit: int, offset: int) -> tuple[list[Task], int]:

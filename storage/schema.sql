@@ -78,8 +78,8 @@ create table dependencies (
 create table history (
     seq            integer primary key,
     type           text    not null,
-    task_id        text, -- these three: null if it is about a directory
-    work_directory text    not null,
+    task_id        text, -- null if it is about no task, as are priority and status
+    work_directory text, -- null if it is about the server
     priority       integer,
     status         text,
     worker_id      text,

@@ -1,4 +1,4 @@
-"""Opens a database, and serves it as the dispatcher's journal and everybody else's record."""
+"""Opens a database, and serves it as the dispatcher's journal; everybody else reads its record."""
 
 import asyncio
 import contextlib
@@ -6,22 +6,22 @@ import logging
 import sqlite3
 from asyncio import Event
 from asyncio import Task as Job
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
-from itertools import cycle
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, TypeVar
+from typing import Literal
 
 import aiosqlite
 
-from dispatcher.errors import NoRoom, RecordFailed
+from dispatcher.errors import NoRoom
 from dispatcher.fields import to_json
-from dispatcher.ports import Change, Changes, DirectoryCount, Entry, Found, Needs, Outcome, Place, Ruling, Snapshot
-from dispatcher.task import Task
-from storage import queries, sqlite
+from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
+from storage import sqlite
 from storage.errors import NotOurs, StorageError
+from storage.hop import hop
 from storage.owner import OwnerLock
+from storage.record import SqliteRecord
 from storage.versions import migrate, steps
 
 READERS = 2  # read-only connections, each with a thread of its own
@@ -34,9 +34,6 @@ FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # nothing was writte
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class SqliteStore:
     """The one writer of a database, and readers that see what is committed."""
@@ -44,17 +41,14 @@ class SqliteStore:
     def __init__(
         self,
         writer: aiosqlite.Connection,
-        readers: Sequence[aiosqlite.Connection],
-        timeout_seconds: float,
+        record: SqliteRecord,
         log_bytes: int,
     ) -> None:
-        self._writer, self._readers, self._timeout_seconds = writer, cycle(readers), timeout_seconds
+        self._writer, self.record = writer, record
         self._log_bytes = 0
         self._committed, self._log_is_long, self._full = Event(), Event(), Event()
         if log_bytes:
             self._log_grew(log_bytes)
-
-    # The dispatcher's journal
 
     async def load(self) -> Snapshot:
         """Raises StorageError."""
@@ -91,41 +85,6 @@ class SqliteStore:
                 await hop(self._writer, sqlite.take_room, ROOM_BYTES)
                 self._full.clear()
                 log.warning("the disk has room again")
-
-    # The record
-
-    async def task(self, task_id: str) -> Task | None:
-        return await self._read(queries.task_by_id, task_id)
-
-    async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
-        return await self._read(queries.outcomes, task_ids, bytes_max)
-
-    async def place(self, task: Task, aging_seconds: float) -> Place:
-        return await self._read(queries.place_of, task, aging_seconds)
-
-    async def directories(self) -> Sequence[DirectoryCount]:
-        return await self._read(queries.directories)
-
-    async def directory(self, work_directory: str) -> DirectoryCount:
-        return await self._read(queries.directory, work_directory)
-
-    async def history(self, task_id: str) -> Sequence[Entry]:
-        return await self._read(queries.entries_of, task_id)
-
-    async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
-        return await self._read(queries.newest, work_directory, limit, offset)
-
-    async def waiting(self, work_directory: str | None) -> int:
-        return await self._read(queries.waiting, work_directory)
-
-    async def _read(
-        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await hop(next(self._readers), query, *args, **kwargs)
-        except sqlite3.Error as error:
-            raise RecordFailed(str(error)) from error
 
     # The write-ahead log
 
@@ -179,20 +138,10 @@ async def open_store(
         except (OSError, sqlite3.Error) as error:
             full = getattr(error, "sqlite_errorcode", None) in FULL
             raise StorageError(f"{path}: {'the disk is full' if full else error}") from error
-        store = SqliteStore(writer, readers, timeout_seconds, _left_behind(path))
+        store = SqliteStore(writer, SqliteRecord(readers, timeout_seconds), _left_behind(path))
         for job in (store.keep_log_short(), store.look_for_room()):
             stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store
-
-
-async def hop(
-    connection: aiosqlite.Connection,
-    work: Callable[Concatenate[sqlite3.Connection, P], T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    """Do a piece of work in the connection's thread, all of it in one go."""
-    return await connection._execute(work, connection._conn, *args, **kwargs)  # type: ignore[no-any-return,no-untyped-call]
 
 
 @asynccontextmanager
@@ -240,10 +189,10 @@ def _left_behind(path: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def _log_bytes(change: Change | Ruling) -> int:
-    details = change.entry.details if change.entry else None
-    if isinstance(change, Ruling):
+def _log_bytes(change: Change | Ruling | Notice) -> int:
+    if not isinstance(change, Change):
         return CHANGE_BYTES
+    details = change.entry.details if change.entry else None
     return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details]))
 
 

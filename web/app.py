@@ -61,13 +61,15 @@ def by_path(request: Request) -> Mapping[str, object]:
 
 @frozen
 class Route:
-    """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest."""
+    """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest. `says` is a
+    TypedDict, the data of the answer."""
 
     method: str
     path: str
     handler: Callable[[Service, Any, Request], Awaitable[StreamResponse]]
     asks: type
     about: Callable[[Request], Mapping[str, object]] = by_id
+    says: type | None = None
 
 
 ROUTES = (

@@ -3,7 +3,7 @@
 from aiohttp.web import Request, Response
 
 from dispatcher.messages import Regulate
-from dispatcher.ports import DirectoryCount
+from dispatcher.record import DirectoryCount
 from web.answers import ok
 from web.bodies import AboutDirectory, Nothing, Pause
 from web.service import Service

@@ -7,7 +7,7 @@ from aiohttp.web import Request, Response
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
-from dispatcher.ports import Outcome, Place
+from dispatcher.record import Outcome, Place
 from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
 from web.answers import ok

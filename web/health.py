@@ -27,7 +27,7 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
         "messages": service.dispatcher.messages,
     }
     well = database["healthy"] and dispatcher["healthy"]
-    disk = {"healthy": not service.record.short_of_room}
+    disk = {"healthy": not service.dispatcher.short_of_room}
     uptime_seconds = (now - service.started_at) // 1000
     return _plain(
         {

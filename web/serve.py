@@ -135,7 +135,7 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
         yield (
             Service(
                 dispatcher=dispatcher,
-                record=store,
+                record=store.record,
                 hub=hub,
                 clock=clock,
                 settings=settings,

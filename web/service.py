@@ -11,7 +11,8 @@ from attrs import define, field
 from dispatcher.actor import Dispatcher
 from dispatcher.hub import Hub
 from dispatcher.messages import FOREVER, Claim, Message, R
-from dispatcher.ports import Clock, Record
+from dispatcher.ports import Clock
+from dispatcher.record import Record
 from web.settings import Settings
 
 

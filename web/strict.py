@@ -24,7 +24,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from dispatcher.fields import MaxBytes, Rule, Unset, Wire
+from dispatcher.fields import Listed, MaxBytes, Rule, Unset, Wire
 
 Hook = Callable[[Any, Any], Any]  # (value, type) -> the type's own; raises ValueError(reason), of parts Invalid
 Check = Callable[[Any], Any]
@@ -167,11 +167,14 @@ def _annotated(type_: Any) -> Hook:
     base, *rules = get_args(type_)
     form = next((rule.form for rule in rules if isinstance(rule, Wire)), base)
     hook = _converter.get_structure_hook(form)
-    checks = [_check(rule, base) for rule in rules]
+    checks = [_check(rule, base) for rule in rules if not isinstance(rule, Listed)]
     # A list that is too long is refused before its items are looked at.
     early = [_check(rule, base) for rule in rules if isinstance(rule, MaxLen)]
+    listed = next((rule for rule in rules if isinstance(rule, Listed)), None)
 
     def read(value: Any, _: Any) -> Any:
+        if listed and isinstance(value, str):
+            value = [Text(part) for part in listed.split(value)] if type(value) is Text else [value]
         if type(value) is list:
             for check in early:
                 check(value)

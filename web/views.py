@@ -5,7 +5,8 @@ from typing import Any
 
 from orjson import Fragment
 
-from dispatcher.ports import DirectoryCount, Entry, Outcome
+from dispatcher.ports import Entry
+from dispatcher.record import DirectoryCount, Outcome
 from dispatcher.task import Status, Task
 from web.codec import rfc3339
 

@@ -17,7 +17,8 @@ from dispatcher.ports import Change
 from dispatcher.task import Status
 from storage import queries, sqlite, store
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
-from storage.store import hop, open_store
+from storage.hop import hop
+from storage.store import open_store
 from storage.versions import migrate, steps
 from tests.dispatcher.test_board import Desk
 from tests.web.conftest import until
@@ -40,9 +41,9 @@ async def test_what_is_committed_is_read_back_as_it_was(tmp_path: Path) -> None:
     entries = [queries.entries_of(desk.db, task.task_id)[-1] for task in tasks]
     async with open_store(tmp_path / "deep" / "tasks.db") as opened:
         await opened.commit([Change(None, task, entry) for task, entry in zip(tasks, entries, strict=True)])
-        assert [list(await opened.history(task.task_id)) for task in tasks] == [[entry] for entry in entries]
-        assert [await opened.task(task.task_id) for task in tasks] == list(tasks)
-        assert await opened.waiting("/w") == 1
+        assert [list(await opened.record.history(task.task_id)) for task in tasks] == [[entry] for entry in entries]
+        assert [await opened.record.task(task.task_id) for task in tasks] == list(tasks)
+        assert await opened.record.waiting("/w") == 1
     async with open_store(tmp_path / "deep" / "tasks.db") as opened:
         snapshot = await opened.load()
         assert (snapshot.last_arrival, snapshot.working) == (2, (tasks[0],))
@@ -54,9 +55,9 @@ async def test_a_batch_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         other = evolve(one, after=evolve(one.after, arrival=2, task_id="other"))  # its history line is already there
         with pytest.raises(sqlite3.IntegrityError):
             await opened.commit([one, other])
-        assert await opened.newest(None, 10, 0) == ([], 0)
+        assert await opened.record.newest(None, 10, 0) == ([], 0)
         await opened.commit([one])
-        assert await opened.task(one.after.task_id) == one.after
+        assert await opened.record.task(one.after.task_id) == one.after
 
 
 async def test_a_task_that_is_not_as_the_board_believes_is_not_written(tmp_path: Path) -> None:
@@ -67,13 +68,13 @@ async def test_a_task_that_is_not_as_the_board_believes_is_not_written(tmp_path:
         stale = evolve(one.after, version=7)
         with pytest.raises(sqlite3.IntegrityError, match="version"):
             await opened.commit([Change(stale, stale.change(1, ready=True), None)])
-        assert await opened.task(one.after.task_id) == one.after
+        assert await opened.record.task(one.after.task_id) == one.after
 
 
 async def test_readers_cannot_write(tmp_path: Path) -> None:
     async with open_store(tmp_path / "tasks.db") as opened:
         with pytest.raises(RecordFailed, match="readonly"):
-            await opened._read(lambda db: db.execute("delete from tasks"))
+            await opened.record._read(lambda db: db.execute("delete from tasks"))
 
 
 @pytest.mark.parametrize(("synchronous", "level"), [("full", 2), ("normal", 1)])
@@ -113,7 +114,7 @@ async def test_the_log_is_copied_back_when_it_is_long_and_emptied_when_idle(
         await asyncio.wait_for(checkpointed.wait(), 5)
         assert modes == ["passive", "truncate"]
         assert await asyncio.to_thread(os.path.getsize, tmp_path / "tasks.db-wal") == 0
-        assert (await opened.newest(None, 10, 0))[1] == 5
+        assert (await opened.record.newest(None, 10, 0))[1] == 5
 
 
 async def test_the_log_that_a_crash_has_left_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ async def test_the_log_that_a_crash_has_left_is_emptied(tmp_path: Path, monkeypa
     monkeypatch.setattr(store, "IDLE_SECONDS", 0.05)
     async with open_store(copy) as opened:
         await until(lambda: log.stat().st_size == 0)
-        assert (await opened.newest(None, 10, 0))[1] == 1
+        assert (await opened.record.newest(None, 10, 0))[1] == 1
 
 
 async def test_a_checkpoint_never_waits_for_a_reader(tmp_path: Path) -> None:

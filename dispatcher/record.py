@@ -1,0 +1,109 @@
+"""The durable record as everybody but the dispatcher reads it: what is committed, and nothing else."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, Protocol
+
+from attrs import frozen
+
+from dispatcher.directory import Directory
+from dispatcher.fields import Priority
+from dispatcher.ports import Entry
+from dispatcher.task import Status, Task
+
+
+@frozen(kw_only=True)
+class Filter:
+    """Which tasks: those of which everything given is true. Several values: any of them; `tags` as `tag_mode` says.
+
+    Times are milliseconds since the epoch and lie outside. `text` stands in the prompt, in any case of letters.
+    """
+
+    statuses: tuple[Status, ...] = ()
+    work_directories: tuple[str, ...] = ()
+    priorities: tuple[Priority, ...] = ()
+    tags: tuple[str, ...] = ()
+    tag_mode: Literal["all", "any"] = "all"
+    worker_ids: tuple[str, ...] = ()
+    created_after: int | None = None
+    created_before: int | None = None
+    text: str | None = None
+
+    def __bool__(self) -> bool:
+        """It leaves anything out."""
+        return self != Filter(tag_mode=self.tag_mode)
+
+
+@frozen
+class Outcome:
+    status: Status
+    result: object
+    is_omitted: bool  # there is a result, which was left out
+
+
+@frozen
+class Place:
+    """Of a ready task among those of its directory: how many are more urgent, and how many as urgent and older."""
+
+    more_urgent: int
+    older: int
+
+
+@frozen(kw_only=True)
+class DirectoryCount:
+    """The rules of a work directory, how many tasks it has, and when the oldest one that waits was created."""
+
+    rules: Directory
+    tasks: Mapping[Status, int]
+    oldest_waiting_at: int | None
+
+
+@frozen(kw_only=True)
+class EventFilter:
+    """Which entries of the history: those that match everything given here."""
+
+    work_directories: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    task_id: str | None = None
+
+
+@frozen(kw_only=True)
+class Stretch:
+    """A stretch of the history: what matched in it, oldest first, and the seq up to which it has been looked through."""
+
+    entries: tuple[Entry, ...]
+    up_to: int
+    first: int  # the seq of the oldest entry that the record still has; one more than the last, if it has none
+    last: int  # the seq given out last
+
+
+class Record(Protocol):
+    """Every method raises RecordFailed, and TimeoutError."""
+
+    async def task(self, task_id: str) -> Task | None: ...
+
+    async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
+        """Of those tasks that exist, by their ids: how they stand. Results beyond so many bytes of JSON are omitted."""
+
+    async def place(self, task: Task, aging_seconds: float) -> Place: ...
+
+    async def history(self, task_id: str) -> Sequence[Entry]:
+        """Every line about the task, oldest first."""
+
+    async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
+        """At most `limit` entries with a seq beyond `after`. Where few match, the stretch ends sooner, perhaps with none,
+        so that no single call takes long: go on from `up_to` until that is `last`."""
+
+    async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
+        """Tasks of a directory (None: of all), newest first, and how many there are in all.
+
+        Fewer than `limit` if they are large: the next page begins behind the last one given.
+        """
+
+    async def directories(self) -> Sequence[DirectoryCount]:
+        """Every work directory that has ever had a task or rules, by name."""
+
+    async def directory(self, work_directory: str) -> DirectoryCount:
+        """One of them, or what it would be."""
+
+    async def waiting(self, work_directory: str | None) -> int:
+        """How many tasks wait in the directory (None: in all of them)."""

@@ -1,0 +1,55 @@
+"""Which tasks a request is about, as query parameters or as the `filter` of a body: lists by comma, or JSON lists."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from annotated_types import MaxLen, MinLen
+from attrs import frozen
+
+from dispatcher.fields import (
+    Instant,
+    Listed,
+    Priority,
+    Rule,
+    Tag,
+    WorkDirectory,
+    WorkerId,
+    by_comma,
+    by_path,
+    distinct,
+    text,
+)
+from dispatcher.record import Filter
+from dispatcher.task import Status
+
+FEW = (MinLen(1), MaxLen(100), Rule(distinct))
+
+
+@frozen(kw_only=True)
+class TaskFilter:
+    status: Annotated[tuple[Status, ...], Listed(by_comma), *FEW] | None = None
+    work_directory: Annotated[tuple[WorkDirectory, ...], Listed(by_path), *FEW] | None = None
+    priority: Annotated[tuple[Priority, ...], Listed(by_comma), *FEW] | None = None
+    tags: Annotated[tuple[Tag, ...], Listed(by_comma), MinLen(1), MaxLen(50), Rule(distinct)] | None = None
+    tag_mode: Literal["all", "any"] = "all"
+    worker_id: Annotated[tuple[WorkerId, ...], Listed(by_comma), *FEW] | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+    q: Annotated[str, MinLen(1), MaxLen(1000), Rule(text)] | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.tag_mode == "any" and self.tags is None:
+            yield "tags", "is required with tag_mode"
+
+    def filter(self) -> Filter:
+        return Filter(
+            statuses=self.status or (),
+            work_directories=self.work_directory or (),
+            priorities=self.priority or (),
+            tags=self.tags or (),
+            tag_mode=self.tag_mode,
+            worker_ids=self.worker_id or (),
+            created_after=self.created_after,
+            created_before=self.created_before,
+            text=self.q,
+        )
