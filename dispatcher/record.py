@@ -68,7 +68,7 @@ class EventFilter:
 
 @frozen(kw_only=True)
 class Stretch:
-    """A stretch of the history: what matched in it, oldest first, and the seq up to which it has been looked through."""
+    """A stretch of the history: what matched in it, oldest first, and up to which seq it has been looked through."""
 
     entries: tuple[Entry, ...]
     up_to: int
@@ -90,8 +90,8 @@ class Record(Protocol):
         """Every line about the task, oldest first."""
 
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
-        """At most `limit` entries with a seq beyond `after`. Where few match, the stretch ends sooner, perhaps with none,
-        so that no single call takes long: go on from `up_to` until that is `last`."""
+        """At most `limit` entries with a seq beyond `after`. Where few match, the stretch ends sooner, perhaps with
+        none, so that no single call takes long: go on from `up_to` until that is `last`."""
 
     async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
         """Tasks of a directory (None: of all), newest first, and how many there are in all.
