@@ -24,6 +24,7 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
+from storage import search
 from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
@@ -66,6 +67,8 @@ DELETE_TASK = "delete from tasks where arrival = ? and version = ?"
 INSERT_ENTRY = f"insert into history ({', '.join(HISTORY.columns)}) values ({_marks(HISTORY.columns)})"
 INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
 DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
+INSERT_TAG = "insert into task_tags values (?, ?)"
+DELETE_TAG = "delete from task_tags where tag = ? and arrival = ?"
 INSERT_DEPENDENCY = "insert into dependencies values (?, ?)"
 DELETE_DEPENDENCY = "delete from dependencies where parent_id = ? and arrival = ?"
 INSERT_DIRECTORY = "insert into work_directories (work_directory) values (?) on conflict do nothing"
@@ -175,11 +178,14 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
     db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(it.before) for it in net if it.before))
     db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
+    db.executemany(DELETE_TAG, chain.from_iterable(_tags_lost(change) for change in net))
+    db.executemany(INSERT_TAG, chain.from_iterable(_tags_won(change) for change in net))
     db.executemany(DELETE_DEPENDENCY, chain.from_iterable(_no_longer_unmet(change) for change in net))
     db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in _unmet(task)))
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
+    search.keep_in_step(db, net)
     last_arrival = max((task.arrival for task in created), default=0)
     db.execute(KEEP_NUMBERS, (last_arrival, max((entry.seq for entry in entries), default=0)))
 
@@ -217,6 +223,16 @@ def _ready_tags(task: Task) -> Iterable[Row]:
     if task.ready:
         for tag in task.tags:
             yield task.work_directory, tag, task.priority.rank, task.arrival
+
+
+def _tags_lost(change: Change) -> Iterable[Row]:
+    if change.before is not None and (change.gone or change.before.tags != change.after.tags):
+        yield from ((tag, change.before.arrival) for tag in change.before.tags)
+
+
+def _tags_won(change: Change) -> Iterable[Row]:
+    if not change.gone and (change.before is None or change.before.tags != change.after.tags):
+        yield from ((tag, change.after.arrival) for tag in change.after.tags)
 
 
 def _unmet(task: Task) -> tuple[str, ...]:

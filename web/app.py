@@ -19,7 +19,7 @@ from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, explain, health, stream, tasks
+from web import batches, directories, explain, health, lists, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -27,7 +27,6 @@ from web.bodies import (
     Batch,
     ClaimBody,
     CompleteBody,
-    Newest,
     Next,
     Nothing,
     Path,
@@ -37,6 +36,7 @@ from web.bodies import (
 )
 from web.codec import Malformed, decode, decode_query
 from web.delivery import deliver
+from web.filters import ListQuery
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
 
@@ -75,7 +75,7 @@ class Route:
 ROUTES = (
     Route("POST", "/api/v1/tasks", tasks.create, Create),
     Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch),
-    Route("GET", "/api/v1/tasks", tasks.newest, Newest),
+    Route("GET", "/api/v1/tasks", lists.listing, ListQuery, says=lists.TaskPage),
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),

@@ -11,8 +11,6 @@ from dispatcher.fields import (
     ClaimLimit,
     Instant,
     LeaseSeconds,
-    Offset,
-    PageLimit,
     Reason,
     Rule,
     Tags,
@@ -160,13 +158,6 @@ class Show:
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.wait_seconds and self.until is None:
             yield "until", "is required with wait_seconds"
-
-
-@frozen(kw_only=True)
-class Newest:
-    work_directory: WorkDirectory | None = None
-    limit: PageLimit = 100
-    offset: Offset = 0
 
 
 @frozen(kw_only=True)

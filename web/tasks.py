@@ -14,7 +14,7 @@ from dispatcher.hub import Closed, LostTouch, about_task
 from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import FINAL, Task
 from web.answers import idempotency_key, ok
-from web.bodies import AboutTask, ClaimBody, CompleteBody, Newest, Next, Show
+from web.bodies import AboutTask, ClaimBody, CompleteBody, Next, Show
 from web.briefing import briefing
 from web.codec import Fault, Invalid
 from web.delivery import deliver
@@ -108,12 +108,6 @@ async def history(service: Service, asked: AboutTask, request: Request) -> Respo
     await _task(service, asked.task_id)
     entries = await service.record.history(asked.task_id)
     return ok({"task_id": asked.task_id, "history": [history_line(entry) for entry in entries]}, service.clock())
-
-
-async def newest(service: Service, asked: Newest, request: Request) -> Response:
-    tasks, total = await service.record.newest(asked.work_directory, asked.limit, asked.offset)
-    page = {"page": asked.offset // asked.limit + 1, "limit": asked.limit, "offset": asked.offset}
-    return ok({"tasks": [whole(task) for task in tasks], "total": total, **page, "next_cursor": None}, service.clock())
 
 
 def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,0 +1,113 @@
+"""Pages of the list of tasks. First the spots of the page are found, in the indexes alone; then those tasks are read.
+Text is looked for in the prompts of the candidates that the index of the text yields."""
+
+import sqlite3
+from collections.abc import Iterator
+
+import orjson
+
+from dispatcher.fields import to_json
+from dispatcher.record import Filter, Page, Sort, Spot
+from dispatcher.task import Task
+from storage.rows import TASKS
+from storage.search import fold
+from storage.sections import candidates, count, sections
+
+PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page may hold
+COUNTED_PROMPTS_MAX = 5_000  # of a search with more candidates the hits among so many are counted
+SEARCHED_PROMPTS_MAX = 20_000  # prompts that are looked through for one page
+PROMPTS_AT_ONCE = 256
+
+PLACES = "json_each(?) as place cross join tasks on tasks.arrival = place.value"
+TASKS_AT = f"select {TASKS.names} from {PLACES} order by place.key"
+PROMPTS_AT = f"select json_group_array(prompt) from (select prompt from {PLACES} order by place.key)"
+
+
+def page(
+    db: sqlite3.Connection,
+    only: Filter,
+    sort: Sort,
+    limit: int,
+    *,
+    offset: int = 0,
+    after: Spot | None = None,
+    counted: bool = True,
+) -> Page:
+    """All of it as the record was at one moment."""
+    db.execute("begin")
+    try:
+        if only.text is None:
+            spots, end = _spots(db, only, sort, limit, offset, after)
+            total, is_exact = count(db, only) if counted else 0, True
+        else:
+            spots, end = _hits(db, only, sort, limit, offset, after)
+            total, is_exact = _count_hits(db, only, offset + len(spots)) if counted else (0, True)
+        tasks = _tasks(db, spots)
+        if len(tasks) < len(spots):
+            end = spots[len(tasks) - 1]
+        return Page(tasks=tuple(tasks), total=total, total_is_exact=is_exact, end=end)
+    finally:
+        db.rollback()
+
+
+def _spots(
+    db: sqlite3.Connection, only: Filter, sort: Sort, limit: int, offset: int, after: Spot | None
+) -> tuple[list[Spot], Spot | None]:
+    """Those of the page, and the one behind which the next page begins."""
+    spots: list[Spot] = []
+    for section in sections(db, only, sort, after):
+        found = section.spots(limit + 1 - len(spots), offset)
+        spots += found
+        if len(spots) > limit:
+            return spots[:limit], spots[limit - 1]
+        offset = 0 if found or not offset else max(0, offset - count(db, section.only))
+    return spots, None
+
+
+def _hits(
+    db: sqlite3.Connection, only: Filter, sort: Sort, limit: int, offset: int, after: Spot | None
+) -> tuple[list[Spot], Spot | None]:
+    """The same with text. Where hits are rare, and no index tells where they are, the page is cut short."""
+    hits: list[Spot] = []
+    for looked, (spot, is_hit) in enumerate(_looked_through(db, only, sort, offset + limit + 1, after), start=1):
+        if is_hit:
+            hits.append(spot)
+            if len(hits) > offset + limit:
+                return hits[offset:-1], hits[-2]
+        if looked >= SEARCHED_PROMPTS_MAX and len(hits) >= offset:
+            return hits[offset:], spot
+    return hits[offset:], None
+
+
+def _count_hits(db: sqlite3.Connection, only: Filter, seen: int) -> tuple[int, bool]:
+    """How many there are, or at least are, as at least `seen` are; and whether that is exact."""
+    hits = 0
+    for looked, (_, is_hit) in enumerate(_looked_through(db, only, "-created_at", COUNTED_PROMPTS_MAX + 1), start=1):
+        if looked > COUNTED_PROMPTS_MAX:
+            return max(hits, seen), False
+        hits += is_hit
+    return hits, True
+
+
+def _looked_through(
+    db: sqlite3.Connection, only: Filter, sort: Sort, wanted: int, after: Spot | None = None
+) -> Iterator[tuple[Spot, bool]]:
+    """Every candidate, in order, and whether the text stands in its prompt."""
+    text = fold(only.text or "")
+    for chunk in candidates(sections(db, only, sort, after), wanted):
+        for first in range(0, len(chunk), PROMPTS_AT_ONCE):
+            spots = chunk[first : first + PROMPTS_AT_ONCE]
+            (prompts,) = db.execute(PROMPTS_AT, (to_json([spot.arrival for spot in spots]),)).fetchone()
+            for spot, prompt in zip(spots, orjson.loads(prompts), strict=True):
+                yield spot, text in fold(prompt)
+
+
+def _tasks(db: sqlite3.Connection, spots: list[Spot]) -> list[Task]:
+    """Those at the spots, or the first of them when they are large."""
+    tasks, size = [], 0
+    for row in db.execute(TASKS_AT, (to_json([spot.arrival for spot in spots]),)):
+        tasks.append(TASKS.value(row))
+        size += sum(len(value) for value in row if isinstance(value, str))
+        if size > PAGE_BYTES_MAX:
+            break
+    return tasks
