@@ -1,8 +1,10 @@
 """Pages of the list of tasks. First the spots of the page are found, in the indexes alone; then those tasks are read.
 Text is looked for in the prompts of the candidates that the index of the text yields."""
 
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 import orjson
 
@@ -15,8 +17,9 @@ from storage.sections import candidates, count, sections
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page may hold
 COUNTED_PROMPTS_MAX = 5_000  # of a search with more candidates the hits among so many are counted
-SEARCHED_PROMPTS_MAX = 20_000  # prompts that are looked through for one page
+SEARCHED_PROMPTS_MAX = 10_000  # prompts that are looked through for one page
 PROMPTS_AT_ONCE = 256
+PLAIN = re.compile(r'[^\x00-\x1f"\\]*')  # JSON has it as it is
 
 PLACES = "json_each(?) as place cross join tasks on tasks.arrival = place.value"
 TASKS_AT = f"select {TASKS.names} from {PLACES} order by place.key"
@@ -97,9 +100,16 @@ def _looked_through(
     for chunk in candidates(sections(db, only, sort, after), wanted):
         for first in range(0, len(chunk), PROMPTS_AT_ONCE):
             spots = chunk[first : first + PROMPTS_AT_ONCE]
-            (prompts,) = db.execute(PROMPTS_AT, (to_json([spot.arrival for spot in spots]),)).fetchone()
-            for spot, prompt in zip(spots, orjson.loads(prompts), strict=True):
-                yield spot, text in fold(prompt)
+            yield from zip(spots, _hold(db, spots, text), strict=True)
+
+
+def _hold(db: sqlite3.Connection, spots: list[Spot], text: str) -> Iterable[bool]:
+    """Of each whether the text stands in its prompt. What is not in all the prompts together is in none of them."""
+    (prompts,) = db.execute(PROMPTS_AT, (to_json([spot.arrival for spot in spots]),)).fetchone()
+    folded = fold(prompts)  # what JSON escapes is the same in this form
+    if PLAIN.fullmatch(text) and text not in folded:
+        return repeat(False, len(spots))
+    return [text in prompt for prompt in orjson.loads(folded)]
 
 
 def _tasks(db: sqlite3.Connection, spots: list[Spot]) -> list[Task]:
