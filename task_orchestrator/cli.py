@@ -4,10 +4,9 @@ import os
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
-from cyclopts.validators import Number
+from cyclopts import App
 
 from task_orchestrator import Refused, Unreachable, __version__, directories
 from task_orchestrator.connection import Connection, Flag
@@ -19,10 +18,10 @@ from task_orchestrator.display import (
     show_entry,
     show_explanation,
     show_task,
-    show_tasks,
 )
+from task_orchestrator.listing import list_
 from task_orchestrator.patience import patiently
-from task_orchestrator.submit import absolute, submit
+from task_orchestrator.submit import submit
 from task_orchestrator.work import worker
 
 REFUSED, UNREACHABLE, INTERRUPTED, PIPE_CLOSED = 1, 3, 130, 141
@@ -34,6 +33,7 @@ app.command("web.serve:app", name="serve", help="Run the server.")
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
 app.command(submit)
 app.command(worker)
+app.command(list_, name="list")
 directories.add_to(app)
 
 
@@ -46,34 +46,6 @@ async def show(task_id: str, /, *, json: Flag = False, connection: Connection = 
         say_json(task)
     else:
         show_task(task)
-
-
-@app.command(name="list")
-async def list_(
-    *,
-    work_directory: str | None = None,
-    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 100,
-    json: Flag = False,
-    connection: Connection = Connection(),  # noqa: B008
-) -> None:
-    """List tasks, newest first: id, status, priority, time of creation, prompt.
-
-    Parameters
-    ----------
-    work_directory
-        Only the tasks of this directory.
-    limit
-        At most so many, 1 to 1000.
-    json
-        Print the server's answer as JSON.
-    """
-    directory = None if work_directory is None else absolute(work_directory)
-    async with connection.open() as client:
-        page = await client.list(work_directory=directory, limit=limit)
-    if json:
-        say_json(page)
-    else:
-        show_tasks(page["tasks"], page.get("total"))
 
 
 @app.command

@@ -331,7 +331,7 @@ MANY, PROMPT = 20_000, "x" * 2000
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory):
     """A server with many tasks, whose readers must not be slow."""
-    server = ServerProcess(tmp_path_factory.mktemp("long"), environ={"APP_SERVER_REQUEST_TIMEOUT_SECONDS": "1"}).start()
+    server = ServerProcess(tmp_path_factory.mktemp("long"), environ={"APP_SERVER_REQUEST_TIMEOUT_SECONDS": "2"}).start()
     server.terminate()
     desk = Desk()
     task = desk.create(prompt=PROMPT)
