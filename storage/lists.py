@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator
 from itertools import repeat
 
 import orjson
+from attrs import field, frozen
 
 from dispatcher.fields import to_json
 from dispatcher.record import Filter, Page, Sort, Spot
 from dispatcher.task import Task
 from storage.rows import TASKS
 from storage.search import fold
-from storage.sections import candidates, count, sections
+from storage.sections import Picks, candidates, count, sections
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page may hold
-COUNTED_PROMPTS_MAX = 5_000  # of a search with more candidates the hits among so many are counted
-SEARCHED_PROMPTS_MAX = 10_000  # prompts that are looked through for one page
+COUNTED_PROMPTS_MAX = 1_000  # of a search with more candidates the hits among so many are counted
+SEARCHED_PROMPTS_MAX = 2_000  # prompts that are looked through for one page
 PROMPTS_AT_ONCE = 256
 PLAIN = re.compile(r'[^\x00-\x1f"\\]*')  # JSON has it as it is
 
@@ -39,12 +40,15 @@ def page(
     """All of it as the record was at one moment."""
     db.execute("begin")
     try:
+        reading = _Reading(db, only, sort)
         if only.text is None:
-            spots, end = _spots(db, only, sort, limit, offset, after)
-            total, is_exact = count(db, only) if counted else 0, True
+            spots, end = reading.spots(limit, offset, after)
+            total, is_exact = reading.count() if counted else (0, True)
         else:
-            spots, end = _hits(db, only, sort, limit, offset, after)
-            total, is_exact = _count_hits(db, only, offset + len(spots)) if counted else (0, True)
+            spots, end = reading.hits(limit, offset, after)
+            total, is_exact = reading.count_hits() if counted else (0, True)
+        if not is_exact and spots:
+            total = max(total, offset + len(spots))
         tasks = _tasks(db, spots)
         if len(tasks) < len(spots):
             end = spots[len(tasks) - 1]
@@ -53,54 +57,63 @@ def page(
         db.rollback()
 
 
-def _spots(
-    db: sqlite3.Connection, only: Filter, sort: Sort, limit: int, offset: int, after: Spot | None
-) -> tuple[list[Spot], Spot | None]:
-    """Those of the page, and the one behind which the next page begins."""
-    spots: list[Spot] = []
-    for section in sections(db, only, sort, after):
-        found = section.spots(limit + 1 - len(spots), offset)
-        spots += found
-        if len(spots) > limit:
-            return spots[:limit], spots[limit - 1]
-        offset = 0 if found or not offset else max(0, offset - count(db, section.only))
-    return spots, None
+@frozen
+class _Reading:
+    db: sqlite3.Connection
+    only: Filter
+    sort: Sort
+    picks: Picks = field(factory=dict)
 
+    def count(self) -> tuple[int, bool]:
+        return count(self.db, self.only, self.picks)
 
-def _hits(
-    db: sqlite3.Connection, only: Filter, sort: Sort, limit: int, offset: int, after: Spot | None
-) -> tuple[list[Spot], Spot | None]:
-    """The same with text. Where hits are rare, and no index tells where they are, the page is cut short."""
-    hits: list[Spot] = []
-    for looked, (spot, is_hit) in enumerate(_looked_through(db, only, sort, offset + limit + 1, after), start=1):
-        if is_hit:
-            hits.append(spot)
-            if len(hits) > offset + limit:
-                return hits[offset:-1], hits[-2]
-        if looked >= SEARCHED_PROMPTS_MAX and len(hits) >= offset:
-            return hits[offset:], spot
-    return hits[offset:], None
+    def spots(self, limit: int, offset: int, after: Spot | None) -> tuple[list[Spot], Spot | None]:
+        """Those of the page, and the one behind which the next page begins."""
+        spots: list[Spot] = []
+        for section in sections(self.db, self.only, self.sort, after, self.picks):
+            wanted = limit + 1 - len(spots)
+            total, is_exact = count(self.db, section.only, self.picks) if offset else (0, False)
+            if is_exact and offset >= total:
+                offset -= total
+                continue
+            if is_exact and offset > total // 2:
+                spots += section.from_the_end(wanted, offset, total)
+            else:
+                spots += section.spots(wanted, offset)
+            if len(spots) > limit:
+                return spots[:limit], spots[limit - 1]
+            offset = 0 if spots else offset
+        return spots, None
 
+    def hits(self, limit: int, offset: int, after: Spot | None) -> tuple[list[Spot], Spot | None]:
+        """The same with text. Where hits are rare, and no index tells where they are, the page is cut short."""
+        hits: list[Spot] = []
+        for looked, (spot, is_hit) in enumerate(self._looked_through(self.sort, offset + limit + 1, after), start=1):
+            if is_hit:
+                hits.append(spot)
+                if len(hits) > offset + limit:
+                    return hits[offset:-1], hits[-2]
+            if looked >= SEARCHED_PROMPTS_MAX and len(hits) >= offset:
+                return hits[offset:], spot
+        return hits[offset:], None
 
-def _count_hits(db: sqlite3.Connection, only: Filter, seen: int) -> tuple[int, bool]:
-    """How many there are, or at least are, as at least `seen` are; and whether that is exact."""
-    hits = 0
-    for looked, (_, is_hit) in enumerate(_looked_through(db, only, "-created_at", COUNTED_PROMPTS_MAX + 1), start=1):
-        if looked > COUNTED_PROMPTS_MAX:
-            return max(hits, seen), False
-        hits += is_hit
-    return hits, True
+    def count_hits(self) -> tuple[int, bool]:
+        """How many there are, or at least are, and whether that is exact."""
+        hits = 0
+        every = self._looked_through("-created_at", COUNTED_PROMPTS_MAX + 1, None)
+        for looked, (_, is_hit) in enumerate(every, start=1):
+            if looked > COUNTED_PROMPTS_MAX:
+                return hits, False
+            hits += is_hit
+        return hits, True
 
-
-def _looked_through(
-    db: sqlite3.Connection, only: Filter, sort: Sort, wanted: int, after: Spot | None = None
-) -> Iterator[tuple[Spot, bool]]:
-    """Every candidate, in order, and whether the text stands in its prompt."""
-    text = fold(only.text or "")
-    for chunk in candidates(sections(db, only, sort, after), wanted):
-        for first in range(0, len(chunk), PROMPTS_AT_ONCE):
-            spots = chunk[first : first + PROMPTS_AT_ONCE]
-            yield from zip(spots, _hold(db, spots, text), strict=True)
+    def _looked_through(self, sort: Sort, wanted: int, after: Spot | None) -> Iterator[tuple[Spot, bool]]:
+        """Every candidate, in order, and whether the text stands in its prompt."""
+        text = fold(self.only.text or "")
+        for chunk in candidates(sections(self.db, self.only, sort, after, self.picks), wanted):
+            for first in range(0, len(chunk), PROMPTS_AT_ONCE):
+                spots = chunk[first : first + PROMPTS_AT_ONCE]
+                yield from zip(spots, _hold(self.db, spots, text), strict=True)
 
 
 def _hold(db: sqlite3.Connection, spots: list[Spot], text: str) -> Iterable[bool]:

@@ -8,6 +8,7 @@ indexed yet is the tail, which every search looks through. Text is compared with
 import sqlite3
 import time
 from collections.abc import Iterable
+from itertools import islice
 
 from attrs import frozen
 
@@ -17,7 +18,7 @@ SLICE = 128  # prompts indexed in one transaction
 SLICE_CHARACTERS_MAX = 100_000  # or fewer, if they are long
 MERGE_PAGES = 32  # the pieces of the index are joined so many pages at a time
 GRAM = 3
-GRAMS_MAX = 64  # of a long text no more are looked up, for the prompts themselves are looked at in the end
+GRAMS_MAX = 32  # of a long text no more are looked up
 PAGE_BYTES = 4096
 BYTES_PER_CHARACTER = 10  # about what a character of a prompt adds to the log
 
@@ -38,11 +39,13 @@ def fold(text: str) -> str:
 
 
 def wanted(text: str) -> str | None:
-    """What the index is asked for to find a folded text, or more; None: too short to ask for."""
-    grams = list(dict.fromkeys(text[at : at + GRAM] for at in range(len(text) - GRAM + 1)))
-    if len(grams) > GRAMS_MAX:
-        grams = grams[:: -(-len(grams) // GRAMS_MAX)]
-    return " AND ".join('"' + gram.replace('"', '""') + '"' for gram in grams) or None
+    """What the index is asked for to find a folded text, or more; None: too short to ask for.
+
+    Each letter in one of the threes is enough, as the prompts themselves are looked at in the end.
+    """
+    last = len(text) - GRAM
+    grams = dict.fromkeys(text[at : at + GRAM] for at in sorted({*range(0, last, GRAM), last})) if last >= 0 else {}
+    return " AND ".join('"' + gram.replace('"', '""') + '"' for gram in islice(grams, GRAMS_MAX)) or None
 
 
 def indexed(db: sqlite3.Connection) -> int:

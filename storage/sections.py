@@ -12,7 +12,6 @@ from dispatcher.fields import Priority
 from dispatcher.record import Filter, Sort, Spot
 from dispatcher.task import Status
 from storage.sources import (
-    COUNTED_MAX,
     Arm,
     Pick,
     Source,
@@ -20,6 +19,7 @@ from storage.sources import (
     Values,
     all_of_them,
     conditions,
+    is_all,
     narrowed,
     one_of,
     pick,
@@ -27,8 +27,14 @@ from storage.sources import (
     tag_conditions,
 )
 
+COMMON = 30_000  # what has more tasks is not sorted: the index that lies sorted is gone along instead
+EXAMINED_MAX = 100_000  # to count no more tasks are looked up
 CHUNK, CHUNK_MAX = 256, 4096  # candidates that are drawn at once: few at first, for often they are enough
 COUNTERS = {"status", "work_directory"}  # of these there are counts in the record
+
+
+Picks = dict[Filter, Pick | None]
+"""What was picked for which filter, within one reading of the record."""
 
 
 @frozen(kw_only=True)
@@ -58,6 +64,12 @@ class Section:
         found = zip(orjson.loads(keys), orjson.loads(arrivals), strict=True)
         return [Spot(key if self.rank is None else self.rank, arrival) for key, arrival in found]
 
+    def from_the_end(self, limit: int, offset: int, total: int) -> list[Spot]:
+        """The same as `spots` where the end of the section is nearer than its beginning."""
+        limit = min(limit, total - offset)
+        found = evolve(self, descending=not self.descending).spots(limit, total - offset - limit)
+        return found[::-1]
+
     def after(self, spot: Spot) -> "Section":
         """What of it lies behind the spot."""
         if self.by == "updated_at":
@@ -69,10 +81,11 @@ class Section:
     def _source(self, depth: int) -> Source:
         """What is picked, unless it is large and would have to be sorted; then all tasks, which lie sorted."""
         if self.picked:
-            lanes = self.picked.source.lanes
-            in_order = self.by == "arrival" and (lanes == 1 or 0 < lanes * depth <= COUNTED_MAX)
-            if self.picked.size < COUNTED_MAX or in_order:
-                return self.picked.source
+            source = self.picked.source
+            merges = 0 < source.lanes * depth <= COMMON and is_all(source.arms[0], self.only)
+            in_order = self.by == "arrival" and (source.lanes == 1 or merges)
+            if self.picked.size < COMMON or in_order:
+                return source
         return all_of_them("tasks_by_arrival" if self.by == "arrival" else "tasks_by_update", self.span)
 
     def _query(self, arm: Arm) -> tuple[str, Values]:
@@ -86,18 +99,18 @@ class Section:
         return f"select {key}{arm.arrival} as arrival from {table} where {where}", values
 
 
-def sections(db: sqlite3.Connection, only: Filter, sort: Sort, after: Spot | None = None) -> Iterator[Section]:
+def sections(db: sqlite3.Connection, only: Filter, sort: Sort, after: Spot | None, picks: Picks) -> Iterator[Section]:
     """Those that lie behind the spot, one after the other."""
     bounds, descending = span(db, only), sort.startswith("-")
     if not sort.endswith("priority"):
         by: Literal["arrival", "updated_at"] = "updated_at" if sort.endswith("updated_at") else "arrival"
-        yield _section(db, only, bounds, by, descending, None, after)
+        yield _section(db, only, bounds, by, descending, None, after, picks)
         return
     for priority in sorted(only.priorities or Priority, key=lambda it: it.rank, reverse=not descending):
         if after is None or (priority.rank >= after.key if descending else priority.rank <= after.key):
             behind = after if after and after.key == priority.rank else None
             yield _section(
-                db, evolve(only, priorities=(priority,)), bounds, "arrival", descending, priority.rank, behind
+                db, evolve(only, priorities=(priority,)), bounds, "arrival", descending, priority.rank, behind, picks
             )
 
 
@@ -109,8 +122,9 @@ def _section(
     descending: bool,
     rank: int | None,
     after: Spot | None,
+    picks: Picks,
 ) -> Section:
-    picked = pick(db, only, bounds)
+    picked = _pick(db, only, bounds, picks)
     section = Section(db=db, only=only, span=bounds, picked=picked, by=by, descending=descending, rank=rank)
     return section.after(after) if after else section
 
@@ -126,22 +140,31 @@ def candidates(parts: Iterable[Section], wanted: int) -> Iterator[list[Spot]]:
             size, rest = min(2 * size, CHUNK_MAX), rest.after(chunk[-1])
 
 
-def count(db: sqlite3.Connection, only: Filter) -> int:
-    """How many tasks there are, whatever is said of text."""
+def _pick(db: sqlite3.Connection, only: Filter, bounds: Span, picks: Picks) -> Pick | None:
+    if only not in picks:
+        picks[only] = pick(db, only, bounds)
+    return picks[only]
+
+
+def count(db: sqlite3.Connection, only: Filter, picks: Picks) -> tuple[int, bool]:
+    """How many tasks there are, whatever is said of text; or at least are, and whether that is exact."""
     wanted, bounds = conditions(only), span(db, only)
     if wanted.keys() <= COUNTERS and not only.tags and only.created_after is None and only.created_before is None:
         where = one_of("work_directory", only.work_directories) if only.work_directories else "true"
         number = " + ".join(wanted.get("status", tuple(Status)))
         query = f"select coalesce(sum({number}), 0) from work_directories where {where}"
         (total,) = db.execute(query, only.work_directories).fetchone()
-        return int(total)
-    picked = pick(db, evolve(only, text=None), bounds)
-    source = picked.source if picked else all_of_them("tasks_by_arrival", bounds)
-    total = 0
-    for arm in source.arms:
-        table, where, values, _ = _checked(arm, only, [], needs=set())
-        total += int(db.execute(f"select count(*) from {table} where {where}", values).fetchone()[0])
-    return total
+        return int(total), True
+    picked = _pick(db, only, bounds, picks)
+    arm = (picked.source if picked else all_of_them("tasks_by_arrival", bounds)).arms[0]
+    if picked and (picked.source.lanes == 0 or not is_all(arm, only)):
+        newest = f"order by {arm.arrival} desc" if picked.source.lanes == 1 else ""
+        some = f"(select {arm.arrival} from {arm.table} where {arm.where} {newest} limit {EXAMINED_MAX}) s"
+        if picked.size > EXAMINED_MAX:
+            arm = evolve(arm, table=some, where="true", covers=frozenset())
+    table, where, values, _ = _checked(arm, only, [], needs=set())
+    (total,) = db.execute(f"select count(*) from {table} where {where}", values).fetchone()
+    return int(total), "limit" not in table
 
 
 def _checked(

@@ -17,8 +17,8 @@ from dispatcher.task import Status
 from storage import search
 from storage.queries import first_arrival_since
 
-COUNTED_MAX = 100_000  # of a source with more it is not known how many; they are common
-PROMPT_COST = 4  # to read a prompt costs so much more than to look up an arrival in the indexes
+SIZED_MAX = 200_000  # of a source with more it is not known how many
+PROMPT_COST = 20  # to read a prompt costs so much more than to look up an arrival in the indexes
 
 Values = tuple[Any, ...]
 
@@ -56,7 +56,7 @@ class Source:
 
 @frozen
 class Pick:
-    """A source that was picked among those of a filter, by its place; `size`: its tasks, or COUNTED_MAX if more."""
+    """A source that was picked among those of a filter, by its place; `size`: its tasks, or SIZED_MAX if more."""
 
     place: int
     source: Source
@@ -99,10 +99,15 @@ def pick(db: sqlite3.Connection, only: Filter, span: Span) -> Pick | None:
 
     def cost(picked: Pick) -> tuple[int, int]:
         dear = PROMPT_COST if only.text is not None and not picked.source.is_text else 1
-        return picked.size * dear, picked.source.lanes or COUNTED_MAX
+        return picked.size * dear, picked.source.lanes or SIZED_MAX
 
-    found = (Pick(place, source, _size(db, source)) for place, source in enumerate(_sources(db, only, span)))
+    found = [Pick(place, source, _size(db, source)) for place, source in enumerate(_sources(db, only, span))]
     return min(found, key=cost, default=None)
+
+
+def is_all(arm: Arm, only: Filter) -> bool:
+    """Its own conditions are those of the filter; whatever is said of text."""
+    return conditions(only).keys() <= arm.meets and all(repr(tags) in arm.meets for tags in tag_conditions(only))
 
 
 def narrowed(db: sqlite3.Connection, picked: Pick, only: Filter, span: Span) -> Pick:
@@ -167,7 +172,7 @@ def _text(asked: str, indexed: int, span: Span) -> Source:
 def _size(db: sqlite3.Connection, source: Source) -> int:
     rows = " union all ".join(f"select 1 from {arm.table} where {arm.where}" for arm in source.arms)
     values = [value for arm in source.arms for value in arm.values]
-    (size,) = db.execute(f"select count(*) from ({rows} limit ?)", (*values, COUNTED_MAX)).fetchone()
+    (size,) = db.execute(f"select count(*) from ({rows} limit ?)", (*values, SIZED_MAX)).fetchone()
     return int(size)
 
 

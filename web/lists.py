@@ -59,7 +59,7 @@ async def _page(service: Service, asked: ListQuery) -> TaskPage:
     behind = offset + len(page.tasks)
     return {
         "tasks": [whole(task) for task in page.tasks],
-        "total": page.total,
+        "total": page.total if page.total_is_exact else max(page.total, behind),
         "total_is_exact": page.total_is_exact,
         "page": offset // asked.limit + 1,
         "limit": asked.limit,

@@ -147,7 +147,7 @@ def walk(db: sqlite3.Connection, only: Filter, sort: Sort, limit: int) -> list[T
         after = page.end
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     born=ages,
     becoming=becoming,
@@ -172,13 +172,14 @@ def test_a_list_says_what_looking_at_every_task_says(
     db = record(born, becoming, indexed)
     every = list(map(TASKS.value, db.execute(TASKS.select)))
     expected = in_order([task for task in every if matches(task, only)], sort)
-    with bounds(COUNTED_MAX=common, CHUNK=2, CHUNK_MAX=4, PROMPTS_AT_ONCE=3):
+    with bounds(SIZED_MAX=common, COMMON=common, CHUNK=2, CHUNK_MAX=4, PROMPTS_AT_ONCE=3):
         page = lists.page(db, only, sort, limit, offset=offset)
         assert list(page.tasks) == expected[offset : offset + limit]
         assert (page.total, page.total_is_exact) == (len(expected), True)
         assert (page.end is None) == (len(expected) <= offset + limit)
         assert walk(db, only, sort, limit) == expected
-    with bounds(COUNTED_PROMPTS_MAX=2, SEARCHED_PROMPTS_MAX=3, PROMPTS_AT_ONCE=2, PAGE_BYTES_MAX=60):
+    few = {"SIZED_MAX": common, "EXAMINED_MAX": 1, "PAGE_BYTES_MAX": 60}
+    with bounds(COUNTED_PROMPTS_MAX=2, SEARCHED_PROMPTS_MAX=3, PROMPTS_AT_ONCE=2, **few):
         assert walk(db, only, sort, limit) == expected
         page = lists.page(db, only, sort, limit, offset=offset)
         assert page.total <= len(expected)
@@ -266,7 +267,7 @@ def test_tasks_are_looked_up_and_never_all_gone_through(only: Filter, sort: Sort
         )
     said: list[str] = []
     desk.db.set_trace_callback(said.append)
-    with bounds(COUNTED_MAX=common):
+    with bounds(SIZED_MAX=common, COMMON=common):
         lists.page(desk.db, only, sort, 2, after=Spot(1, 2))
         lists.page(desk.db, only, sort, 2, offset=1)
     desk.db.set_trace_callback(None)
