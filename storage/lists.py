@@ -20,6 +20,7 @@ PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page may hold
 COUNTED_PROMPTS_MAX = 1_000  # of a search with more candidates the hits among so many are counted
 SEARCHED_PROMPTS_MAX = 2_000  # prompts that are looked through for one page
 PROMPTS_AT_ONCE = 256
+FIRST: Sort = "-created_at"  # the order in which the hits of a search are counted
 PLAIN = re.compile(r'[^\x00-\x1f"\\]*')  # JSON has it as it is
 
 PLACES = "json_each(?) as place cross join tasks on tasks.arrival = place.value"
@@ -45,8 +46,12 @@ def page(
             spots, end = reading.spots(limit, offset, after)
             total, is_exact = reading.count() if counted else (0, True)
         else:
-            spots, end = reading.hits(limit, offset, after)
-            total, is_exact = reading.count_hits() if counted else (0, True)
+            first, is_exact = reading.first_hits() if counted else ([], True)
+            total = len(first)
+            if counted and sort == FIRST and after is None and (is_exact or total > offset + limit):
+                spots, end = _cut(first, limit, offset)
+            else:
+                spots, end = reading.hits(limit, offset, after)
         if not is_exact and spots:
             total = max(total, offset + len(spots))
         tasks = _tasks(db, spots)
@@ -92,19 +97,20 @@ class _Reading:
             if is_hit:
                 hits.append(spot)
                 if len(hits) > offset + limit:
-                    return hits[offset:-1], hits[-2]
+                    return _cut(hits, limit, offset)
             if looked >= SEARCHED_PROMPTS_MAX and len(hits) >= offset:
                 return hits[offset:], spot
         return hits[offset:], None
 
-    def count_hits(self) -> tuple[int, bool]:
-        """How many there are, or at least are, and whether that is exact."""
-        hits = 0
-        every = self._looked_through("-created_at", COUNTED_PROMPTS_MAX + 1, None)
-        for looked, (_, is_hit) in enumerate(every, start=1):
+    def first_hits(self) -> tuple[list[Spot], bool]:
+        """Those among the first candidates, and whether these are all."""
+        hits: list[Spot] = []
+        every = self._looked_through(FIRST, COUNTED_PROMPTS_MAX + 1, None)
+        for looked, (spot, is_hit) in enumerate(every, start=1):
             if looked > COUNTED_PROMPTS_MAX:
                 return hits, False
-            hits += is_hit
+            if is_hit:
+                hits.append(spot)
         return hits, True
 
     def _looked_through(self, sort: Sort, wanted: int, after: Spot | None) -> Iterator[tuple[Spot, bool]]:
@@ -114,6 +120,11 @@ class _Reading:
             for first in range(0, len(chunk), PROMPTS_AT_ONCE):
                 spots = chunk[first : first + PROMPTS_AT_ONCE]
                 yield from zip(spots, _hold(self.db, spots, text), strict=True)
+
+
+def _cut(hits: list[Spot], limit: int, offset: int) -> tuple[list[Spot], Spot | None]:
+    end = offset + limit
+    return hits[offset:end], hits[end - 1] if len(hits) > end else None
 
 
 def _hold(db: sqlite3.Connection, spots: list[Spot], text: str) -> Iterable[bool]:

@@ -28,7 +28,7 @@ from storage.sources import (
 )
 
 COMMON = 30_000  # what has more tasks is not sorted: the index that lies sorted is gone along instead
-EXAMINED_MAX = 100_000  # to count no more tasks are looked up
+EXAMINED_MAX = 50_000  # to count no more tasks are looked up
 CHUNK, CHUNK_MAX = 256, 4096  # candidates that are drawn at once: few at first, for often they are enough
 COUNTERS = {"status", "work_directory"}  # of these there are counts in the record
 

@@ -17,8 +17,8 @@ from dispatcher.task import Status
 from storage import search
 from storage.queries import first_arrival_since
 
-SIZED_MAX = 200_000  # of a source with more it is not known how many
-PROMPT_COST = 20  # to read a prompt costs so much more than to look up an arrival in the indexes
+SIZED_MAX = 100_000  # of a source with more it is not known how many
+PROMPT_COST = 10  # to read a prompt costs so much more than to look up an arrival in the indexes
 
 Values = tuple[Any, ...]
 

@@ -277,7 +277,7 @@ def test_tasks_are_looked_up_and_never_all_gone_through(only: Filter, sort: Sort
         plan = [row[3] for row in desk.db.execute(f"explain query plan {sql}")]
         distinct = any("DISTINCT" in line for line in plan)  # of some tags; those found are gone through
         for line in plan:
-            if distinct and line == "SCAN s":
+            if (distinct and line == "SCAN s") or re.match(r"SCAN s VIRTUAL TABLE INDEX \d+:M", line):  # asks for words
                 continue
             walked = re.match(r"SCAN (tasks|s|t|g|task_tags)\b", line)
             assert not walked or re.search("COVERING INDEX tasks_by_(arrival|update)$", line), (sql, plan)
