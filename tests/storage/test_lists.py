@@ -147,7 +147,7 @@ def walk(db: sqlite3.Connection, only: Filter, sort: Sort, limit: int) -> list[T
         after = page.end
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     born=ages,
     becoming=becoming,
