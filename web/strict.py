@@ -173,15 +173,21 @@ def _annotated(type_: Any) -> Hook:
     listed = next((rule for rule in rules if isinstance(rule, Listed)), None)
 
     def read(value: Any, _: Any) -> Any:
-        if listed and isinstance(value, str):
+        is_text = listed and isinstance(value, str)
+        if listed and is_text:
             value = [Text(part) for part in listed.split(value)] if type(value) is Text else [value]
         if type(value) is list:
             for check in early:
                 check(value)
-        value = hook(value, form)
+        try:
+            made = hook(value, form)
+        except Invalid as error:
+            if is_text and len(value) == 1:  # it was not written as a list, so that no place in it is named
+                raise ValueError(error.faults[0].reason) from None
+            raise
         for check in checks:
-            value = check(value)
-        return value
+            made = check(made)
+        return made
 
     return read
 

@@ -210,13 +210,14 @@ BAD = {
 async def test_bad_parameters_are_named(api, name, value):
     path = f"{TASKS}?{name}={quote(value, safe='%')}" if "%" in value else f"{TASKS}?{name}={quote(value)}"
     answer = await api.call("GET", path)
-    assert answer.faults()[0].partition("[")[0] == name
+    field = answer.faults()[0]
+    assert field == name or ("," in value and field.startswith(f"{name}["))
 
 
 async def test_tag_mode_and_repeated_parameters(api):
     assert (await api.get(TASKS, tag_mode="any")).faults() == ["tags"]
     assert (await api.call("GET", f"{TASKS}?q=a&q=b")).faults() == ["q"]
-    assert (await api.call("GET", f"{TASKS}?limit=0&sort=x&status=y")).faults() == ["status[0]", "sort", "limit"]
+    assert (await api.call("GET", f"{TASKS}?limit=0&sort=x&status=y")).faults() == ["status", "sort", "limit"]
 
 
 async def test_a_cursor_is_good_for_its_own_list_only(api, directory):
