@@ -118,3 +118,9 @@ insert into last_numbers values (1, 0, 0);
 
 -- Written after the disk was full, to see whether there is room again; otherwise empty.
 create table room (filling blob) strict;
+
+-- How far the webhook has been told of the history; no row: there is none.
+create table webhook (
+    only_row integer primary key check (only_row = 1),
+    seq      integer not null
+) strict;

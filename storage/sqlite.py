@@ -158,6 +158,18 @@ def take_room(db: sqlite3.Connection, size: int) -> None:
     db.execute("delete from room")
 
 
+def webhook_place(db: sqlite3.Connection) -> int | None:
+    row = db.execute("select seq from webhook").fetchone()
+    return row and int(row[0])
+
+
+def keep_webhook_place(db: sqlite3.Connection, seq: int | None) -> None:
+    if seq is None:
+        db.execute("delete from webhook")
+    else:
+        db.execute("insert into webhook values (1, ?) on conflict do update set seq = excluded.seq", (seq,))
+
+
 def _write(db: sqlite3.Connection, changes: Changes) -> None:
     net = _net(change for change in changes if isinstance(change, Change))
     ruled = {change.after.work_directory: change.after for change in changes if isinstance(change, Ruling)}

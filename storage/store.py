@@ -6,20 +6,20 @@ import logging
 import sqlite3
 from asyncio import Event
 from asyncio import Task as Job
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Concatenate, Literal
 
 import aiosqlite
 
-from dispatcher.errors import NoRoom
+from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
 from storage import sqlite
 from storage.errors import NotOurs, StorageError
-from storage.hop import hop
+from storage.hop import P, T, hop
 from storage.owner import OwnerLock
 from storage.record import SqliteRecord
 from storage.versions import migrate, steps
@@ -85,6 +85,22 @@ class SqliteStore:
                 await hop(self._writer, sqlite.take_room, ROOM_BYTES)
                 self._full.clear()
                 log.warning("the disk has room again")
+
+    async def webhook_place(self) -> int | None:
+        return await self._alone(sqlite.webhook_place)
+
+    async def keep_webhook_place(self, seq: int | None) -> None:
+        await self._alone(sqlite.keep_webhook_place, seq)
+        self._log_grew(CHANGE_BYTES)
+
+    async def _alone(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """A transaction by itself, beside those of the dispatcher."""
+        try:
+            return await hop(self._writer, work, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise RecordFailed(str(error)) from error
 
     # The write-ahead log
 

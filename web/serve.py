@@ -34,6 +34,7 @@ from web.connections import Runner
 from web.security import is_loopback
 from web.service import Service
 from web.settings import Settings, SettingsError, load
+from web.webhooks import Courier
 
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
 BACKLOG = 1024  # connections that the system keeps until they are accepted
@@ -131,21 +132,24 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
     dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
+    service = Service(
+        dispatcher=dispatcher,
+        record=store.record,
+        hub=hub,
+        clock=clock,
+        settings=settings,
+        version=version("task-orchestrator"),
+        courier=Courier(store.record, store, clock, lambda: service.settings.webhooks),
+    )
+    hub.watch(service.courier.hear)
+    telling = asyncio.create_task(service.courier.run())
     try:
-        yield (
-            Service(
-                dispatcher=dispatcher,
-                record=store.record,
-                hub=hub,
-                clock=clock,
-                settings=settings,
-                version=version("task-orchestrator"),
-            ),
-            deciding,
-        )
+        yield service, deciding
     finally:
         dispatcher.close()
         await asyncio.wait([deciding])
+        telling.cancel()
+        await asyncio.wait([telling])
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.record import Record
 from web.settings import Settings
+from web.webhooks import Courier
 
 
 @define(kw_only=True, eq=False)
@@ -24,6 +25,7 @@ class Service:
     clock: Clock
     settings: Settings
     version: str
+    courier: Courier
     draining: asyncio.Event = field(factory=asyncio.Event)
     started_at: int = field(init=False)
     requests: int = field(default=0, init=False)  # being handled now

@@ -5,17 +5,19 @@ DATABASE_URL, the key in the TOML file, the default. The file is the one given, 
 directory if APP_ENV is set; a file that is named must exist.
 """
 
+import base64
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import Attribute, Factory, field, fields, frozen
 
-from dispatcher.fields import MaxRetries, Rule, Seconds
+from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from web.codec import Fault, Invalid, Text, structure
 
 SQLITE = "sqlite:///"
@@ -52,10 +54,35 @@ def level(name: str) -> str:
     return name.lower()
 
 
+def webhook_url(url: str) -> str:
+    """`https://host/path`, or `http://`; without a name and password in it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username is not None or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
+        raise ValueError("must be an http or https URL, without credentials and fragment")
+    return url
+
+
+def webhook_secret(value: str) -> str:
+    """`whsec_` and a key in base64, or any other text of 16 characters or more."""
+    if value.startswith("whsec_"):
+        try:
+            base64.b64decode(value.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            raise ValueError("must be in base64 after whsec_") from None
+    return value
+
+
 Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
+WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
+EventType = Annotated[str, MinLen(1), MaxLen(100)]
+WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 
 def _also(variable: str, option: str) -> dict[str, str]:
@@ -104,12 +131,28 @@ class Logging:
 
 
 @frozen(kw_only=True)
+class Webhooks:
+    """`events` are the types that the endpoint is told of; none given: all."""
+
+    url: WebhookUrl | None = None
+    secret: WebhookSecret | None = field(default=None, repr=False)
+    events: Annotated[tuple[EventType, ...], MaxLen(100), Rule(distinct)] = ()
+    allow_private: bool = False
+    timeout_seconds: Annotated[float, Gt(0), Le(60)] = 10
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.url is not None and self.secret is None:
+            yield "secret", "is required with url: what is sent is signed with it"
+
+
+@frozen(kw_only=True)
 class Settings:
     server: Server = Factory(Server)
     database: Database = Factory(Database)
     task: Tasks = Factory(Tasks)
     security: Security = Factory(Security)
     logging: Logging = Factory(Logging)
+    webhooks: Webhooks = Factory(Webhooks)
 
 
 def load(cli: Mapping[str, object], environ: Mapping[str, str], config: Path | None = None) -> Settings:
@@ -128,7 +171,9 @@ def load(cli: Mapping[str, object], environ: Mapping[str, str], config: Path | N
     try:
         settings = structure(values, Settings)
     except Invalid as error:
-        faults += [Fault(origins.get(it.field, f"{it.field} in {file}"), it.reason) for it in error.faults]
+        for it in error.faults:
+            setting = it.field.partition("[")[0]  # a fault may be in one item of a list
+            faults.append(Fault(origins.get(setting, f"{it.field} in {file}"), it.reason))
     if faults:
         raise SettingsError(faults)
     return settings

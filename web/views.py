@@ -96,6 +96,21 @@ def directory(count: DirectoryCount, waiting_workers: int, now: int) -> dict[str
     }
 
 
+def event(entry: Entry) -> Mapping[str, Any]:
+    return {
+        "seq": entry.seq,
+        "type": entry.type,
+        "task_id": entry.task_id,
+        "work_directory": entry.work_directory,
+        "status": entry.status,
+        "priority": entry.priority,
+        "worker_id": entry.worker_id,
+        "attempt": entry.attempt,
+        "at": moment(entry.at),
+        "details": entry.details,
+    }
+
+
 def history_line(entry: Entry) -> Mapping[str, Any]:
     return {
         "seq": entry.seq,
