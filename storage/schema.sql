@@ -118,3 +118,13 @@ insert into last_numbers values (1, 0, 0);
 
 -- Written after the disk was full, to see whether there is room again; otherwise empty.
 create table room (filling blob) strict;
+
+-- Each change of the settings while the server ran; the newest row tells what is set at run time.
+create table config_versions (
+    version integer primary key,
+    at      integer not null,
+    who     text    not null,
+    reason  text,
+    changes text    not null check (json_type(changes) = 'object'), -- what the history shows: secrets masked
+    runtime text    not null check (json_type(runtime) = 'object') -- secrets as they are, never shown
+) strict;

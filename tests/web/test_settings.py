@@ -6,7 +6,8 @@ import pytest
 from attrs import asdict
 
 from web.codec import structure
-from web.settings import Settings, SettingsError, load
+from web.settings import Settings, SettingsError
+from web.sources import load
 
 
 @pytest.fixture
