@@ -114,7 +114,9 @@ def _plain(value: Any) -> object:
 def _refused(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Of these keys those that may not change while the server runs, and why."""
     for key in keys:
-        if key not in SETTINGS:
+        if section := next((it for it in SETTINGS.values() if it.section == key), None):
+            yield key, f"is a section: name its settings one by one, such as {section.key!r}"
+        elif key not in SETTINGS:
             near = get_close_matches(key[:KEY_SHOWN], SETTINGS, n=1, cutoff=0)[0]
             yield key, f"unknown setting, did you mean {near!r}?"
         elif not SETTINGS[key].reloadable:

@@ -48,13 +48,15 @@ async def _adopt(
     async with service.reconfiguring:
         before = service.configuration
         after = plan(before)
-        if changes := before.differences(after):
+        changes = before.differences(after)
+        if changes:
             message = Reconfigure(
                 rules=after.settings.task.rules(), who=who, reason=reason, changes=changes, runtime=after.runtime
             )
             after = evolve(after, version=await service.dispatcher.ask(message))
-            log.info("settings, version %s, by %s: %s", after.version, who, ", ".join(changes))
         service.adopt(after)
+        if changes:
+            log.info("settings, version %s, by %s: %s", after.version, who, ", ".join(changes))
         return after
 
 
