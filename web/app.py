@@ -19,7 +19,7 @@ from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, config, directories, explain, health, stream, tasks
+from web import batches, config, directories, explain, health, limits, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -103,6 +103,7 @@ ROUTES = (
     Route("PATCH", "/api/v1/config", config.change, ChangeSettings, says=config.ConfigSays),
     Route("GET", "/api/v1/config/history", config.history, SettingsHistory, says=config.HistorySays),
     Route("POST", "/api/v1/config/rollback", config.rollback, Rollback, says=config.ConfigSays),
+    Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
     Route("GET", "/health", health.health, Nothing),
     Route("GET", "/health/live", health.live, Nothing),
     Route("GET", "/health/ready", health.ready, Nothing),
