@@ -85,7 +85,9 @@ class World:
 
     async def start(self) -> "World":
         agenda = Agenda(self.window, self.resident_max, self.shelves_max)
-        self.board = Board(await self.journal.load(), self.mint, self.rules, agenda)
+        snapshot = await self.journal.load()
+        rules = Rules(**snapshot.runtime) if snapshot.config_version else self.rules
+        self.board = Board(snapshot, self.mint, rules, agenda)
         self.dispatcher = Dispatcher(self.board, self.journal, self.hub, self._clock)
         self.running = asyncio.create_task(self.dispatcher.run())
         return self
