@@ -4,7 +4,7 @@ Names, units and bounds are those of the wire contract; durations are seconds, `
 since the epoch. Fields marked INTERNAL come from the server, never from a body.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final, Generic, Literal, NewType, TypeVar
 
@@ -39,6 +39,7 @@ from dispatcher.fields import (
     WorkDirectory,
     WorkerId,
 )
+from dispatcher.rules import Rules
 from dispatcher.task import Task
 
 R = TypeVar("R", covariant=True)
@@ -245,6 +246,18 @@ class Regulate(Message[Directory]):
     paused_reason: Reason | Unset | None = UNSET
     paused_until: Instant | Unset | None = UNSET
     draining: bool | Unset = field(default=UNSET, metadata=INTERNAL)
+
+
+@frozen(kw_only=True)
+class Reconfigure(Message[int]):
+    """The server is to go by these rules from now on; the reply is the number of the new version of the settings. The
+    rest is as in ConfigVersion."""
+
+    rules: Rules
+    who: str
+    reason: str | None = None
+    changes: Mapping[str, Any]
+    runtime: Mapping[str, Any] = field(repr=False)
 
 
 @frozen

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.task import Status, Task
@@ -69,6 +70,13 @@ class Notice:
     """Something happened to the server itself."""
 
     entry: Entry
+
+
+@frozen
+class Configured(Notice):
+    """The settings were changed."""
+
+    after: ConfigVersion
 
 
 Changes = Sequence[Change | Ruling | Notice]
@@ -154,6 +162,8 @@ class Snapshot:
     working: tuple[Task, ...] = ()
     directories: tuple[Directory, ...] = ()  # those that have rules
     next_due: int | None = None
+    config_version: int = 0
+    runtime: Mapping[str, Any] = field(factory=dict, repr=False)  # what is set at run time, as in ConfigVersion
 
 
 class Journal(Protocol):

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from attrs import frozen
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.ports import Entry
@@ -107,3 +108,8 @@ class Record(Protocol):
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""
+
+    async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
+        """The changes of the settings, newest first, and how many there are in all."""
+
+    async def config_version(self, version: int) -> ConfigVersion | None: ...

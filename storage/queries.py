@@ -7,12 +7,13 @@ from typing import Any
 
 import orjson
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority, to_json
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
 from dispatcher.task import Status, Task
-from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
+from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
 
@@ -148,3 +149,13 @@ def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:
     where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
     (total,) = db.execute(f"select coalesce(sum(waiting), 0) from work_directories {where}", values).fetchone()
     return int(total)
+
+
+def config_versions(db: sqlite3.Connection, limit: int, offset: int) -> tuple[list[ConfigVersion], int]:
+    rows = db.execute(f"{CONFIG.select} order by version desc limit ? offset ?", (limit, offset))
+    (total,) = db.execute("select count(*) from config_versions").fetchone()
+    return list(map(CONFIG.value, rows)), total
+
+
+def config_version(db: sqlite3.Connection, version: int) -> ConfigVersion | None:
+    return next(map(CONFIG.value, db.execute(f"{CONFIG.select} where version = ?", (version,))), None)

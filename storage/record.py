@@ -8,6 +8,7 @@ from typing import Concatenate
 
 import aiosqlite
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
@@ -48,6 +49,12 @@ class SqliteRecord:
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
+
+    async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
+        return await self._read(queries.config_versions, limit, offset)
+
+    async def config_version(self, version: int) -> ConfigVersion | None:
+        return await self._read(queries.config_version, version)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

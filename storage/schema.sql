@@ -124,3 +124,13 @@ create table webhook (
     only_row integer primary key check (only_row = 1),
     seq      integer not null
 ) strict;
+
+-- Each change of the settings while the server ran; the newest row tells what is set at run time.
+create table config_versions (
+    version integer primary key,
+    at      integer not null,
+    who     text    not null,
+    reason  text,
+    changes text    not null check (json_type(changes) = 'object'), -- what the history shows: secrets masked
+    runtime text    not null check (json_type(runtime) = 'object') -- secrets as they are, never shown
+) strict;

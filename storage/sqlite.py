@@ -10,10 +10,13 @@ from collections.abc import Iterable, Sequence, Set
 from itertools import chain
 from operator import attrgetter
 
+import orjson
+
 from dispatcher.fields import to_json
 from dispatcher.ports import (
     Change,
     Changes,
+    Configured,
     Found,
     LaneKey,
     Lease,
@@ -24,7 +27,7 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
-from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
+from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 DEPENDANTS_SLICE = 256  # and so many of those that wait for them
@@ -64,6 +67,7 @@ UPDATE_TASK = f"""
 UPDATE_EDITABLE = f"update tasks set {', '.join(f'{name} = ?' for name in EDITABLE)} where arrival = ?"
 DELETE_TASK = "delete from tasks where arrival = ? and version = ?"
 INSERT_ENTRY = f"insert into history ({', '.join(HISTORY.columns)}) values ({_marks(HISTORY.columns)})"
+INSERT_CONFIG = f"insert into config_versions ({', '.join(CONFIG.columns)}) values ({_marks(CONFIG.columns)})"
 INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
 DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
 INSERT_DEPENDENCY = "insert into dependencies values (?, ?)"
@@ -80,6 +84,7 @@ PARENTS = TASKS_BY_ID.replace("tasks.result", "case tasks.status when 'completed
 TASK_BY_KEY = f"{TASKS.select} where idempotency_key = ?"
 WORKING = f"{TASKS.select} where status = 'working'"
 RULED = f"{DIRECTORIES.select} where max_working is not null or paused or draining"
+CONFIGURED = "select version, runtime from config_versions order by version desc limit 1"
 LAST_AT = """
     select max(coalesce((select at from history order by seq desc limit 1), 0),
                coalesce((select max(updated_at) from tasks where status = 'working'), 0))"""
@@ -114,6 +119,7 @@ def load(db: sqlite3.Connection) -> Snapshot:
     arrival, seq = db.execute("select arrival, seq from last_numbers").fetchone()
     (next_due,) = db.execute(NEXT_DUE).fetchone()
     (last_at,) = db.execute(LAST_AT).fetchone()
+    config_version, runtime = db.execute(CONFIGURED).fetchone() or (0, "{}")
     return Snapshot(
         last_arrival=arrival,
         last_seq=seq,
@@ -121,6 +127,8 @@ def load(db: sqlite3.Connection) -> Snapshot:
         working=_tasks(db.execute(WORKING)),
         directories=tuple(map(DIRECTORIES.value, db.execute(RULED))),
         next_due=next_due,
+        config_version=config_version,
+        runtime=orjson.loads(runtime),
     )
 
 
@@ -192,6 +200,7 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
+    db.executemany(INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
     last_arrival = max((task.arrival for task in created), default=0)
     db.execute(KEEP_NUMBERS, (last_arrival, max((entry.seq for entry in entries), default=0)))
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from task_orchestrator import Refused, Unreachable, __version__, directories
+from task_orchestrator import Refused, Unreachable, __version__, config, directories
 from task_orchestrator.connection import Connection, Flag
 from task_orchestrator.display import (
     FINAL,
@@ -35,6 +35,7 @@ app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a ser
 app.command(submit)
 app.command(worker)
 directories.add_to(app)
+app.command(config.app)
 
 
 @app.command

@@ -183,6 +183,31 @@ class Client(Session):
         body = {"max_working": max_working}
         return await self.data("PATCH", "work-directories", query={"path": work_directory}, body=body, nulls=True)
 
+    async def config(self) -> Json:
+        """The settings in force: `{version, settings: {"section.key": {value, source, default, reloadable}}}`."""
+        return await self.data("GET", "config")
+
+    async def configure(self, changes: Mapping[str, Any], reason: str | None = None) -> Json:
+        """Change settings, `{"section.key": value}`, while the server runs; None takes back what was set so before.
+
+        All or none. Returns the settings afterwards, as `config` does.
+        """
+        body = {"changes": changes, **({"reason": reason} if reason is not None else {})}
+        return await self.data("PATCH", "config", body=body, nulls=True)
+
+    async def config_history(self, *, limit: int | None = None, offset: int | None = None) -> Json:
+        """Who changed which settings, newest first: `{versions: [{version, at, who, reason, changes}], total}`."""
+        return await self.data("GET", "config/history", query={"limit": limit, "offset": offset})
+
+    async def rollback_config(self, version: int, reason: str | None = None) -> Json:
+        """Set at run time what was set so at that version, and nothing else: the settings afterwards."""
+        return await self.data("POST", "config/rollback", body={"version": version, "reason": reason})
+
+    async def limits(self) -> Json:
+        """Every bound of the interface by its name, such as `prompt_characters`."""
+        limits: Json = (await self.data("GET", "limits"))["limits"]
+        return limits
+
     async def health(self) -> Json:
         """The health document, also when it says `unhealthy`."""
         status, document = await self.exchange("GET", "/health")

@@ -27,7 +27,8 @@ from dispatcher.errors import (
 from web.codec import Fault, Invalid, Malformed, encode, rfc3339
 
 REQUEST_ID = "X-Request-Id"
-IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
+IDEMPOTENCY_KEY_CHARACTERS = 255
+IDEMPOTENCY_KEY = re.compile(rf"[ -~]{{1,{IDEMPOTENCY_KEY_CHARACTERS}}}")
 RETRY_AFTER_SECONDS = "1"
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,9 @@ def new_request_id() -> str:
 def idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid([Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")])
+        raise Invalid(
+            [Fault("Idempotency-Key", f"must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters")]
+        )
     return key
 
 

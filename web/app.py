@@ -19,12 +19,13 @@ from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, explain, health, stream, tasks
+from web import batches, config, directories, explain, health, limits, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
     AboutTask,
     Batch,
+    ChangeSettings,
     ClaimBody,
     CompleteBody,
     Newest,
@@ -32,6 +33,8 @@ from web.bodies import (
     Nothing,
     Path,
     Pause,
+    Rollback,
+    SettingsHistory,
     Show,
     Stream,
 )
@@ -96,6 +99,11 @@ ROUTES = (
     Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
     Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
     Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
+    Route("GET", "/api/v1/config", config.show, Nothing, says=config.ConfigSays),
+    Route("PATCH", "/api/v1/config", config.change, ChangeSettings, says=config.ConfigSays),
+    Route("GET", "/api/v1/config/history", config.history, SettingsHistory, says=config.HistorySays),
+    Route("POST", "/api/v1/config/rollback", config.rollback, Rollback, says=config.ConfigSays),
+    Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
     Route("GET", "/health", health.health, Nothing),
     Route("GET", "/health/live", health.live, Nothing),
     Route("GET", "/health/ready", health.ready, Nothing),

@@ -10,6 +10,7 @@ from dispatcher.fields import (
     ClaimId,
     ClaimLimit,
     Instant,
+    JsonObject,
     LeaseSeconds,
     Offset,
     PageLimit,
@@ -177,3 +178,27 @@ class Stream:
     lease_seconds: LeaseSeconds = 60
     tags: Tags = ()
     mode: Literal["assign", "notify"] = "assign"
+
+
+@frozen(kw_only=True)
+class ChangeSettings:
+    """`changes` are `{"section.key": value}`; null takes back what was set so before."""
+
+    changes: JsonObject
+    reason: Reason | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if not self.changes:
+            yield "changes", "must name a setting"
+
+
+@frozen(kw_only=True)
+class Rollback:
+    version: Annotated[int, Ge(0), Le(2**63 - 1)]
+    reason: Reason | None = None
+
+
+@frozen(kw_only=True)
+class SettingsHistory:
+    limit: PageLimit = 100
+    offset: Offset = 0

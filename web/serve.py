@@ -8,8 +8,9 @@ import resource
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -25,15 +26,17 @@ from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
-from dispatcher.rules import Rules
 from storage.errors import StorageError
 from storage.store import SqliteStore, open_store
 from web.app import make_app
 from web.codec import Fault
+from web.configuration import begin
 from web.connections import Runner
+from web.reconfiguring import read_again
 from web.security import is_loopback
 from web.service import Service
-from web.settings import Settings, SettingsError, load
+from web.settings import Settings, SettingsError
+from web.sources import Given, gather, settings_of
 from web.webhooks import Courier
 
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
@@ -57,7 +60,9 @@ def serve(
     """Run the server until it is told to stop (SIGTERM or Ctrl-C). Every setting is described in the README."""
     options = {"host": host, "port": port, "database": database, "api_key": api_key, "log_level": log_level}
     try:
-        settings = load(options, os.environ, config)
+        gather_again = partial(gather, options, os.environ, config)
+        given = gather_again()
+        settings = settings_of(given)
         refuse_open_door(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -67,11 +72,15 @@ def serve(
     allow_many_connections()
     collect_rarely()
     try:
-        return uvloop.run(run(settings))
+        return uvloop.run(run(given, gather_again))
     except (StorageError, OSError, Unavailable) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1
+
+
+def log_as_set(settings: Settings) -> None:
+    logging.getLogger().setLevel(settings.logging.level.upper())
 
 
 def refuse_open_door(settings: Settings) -> None:
@@ -92,19 +101,20 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def run(settings: Settings) -> int:
-    """Serve until a signal comes (0) or the record can no longer be written (1)."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = settings.database
+async def run(given: Given, gather_again: Callable[[], Given]) -> int:
+    """Serve until a signal comes (0) or the record can no longer be written (1). SIGHUP reads the settings again."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
+        asyncio.get_running_loop().add_signal_handler(number, event.set)
+    database = settings_of(given).database
     async with (
         open_store(database.path, synchronous=database.synchronous, timeout_seconds=database.timeout_seconds) as store,
-        compose(settings, store) as (service, deciding),
+        compose(given, store) as (service, deciding),
         listen(service) as url,
+        heeding(hangup, partial(read_again, service, gather_again)),
     ):
         with suppress(OSError):  # nobody need read it
-            print(greeting(url, settings), flush=True)
+            print(greeting(url, service.settings), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -115,19 +125,30 @@ async def run(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
+async def heeding(signal: asyncio.Event, act: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Act whenever the signal comes; many at once count as one."""
+
+    async def heed() -> None:
+        while await signal.wait():
+            signal.clear()
+            await act()
+
+    heeding = asyncio.create_task(heed())
+    try:
+        yield
+    finally:
+        heeding.cancel()
+        await asyncio.wait([heeding])
+
+
+@asynccontextmanager
+async def compose(given: Given, store: SqliteStore) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
     """The service on its record, and the task in which the dispatcher decides. At the end all asked is answered."""
-    task = settings.task
-    rules = Rules(
-        default_timeout_seconds=task.default_task_timeout,
-        default_max_retries=task.max_task_retries,
-        prompt_match_threshold=task.prompt_match_threshold,
-        require_lease_token=task.require_lease_token,
-        restart_grace_seconds=task.restart_grace_seconds,
-        max_concurrent_tasks=task.max_concurrent_tasks,
-        priority_aging_seconds=task.priority_aging_seconds,
-    )
     snapshot = await store.load()
+    configuration, faults = begin(given, snapshot.config_version, snapshot.runtime)
+    for fault in faults:
+        log.warning("set at run time, but of no effect: %s: %s", fault.field, fault.reason)
+    rules = configuration.settings.task.rules()
     clock, hub = SystemClock(snapshot.last_at), Hub()
     dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
     deciding = asyncio.create_task(dispatcher.run())
@@ -137,10 +158,12 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
         record=store.record,
         hub=hub,
         clock=clock,
-        settings=settings,
+        configuration=configuration,
         version=version("task-orchestrator"),
-        courier=Courier(store.record, store, clock, lambda: service.settings.webhooks),
+        courier=Courier(store.record, store, clock),
     )
+    service.follow(log_as_set)
+    service.follow(lambda settings: service.courier.adopt(settings.webhooks))
     hub.watch(service.courier.hear)
     telling = asyncio.create_task(service.courier.run())
     try:

@@ -55,8 +55,8 @@ class Courier:
     record: Record
     places: Places
     clock: Clock
-    settings: Callable[[], Webhooks]
     connect: Callable[[Webhooks], AbstractAsyncContextManager[Post]] = endpoint
+    settings: Webhooks = field(factory=Webhooks)
     place: int | None = None  # told up to here
     kept: int | None = None  # as the record knows it
     kept_at: int = 0
@@ -71,15 +71,17 @@ class Courier:
         """Something has been committed."""
         self._news.set()
 
-    def look_again(self) -> None:
-        """The settings are others now."""
-        self._changed.set()
-        self._news.set()
+    def adopt(self, settings: Webhooks) -> None:
+        """From now on these hold."""
+        if settings != self.settings:
+            self.settings = settings
+            self._changed.set()
+            self._news.set()
 
     def health(self) -> WebhookHealth:
         return {
             "healthy": not self.parked,
-            "configured": self.settings().url is not None,
+            "configured": self.settings.url is not None,
             "parked": self.parked,
             "failing_since": moment(self.failing_since),
             "last_error": self.last_error,
@@ -101,7 +103,7 @@ class Courier:
 
     async def _follow_settings(self) -> None:
         self._changed.clear()
-        settings = self.settings()
+        settings = self.settings
         self.failures, self.failing_since, self.parked, self.last_error = 0, None, False, None
         if settings.url is None:
             self.place = None

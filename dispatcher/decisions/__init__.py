@@ -11,6 +11,7 @@ from dispatcher.decisions.claims import claim, drain, held, leave
 from dispatcher.decisions.creation import create
 from dispatcher.decisions.directories import regulate
 from dispatcher.decisions.reports import complete, fail, heartbeat, release
+from dispatcher.decisions.settings import reconfigure
 from dispatcher.decisions.steering import cancel, delete, edit, retry
 from dispatcher.decisions.time import resume, tick
 from dispatcher.messages import (
@@ -27,6 +28,7 @@ from dispatcher.messages import (
     Held,
     Leave,
     Message,
+    Reconfigure,
     Regulate,
     Release,
     Resume,
@@ -47,6 +49,7 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Edit: edit,
     Delete: delete,
     Regulate: regulate,
+    Reconfigure: reconfigure,
     Held: held,
     Tick: tick,
     Resume: resume,

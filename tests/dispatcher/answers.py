@@ -44,6 +44,8 @@ def _plain(answer: Any) -> Any:
             return UNAVAILABLE
         case Refusal() as refusal:
             return type(refusal).__name__
+        case int():
+            return answer
         case None:
             return DONE
     raise AssertionError(answer)

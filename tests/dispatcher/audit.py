@@ -7,7 +7,8 @@ from typing import Any
 from attrs import define, field
 
 from dispatcher.directory import Directory
-from dispatcher.ports import Change, Entry, Ruling
+from dispatcher.ports import Change, Configured, Entry, Ruling
+from dispatcher.rules import Rules
 from dispatcher.task import MOVES, Status, Task
 from storage.rows import DIRECTORIES, HISTORY, TASKS
 from tests.dispatcher.world import World
@@ -62,6 +63,10 @@ class Audit:
     recorded: list[Task] = field(factory=list)
     tasks: dict[str, Task] = field(factory=dict)  # by the changes committed so far
     rules: dict[str, Directory] = field(factory=dict)
+    in_force: Rules = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.in_force = self.world.rules
 
     # The changes, one by one
 
@@ -70,6 +75,8 @@ class Audit:
             for change in batch:
                 if isinstance(change, Ruling):
                     self.rules[change.after.work_directory] = change.after
+                elif isinstance(change, Configured):
+                    self.in_force = Rules(**change.after.runtime)
                 else:
                     self._change(change)
         self.commits = len(self.world.journal.commits)
@@ -95,7 +102,7 @@ class Audit:
         assert not here.draining
         working = [other.work_directory for other in self.tasks.values() if other.status is Status.WORKING]
         assert here.max_working is None or working.count(task.work_directory) < here.max_working
-        limit = self.world.rules.max_concurrent_tasks
+        limit = self.in_force.max_concurrent_tasks
         assert not limit or len(working) < limit
         before = [other for other in self.tasks.values() if other.ready and self._goes_before(other, task)]
         assert not before, "an equal one was there before"
@@ -103,7 +110,7 @@ class Audit:
     def _goes_before(self, other: Task, task: Task) -> bool:
         """Whatever the claim asked for, it would have got the other one."""
         fits = other.work_directory == task.work_directory and set(other.tags) >= set(task.tags)
-        aging = self.world.rules.priority_aging_seconds * 1000
+        aging = self.in_force.priority_aging_seconds * 1000
         ahead = other.priority.rank - task.priority.rank
         if aging:
             sooner = other.created_at - other.priority.rank * aging <= task.created_at - task.priority.rank * aging

@@ -56,7 +56,7 @@ class Job:
 
     @property
     def retries_left(self) -> bool:
-        return self.retries < (3 if self.create.max_retries is None else self.create.max_retries)
+        return self.retries < self.create.max_retries
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -97,7 +97,7 @@ class Job:
             claim.lease_seconds,
         )
         self.started_at = now
-        self.deadline = now + round((self.create.timeout_seconds or 3600) * 1000)
+        self.deadline = now + round(self.create.timeout_seconds * 1000)
         self.renew(now)
 
     def renew(self, now: int) -> None:

@@ -19,6 +19,7 @@ from dispatcher.messages import (
     Edit,
     Held,
     Message,
+    Reconfigure,
     Regulate,
     Retry,
     Tick,
@@ -49,6 +50,7 @@ class Oracle:
     parked: list[Parked] = field(factory=list)
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
     draining: bool = False
+    versions: list[tuple[int, str, None]] = field(factory=list)  # of the rules: a line of history for each
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
         """The answer, or None if the claim is parked."""
@@ -61,6 +63,10 @@ class Oracle:
                 answer = self._claim(key, message, now)
             case Regulate():
                 answer = self._folder(message.work_directory).regulate(message, now)
+            case Reconfigure():
+                self.rules = message.rules
+                self.versions.append((now, "config.changed", None))
+                answer = len(self.versions)
             case Held():
                 answer = self._held_by(message)
             case Drain():

@@ -7,7 +7,7 @@ Nobody names a task or a lease before the batch that makes it is over, for nobod
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve
+from attrs import asdict, evolve
 from hypothesis import strategies as st
 
 from dispatcher.fields import UNSET, Priority
@@ -25,10 +25,12 @@ from dispatcher.messages import (
     Heartbeat,
     Held,
     Message,
+    Reconfigure,
     Regulate,
     Release,
     Retry,
 )
+from dispatcher.rules import Rules
 
 DIRECTORIES = ("/a", "/b", "/c")
 WORKERS = ("ann", "bob")
@@ -207,6 +209,20 @@ def regulations(draw: st.DrawFn) -> Regulate:
     return Regulate(**said)
 
 
+some_rules = st.builds(
+    Rules,
+    default_max_retries=st.sampled_from([3, 3, 0]),
+    default_timeout_seconds=st.sampled_from([3600, 3600, 2]),
+    max_concurrent_tasks=st.sampled_from([0, 0, 1, 2, 3]),
+    priority_aging_seconds=st.sampled_from([0, 0, 0.5, 2]),
+    restart_grace_seconds=st.sampled_from([0, 0, 2]),
+    require_lease_token=st.sampled_from([False, False, False, True]),
+)
+reconfigurations = some_rules.map(
+    lambda rules: Reconfigure(rules=rules, who="ann", changes={"some": "thing"}, runtime=asdict(rules))
+)
+
+
 @st.composite
 def endings(draw: st.DrawFn) -> Message[Any]:
     """The end of a task that others wait for, if there is one."""
@@ -238,7 +254,7 @@ def everything(draw: st.DrawFn) -> Message[Any]:
         edits,
         deletions,
     ]
-    kinds += [batches(), regulations()] * 2
+    kinds += [batches(), regulations()] * 2 + [reconfigurations]
     if len([job for job in jobs if job.status == "waiting"]) < 6:
         kinds += [creates, chains()] * 3
     if any(job.ready for job in jobs):

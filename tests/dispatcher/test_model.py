@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
-from attrs import evolve
+from attrs import asdict, evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,6 +25,7 @@ from dispatcher.messages import (
     Edit,
     Held,
     Message,
+    Reconfigure,
     Regulate,
     Retry,
     Tick,
@@ -34,7 +35,17 @@ from storage import sqlite
 from tests.dispatcher.answers import GONE, UNAVAILABLE, answer_of, in_any_order, shown
 from tests.dispatcher.audit import Audit
 from tests.dispatcher.oracle import Oracle
-from tests.dispatcher.strategies import DIRECTORIES, SECONDS, claims, directories, endings, everything, priorities
+from tests.dispatcher.strategies import (
+    DIRECTORIES,
+    SECONDS,
+    claims,
+    directories,
+    endings,
+    everything,
+    priorities,
+    reconfigurations,
+    some_rules,
+)
 from tests.dispatcher.world import World
 
 T = TypeVar("T")
@@ -51,13 +62,7 @@ class Model(RuleBasedStateMachine):
         shelves_max=st.sampled_from([1000, 2]),
         slice=st.sampled_from([256, 256, 1, 2]),
         max_working=st.sampled_from([None, 1, 2]),
-        rules=st.builds(
-            Rules,
-            max_concurrent_tasks=st.sampled_from([0, 0, 1, 2, 3]),
-            priority_aging_seconds=st.sampled_from([0, 0, 0.5, 2]),
-            restart_grace_seconds=st.sampled_from([0, 0, 2]),
-            require_lease_token=st.sampled_from([False, False, False, True]),
-        ),
+        rules=some_rules,
     )
     def start(
         self, window: int, resident_max: int, shelves_max: int, slice: int, max_working: int | None, rules: Rules
@@ -104,6 +109,18 @@ class Model(RuleBasedStateMachine):
         patient = [evolve(claim, wait_seconds=FOREVER) for claim in first]
         opened = Regulate(work_directory=directory, paused=False, draining=False)
         self._run(self._say([shut, *patient, opened, *later]))
+
+    @rule(
+        first=st.lists(claims, min_size=1, max_size=3),
+        change=reconfigurations,
+        later=st.lists(claims | reconfigurations, max_size=2),
+    )
+    def change_the_rules(self, first: list[Claim], change: Reconfigure, later: list[Message[Any]]) -> None:
+        """Somebody waits, for the limit at least, when they change; and more comes in the same batch."""
+        none = evolve(change.rules, max_concurrent_tasks=1)
+        shut = evolve(change, rules=none, runtime=asdict(none))
+        patient = [evolve(claim, wait_seconds=FOREVER) for claim in first]
+        self._run(self._say([shut, *patient, change, *later]))
 
     @rule(seconds=st.sampled_from([*SECONDS, *SECONDS, 24 * 3600]), messages=st.just([Tick()]) | batches)
     def let_time_pass(self, seconds: float, messages: list[Message[Any]]) -> None:
@@ -162,7 +179,15 @@ class Model(RuleBasedStateMachine):
     def directories_are_those_of_the_oracle(self) -> None:
         lines = "select at, type, work_directory from history where task_id is null"
         expected = [line for folder in self.oracle.folders.values() for line in folder.lines]
+        expected += self.oracle.versions
         assert Counter(self.world.journal.db.execute(lines).fetchall()) == Counter(expected)
+
+    @invariant()
+    def the_rules_are_those_of_the_oracle(self) -> None:
+        snapshot = sqlite.load(self.world.journal.db)
+        assert snapshot.config_version == self.world.board.config_version == len(self.oracle.versions)
+        assert self.world.board.rules == self.oracle.rules
+        assert not self.oracle.versions or Rules(**snapshot.runtime) == self.oracle.rules
 
     @invariant()
     def changes_are_legal(self) -> None:
