@@ -243,18 +243,11 @@ class Board:
         """Record the rules of a work directory and why. The only place where they change."""
         self.gates.lay_down(directory)
         self.agenda.reopen(directory.work_directory)
-        self._last_seq += 1
-        entry = Entry(
-            seq=self._last_seq,
-            type=type,
-            task_id=None,
-            work_directory=directory.work_directory,
-            priority=None,
-            status=None,
-            at=now,
-            details=_given(details),
-        )
-        self._changes.append(Ruling(directory, entry))
+        self._changes.append(Ruling(directory, self._taskless(directory.work_directory, now, type, details)))
+
+    def notice(self, now: int, type: str, **details: Any) -> None:
+        """Record a line about the server itself."""
+        self._changes.append(Notice(self._taskless(None, now, type, details)))
 
     def note_due(self, task: Task) -> None:
         if task.due_at is not None:
@@ -285,10 +278,25 @@ class Board:
     def _lacks(self, claim: Claim, now: int) -> bool:
         return next(self.agenda.lacks(claim, self.gates.is_open, now), None) is not None
 
-    def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
+    def _next_seq(self) -> int:
         self._last_seq += 1
+        return self._last_seq
+
+    def _taskless(self, work_directory: str | None, now: int, type: str, details: dict[str, Any]) -> Entry:
         return Entry(
-            seq=self._last_seq,
+            seq=self._next_seq(),
+            type=type,
+            task_id=None,
+            work_directory=work_directory,
+            priority=None,
+            status=None,
+            at=now,
+            details=_given(details),
+        )
+
+    def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
+        return Entry(
+            seq=self._next_seq(),
             type=type,
             task_id=after.task_id,
             work_directory=after.work_directory,

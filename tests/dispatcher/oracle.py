@@ -49,6 +49,7 @@ class Oracle:
     parked: list[Parked] = field(factory=list)
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
     draining: bool = False
+    lines: list[tuple[int, str, None]] = field(factory=list)  # about the server itself
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
         """The answer, or None if the claim is parked."""
@@ -64,6 +65,7 @@ class Oracle:
             case Held():
                 answer = self._held_by(message)
             case Drain():
+                self.lines += [] if self.draining else [(now, "server.draining", None)]
                 self.draining, answer = True, DONE
                 self._dismiss(list(self.parked))
             case Tick():
