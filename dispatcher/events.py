@@ -1,5 +1,7 @@
 """The types of the lines of the history, which are the events of the feed."""
 
+from difflib import get_close_matches
+
 EVENT_TYPES = (
     "task.created",
     "task.available",
@@ -22,3 +24,11 @@ EVENT_TYPES = (
     "config.changed",
     "server.draining",
 )
+
+
+def event_type(name: str) -> str:
+    """The type of an event, such as task.created."""
+    if name not in EVENT_TYPES:
+        near = get_close_matches(name[:100], EVENT_TYPES, n=1, cutoff=0)[0]
+        raise ValueError(f"must be the type of an event, did you mean {near!r}?")
+    return name

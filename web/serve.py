@@ -31,6 +31,7 @@ from storage.store import SqliteStore, open_store
 from web.app import make_app
 from web.codec import Fault
 from web.connections import Runner
+from web.feed import Feed
 from web.security import is_loopback
 from web.service import Service
 from web.settings import Settings, SettingsError, load
@@ -127,7 +128,8 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
         priority_aging_seconds=task.priority_aging_seconds,
     )
     snapshot = await store.load()
-    clock, hub = SystemClock(snapshot.last_at), Hub()
+    clock, hub, feed = SystemClock(snapshot.last_at), Hub(), Feed(snapshot.last_seq)
+    hub.watch(feed.publish)
     dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
@@ -137,6 +139,7 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
                 dispatcher=dispatcher,
                 record=store.record,
                 hub=hub,
+                feed=feed,
                 clock=clock,
                 settings=settings,
                 version=version("task-orchestrator"),
@@ -171,6 +174,7 @@ async def listen(service: Service) -> AsyncIterator[str]:
         with suppress(Unavailable):
             await service.dispatcher.ask(Drain())
         service.hub.close()
+        service.feed.close()
         await runner.cleanup()
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_SECONDS):

@@ -13,6 +13,7 @@ from dispatcher.hub import Hub
 from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.record import Record
+from web.feed import Feed
 from web.settings import Settings
 
 
@@ -21,6 +22,7 @@ class Service:
     dispatcher: Dispatcher
     record: Record
     hub: Hub
+    feed: Feed
     clock: Clock
     settings: Settings
     version: str
