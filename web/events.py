@@ -63,7 +63,7 @@ async def task_events(service: Service, asked: TaskEventsQuery, request: Request
     reader = Reader(service, request, only, after or 0, tells_gaps=after is not None)
     reader.is_over = task is None or task.status in (Status.COMPLETED, Status.CANCELLED)
     first = await reader.next()
-    if reader.is_over and not first.frames:
+    if reader.is_over and after is not None and not first.frames:
         if task is None:
             raise TaskNotFound(asked.task_id)
         return Response(status=204, headers=UNCACHED)  # which keeps a browser from coming again and again
