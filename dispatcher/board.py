@@ -247,14 +247,18 @@ class Board:
         """Record the rules of a work directory and why. The only place where they change."""
         self.gates.lay_down(directory)
         self.agenda.reopen(directory.work_directory)
-        self._changes.append(Ruling(directory, self._entry_about(directory.work_directory, now, type, details)))
+        self._changes.append(Ruling(directory, self._taskless(directory.work_directory, now, type, details)))
 
     def configure(self, rules: Rules, after: ConfigVersion, now: int) -> None:
         """Go by new rules from now on, and record why. The only place where they change."""
         self._go_by(rules)
         self.config_version = after.version
         details = {"version": after.version, "who": after.who, "reason": after.reason, "changes": after.changes}
-        self._changes.append(Configured(self._entry_about(None, now, "config.changed", details), after))
+        self._changes.append(Configured(self._taskless(None, now, "config.changed", details), after))
+
+    def notice(self, now: int, type: str, **details: Any) -> None:
+        """Record a line about the server itself."""
+        self._changes.append(Notice(self._taskless(None, now, type, details)))
 
     def _go_by(self, rules: Rules) -> None:
         self.rules = rules
@@ -290,11 +294,13 @@ class Board:
     def _lacks(self, claim: Claim, now: int) -> bool:
         return next(self.agenda.lacks(claim, self.gates.is_open, now), None) is not None
 
-    def _entry_about(self, work_directory: str | None, now: int, type: str, details: Mapping[str, Any]) -> Entry:
-        """A line about no task: about a directory, or the server."""
+    def _next_seq(self) -> int:
         self._last_seq += 1
+        return self._last_seq
+
+    def _taskless(self, work_directory: str | None, now: int, type: str, details: dict[str, Any]) -> Entry:
         return Entry(
-            seq=self._last_seq,
+            seq=self._next_seq(),
             type=type,
             task_id=None,
             work_directory=work_directory,
@@ -305,9 +311,8 @@ class Board:
         )
 
     def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
-        self._last_seq += 1
         return Entry(
-            seq=self._last_seq,
+            seq=self._next_seq(),
             type=type,
             task_id=after.task_id,
             work_directory=after.work_directory,

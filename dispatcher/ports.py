@@ -31,7 +31,7 @@ class Entry:
     """One line of the history, and one event of the feed; `seq` grows without gaps."""
 
     seq: int
-    type: str  # task.created, task.claimed, directory.paused …
+    type: str  # one of events.EVENT_TYPES
     task_id: str | None  # None if it is about no task, as are priority and status
     work_directory: str | None  # None if it is about the server
     priority: Priority | None
@@ -47,8 +47,8 @@ class Entry:
 class Change:
     """A task in its new form, and the line that explains it. `before` is None for a new task.
 
-    A heartbeat has no line; a late result has a line and leaves the task as it was. `gone`: it was deleted, and
-    `after` is what it last was.
+    A heartbeat has no line, unless it tells of progress; a late result has a line and leaves the task as it was.
+    `gone`: it was deleted, and `after` is what it last was.
     """
 
     before: Task | None

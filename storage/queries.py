@@ -16,6 +16,7 @@ from dispatcher.task import Status, Task
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
+STRETCH_BYTES_MAX = 1024 * 1024  # about how much text of them is given
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
 
@@ -108,7 +109,15 @@ def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
 
 
 def events(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) -> Stretch:
-    """The history of one task is looked through whole, it has an index."""
+    """All as of one moment. The history of one task is looked through whole, it has an index."""
+    db.execute("begin")
+    try:
+        return _stretch(db, after, limit, only)
+    finally:
+        db.execute("rollback")
+
+
+def _stretch(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) -> Stretch:
     (last,) = db.execute("select seq from last_numbers").fetchone()
     (first,) = db.execute("select coalesce(min(seq), ?) from history", (last + 1,)).fetchone()
     end = last if only.task_id else min(last, max(after, first - 1) + STRETCH_MAX)
@@ -121,10 +130,14 @@ def events(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) ->
     if only.task_id:
         where.append("task_id = ?")
         values.append(only.task_id)
-    rows = db.execute(f"{HISTORY.select} where {' and '.join(where)} order by seq limit ?", (*values, limit))
-    entries = tuple(map(HISTORY.value, rows))
-    up_to = entries[-1].seq if len(entries) == limit else max(after, end)
-    return Stretch(entries=entries, up_to=up_to, first=first, last=last)
+    entries, size, up_to = [], 0, max(after, end)
+    for row in db.execute(f"{HISTORY.select} where {' and '.join(where)} order by seq limit ?", (*values, limit)):
+        entries.append(HISTORY.value(row))
+        size += sum(len(value) for value in row if isinstance(value, str))
+        if len(entries) == limit or size > STRETCH_BYTES_MAX:
+            up_to = entries[-1].seq
+            break
+    return Stretch(entries=tuple(entries), up_to=up_to, first=first, last=last)
 
 
 def newest(db: sqlite3.Connection, work_directory: str | None, limit: int, offset: int) -> tuple[list[Task], int]:

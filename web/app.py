@@ -19,7 +19,7 @@ from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, config, directories, explain, health, limits, stream, tasks
+from web import batches, config, directories, events, explain, health, limits, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -28,6 +28,7 @@ from web.bodies import (
     ChangeSettings,
     ClaimBody,
     CompleteBody,
+    EventsQuery,
     Newest,
     Next,
     Nothing,
@@ -37,6 +38,7 @@ from web.bodies import (
     SettingsHistory,
     Show,
     Stream,
+    TaskEventsQuery,
 )
 from web.codec import Malformed, decode, decode_query
 from web.delivery import deliver
@@ -85,6 +87,7 @@ ROUTES = (
     Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
     Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask),
     Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask),
+    Route("GET", "/api/v1/tasks/{task_id}/events", events.task_events, TaskEventsQuery),
     Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
     Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
     Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
@@ -99,6 +102,7 @@ ROUTES = (
     Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
     Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
     Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
+    Route("GET", "/api/v1/events", events.events, EventsQuery, says=events.EventPage),
     Route("GET", "/api/v1/config", config.show, Nothing, says=config.ConfigSays),
     Route("PATCH", "/api/v1/config", config.change, ChangeSettings, says=config.ConfigSays),
     Route("GET", "/api/v1/config/history", config.history, SettingsHistory, says=config.HistorySays),

@@ -6,23 +6,29 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, MaxLen, MinLen
 from attrs import fields, frozen
 
+from dispatcher.events import EventType
 from dispatcher.fields import (
     ClaimId,
     ClaimLimit,
     Instant,
     JsonObject,
     LeaseSeconds,
+    Listed,
     Offset,
     PageLimit,
     Reason,
     Rule,
     Tags,
+    TaskId,
     WaitSeconds,
     WorkDirectory,
     WorkerId,
+    by_comma,
+    by_path,
     distinct,
 )
 from dispatcher.messages import Claim, Complete, Regulate
+from dispatcher.record import EventFilter
 
 
 @frozen
@@ -202,3 +208,25 @@ class Rollback:
 class SettingsHistory:
     limit: PageLimit = 100
     offset: Offset = 0
+
+
+@frozen(kw_only=True)
+class EventsQuery:
+    """A stream begins behind `after`, or with what happens from now on; a page behind `after`, or at the beginning."""
+
+    after: Offset | None = None
+    work_directory: Annotated[tuple[WorkDirectory, ...], Listed(by_path), MaxLen(100), Rule(distinct)] = ()
+    types: Annotated[tuple[EventType, ...], Listed(by_comma), MaxLen(100), Rule(distinct)] = ()
+    task_id: TaskId | None = None
+    limit: PageLimit | None = None
+
+    def filter(self) -> EventFilter:
+        return EventFilter(work_directories=self.work_directory, types=self.types, task_id=self.task_id)
+
+
+@frozen(kw_only=True)
+class TaskEventsQuery:
+    """It begins behind `after`, or with the creation of the task."""
+
+    task_id: str
+    after: Offset | None = None

@@ -32,6 +32,7 @@ from web.app import make_app
 from web.codec import Fault
 from web.configuration import begin
 from web.connections import Runner
+from web.feed import Feed
 from web.reconfiguring import read_again
 from web.security import is_loopback
 from web.service import Service
@@ -149,7 +150,8 @@ async def compose(given: Given, store: SqliteStore) -> AsyncIterator[tuple[Servi
     for fault in faults:
         log.warning("set at run time, but of no effect: %s: %s", fault.field, fault.reason)
     rules = configuration.settings.task.rules()
-    clock, hub = SystemClock(snapshot.last_at), Hub()
+    clock, hub, feed = SystemClock(snapshot.last_at), Hub(), Feed(snapshot.last_seq)
+    hub.watch(feed.publish)
     dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
@@ -157,6 +159,7 @@ async def compose(given: Given, store: SqliteStore) -> AsyncIterator[tuple[Servi
         dispatcher=dispatcher,
         record=store.record,
         hub=hub,
+        feed=feed,
         clock=clock,
         configuration=configuration,
         version=version("task-orchestrator"),
@@ -198,6 +201,7 @@ async def listen(service: Service) -> AsyncIterator[str]:
         with suppress(Unavailable):
             await service.dispatcher.ask(Drain())
         service.hub.close()
+        service.feed.close()
         await runner.cleanup()
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_SECONDS):

@@ -14,6 +14,7 @@ from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.record import Record
 from web.configuration import Configuration
+from web.feed import Feed
 from web.settings import Settings
 from web.webhooks import Courier
 
@@ -23,6 +24,7 @@ class Service:
     dispatcher: Dispatcher
     record: Record
     hub: Hub
+    feed: Feed
     clock: Clock
     configuration: Configuration
     version: str

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import Attribute, Factory, field, fields, frozen
 
+from dispatcher.events import EventType
 from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
 from web.codec import Fault
@@ -80,7 +81,6 @@ DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
-EventType = Annotated[str, MinLen(1), MaxLen(100)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 

@@ -21,7 +21,7 @@ from web.delivery import delivering
 from web.service import Service
 
 PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
-REPORTS = {None, "task.completed", "task.failed", "task.retried", "task.released"}  # None: a heartbeat
+REPORTS = {None, "task.progress", "task.completed", "task.failed", "task.retried", "task.released"}  # None: a heartbeat
 LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired"}
 
 

@@ -1,14 +1,30 @@
 """What the wire shows of a task and its history. Names and units are those of the contract."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from orjson import Fragment
 
+from dispatcher.fields import Priority
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, Outcome
 from dispatcher.task import Status, Task
 from web.codec import rfc3339
+
+
+class Event(TypedDict):
+    """A line of the history, in the feed."""
+
+    seq: int
+    type: str
+    task_id: str | None
+    work_directory: str | None
+    status: Status | None
+    priority: Priority | None
+    worker_id: str | None
+    attempt: int
+    at: str
+    details: Mapping[str, Any]
 
 
 def moment(ms: int | None) -> str | None:
@@ -96,7 +112,19 @@ def directory(count: DirectoryCount, waiting_workers: int, now: int) -> dict[str
     }
 
 
-def event(entry: Entry) -> Mapping[str, Any]:
+def history_line(entry: Entry) -> Mapping[str, Any]:
+    return {
+        "seq": entry.seq,
+        "type": entry.type,
+        "status": entry.status,
+        "worker_id": entry.worker_id,
+        "attempt": entry.attempt,
+        "at": moment(entry.at),
+        "details": entry.details,
+    }
+
+
+def event(entry: Entry) -> Event:
     return {
         "seq": entry.seq,
         "type": entry.type,
@@ -106,18 +134,6 @@ def event(entry: Entry) -> Mapping[str, Any]:
         "priority": entry.priority,
         "worker_id": entry.worker_id,
         "attempt": entry.attempt,
-        "at": moment(entry.at),
-        "details": entry.details,
-    }
-
-
-def history_line(entry: Entry) -> Mapping[str, Any]:
-    return {
-        "seq": entry.seq,
-        "type": entry.type,
-        "status": entry.status,
-        "worker_id": entry.worker_id,
-        "attempt": entry.attempt,
-        "at": moment(entry.at),
+        "at": rfc3339(entry.at),
         "details": entry.details,
     }

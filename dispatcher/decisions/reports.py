@@ -33,9 +33,11 @@ def heartbeat(board: Board, heartbeat: Heartbeat, now: int) -> Task:
     lease_seconds = heartbeat.lease_seconds or task.lease_seconds
     changes: dict[str, Any] = {"lease_seconds": lease_seconds}
     changes["lease_expires_at"] = lease_end(now, lease_seconds, task.deadline_at)
-    if progress := heartbeat.progress:
-        changes["progress"] = {"percent": progress.percent, "message": progress.message}
-    return board.put(task, task.change(now, **changes), now, None)
+    if heartbeat.progress is None:
+        return board.put(task, task.change(now, **changes), now, None)
+    progress = {"percent": heartbeat.progress.percent, "message": heartbeat.progress.message}
+    line = None if progress == task.progress else "task.progress"
+    return board.put(task, task.change(now, progress=progress, **changes), now, line, **progress)
 
 
 def complete(board: Board, complete: Complete, now: int) -> Task | LeaseLost:

@@ -7,7 +7,8 @@ from typing import Any
 from attrs import define, field
 
 from dispatcher.directory import Directory
-from dispatcher.ports import Change, Configured, Entry, Ruling
+from dispatcher.events import EVENT_TYPES
+from dispatcher.ports import Change, Configured, Entry, Notice, Ruling
 from dispatcher.rules import Rules
 from dispatcher.task import MOVES, Status, Task
 from storage.rows import DIRECTORIES, HISTORY, TASKS
@@ -77,7 +78,7 @@ class Audit:
                     self.rules[change.after.work_directory] = change.after
                 elif isinstance(change, Configured):
                     self.in_force = Rules(**change.after.runtime)
-                else:
+                elif not isinstance(change, Notice):
                     self._change(change)
         self.commits = len(self.world.journal.commits)
 
@@ -143,6 +144,7 @@ class Audit:
         for line in map(HISTORY.value, self._rows(f"{HISTORY.select} where seq > ? order by seq", self.last_seq)):
             assert line.seq == self.last_seq + 1
             assert line.at >= self.last_at
+            assert line.type in EVENT_TYPES
             self.last_seq, self.last_at = line.seq, line.at
             if line.task_id is not None:
                 self.lives[line.task_id].read(line)

@@ -29,6 +29,8 @@ class Job:
     lease_ends: int | None = None
     deadline: int | None = None
     started_at: int | None = None
+    progress: dict[str, Any] | None = None
+    steps: int = 0  # of progress that were told
     ended_at: int | None = None
     retries: int = 0
     lost: int = 0
@@ -77,6 +79,7 @@ class Job:
             "lease_expires_at": self.lease_ends,
             "deadline_at": self.deadline,
             "started_at": self.started_at,
+            "progress": self.progress,
             "completed_at": self.ended_at,
             "retry_count": self.retries,
             "lost_leases": self.lost,
@@ -96,7 +99,7 @@ class Job:
             claim.claim_id,
             claim.lease_seconds,
         )
-        self.started_at = now
+        self.started_at, self.progress = now, None
         self.deadline = now + round(self.create.timeout_seconds * 1000)
         self.renew(now)
 
@@ -118,13 +121,13 @@ class Job:
     def back(self, how: str, available_at: int, now: int, error: str | None = None) -> None:
         self._end_lease(how)
         self.status, self.available_at, self.worker, self.started_at = "waiting", available_at, None, None
-        self.available = available_at <= now
+        self.available, self.progress = available_at <= now, None
         self.error = error or self.error
 
     def retry(self, now: int) -> None:
         self.touched = True
         self.status, self.retries, self.worker, self.result = "waiting", self.retries + 1, None, None
-        self.started_at = self.ended_at = self.tell = None
+        self.started_at = self.ended_at = self.tell = self.progress = None
         self.available_at = max(now, self.available_at)
         self.available = self.available_at <= now
 
@@ -200,6 +203,9 @@ class Job:
                 self.touched = True
                 self.lease = message.lease_seconds or self.lease
                 self.renew(now)
+                if said := message.progress:
+                    before, self.progress = self.progress, {"percent": said.percent, "message": said.message}
+                    self.steps += self.progress != before
             case Complete(status="completed"):
                 self.end("completed", now, "completed", message.error_message, message.result)
             case Complete():

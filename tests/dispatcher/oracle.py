@@ -51,6 +51,7 @@ class Oracle:
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
     draining: bool = False
     versions: list[tuple[int, str, None]] = field(factory=list)  # of the rules: a line of history for each
+    lines: list[tuple[int, str, None]] = field(factory=list)  # about the server itself
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
         """The answer, or None if the claim is parked."""
@@ -70,6 +71,7 @@ class Oracle:
             case Held():
                 answer = self._held_by(message)
             case Drain():
+                self.lines += [] if self.draining else [(now, "server.draining", None)]
                 self.draining, answer = True, DONE
                 self._dismiss(list(self.parked))
             case Tick():

@@ -25,6 +25,7 @@ from dispatcher.messages import (
     Heartbeat,
     Held,
     Message,
+    Progress,
     Reconfigure,
     Regulate,
     Release,
@@ -160,6 +161,9 @@ failures = st.builds(
 )
 
 
+progress = st.sampled_from([None, Progress(), Progress(percent=1), Progress(message="on")])
+
+
 @st.composite
 def reports(draw: st.DrawFn) -> Message[Any]:
     task_id, token = draw(leases())
@@ -171,7 +175,7 @@ def reports(draw: st.DrawFn) -> Message[Any]:
         return evolve(draw(failures), **report)
     if kind is Release:
         return Release(task_id=task_id, lease_token=token, delay_seconds=draw(delays))
-    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds))
+    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds), progress=draw(progress))
 
 
 # What people do

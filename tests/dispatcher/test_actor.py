@@ -255,6 +255,26 @@ async def test_drain_sends_the_parked_away_and_parks_no_more(stage: Stage) -> No
     assert await asyncio.gather(*parked, stage.ask(WAIT)) == [(), (), (), ()]
 
 
+async def test_that_it_drains_is_on_record_once(stage: Stage) -> None:
+    """Also where nobody waited: whoever follows the feed is told why it ends."""
+    for _ in range(2):
+        await stage.ask(Drain())
+    lines = [change.entry for batch in stage.journal.commits for change in batch]
+    assert [(line.type, line.task_id, line.work_directory) for line in lines] == [("server.draining", None, None)]
+
+
+@pytest.mark.parametrize("error", [NoRoom(), None])
+async def test_whether_it_can_be_recorded_or_not_a_drain_drains(stage: Stage, error: Exception | None) -> None:
+    """The disk is full, or gets full just then."""
+    parked = [stage.ask(WAIT) for _ in range(3)]
+    await turns()
+    stage.journal.error, stage.journal.short_of_room = error, error is not None
+    stage.journal.full_at = (1,)
+    await asyncio.wait_for(stage.ask(Drain()), 5)
+    assert await asyncio.gather(*parked, stage.ask(WAIT)) == [(), (), (), ()]
+    assert stage.journal.commits == []
+
+
 async def test_it_rings_for_itself_when_something_falls_due(stage: Stage) -> None:
     """A waiting time that is over and a lease that is lost need nobody to ask."""
     await stage.ask(CREATE)

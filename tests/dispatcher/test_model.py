@@ -169,6 +169,8 @@ class Model(RuleBasedStateMachine):
             assert not different, (task.task_id, "is, and should be", different)
         late = sum(len(job.late) for job in self.oracle.jobs)
         assert db.execute("select count(*) from history where type = 'task.late_result'").fetchone() == (late,)
+        steps = sum(job.steps for job in self.oracle.jobs)
+        assert db.execute("select count(*) from history where type = 'task.progress'").fetchone() == (steps,)
         cancelled = "select task_id, json_extract(details, '$.reason') from history where type = 'task.cancelled'"
         for task_id, reason in db.execute(cancelled):
             job = next(job for job in self.oracle.jobs if job.id == task_id)
@@ -176,9 +178,9 @@ class Model(RuleBasedStateMachine):
             assert reason == job.reason or both_at_once, (task_id, reason, job.reason)
 
     @invariant()
-    def directories_are_those_of_the_oracle(self) -> None:
+    def lines_about_no_task_are_those_of_the_oracle(self) -> None:
         lines = "select at, type, work_directory from history where task_id is null"
-        expected = [line for folder in self.oracle.folders.values() for line in folder.lines]
+        expected = self.oracle.lines + [line for folder in self.oracle.folders.values() for line in folder.lines]
         expected += self.oracle.versions
         assert Counter(self.world.journal.db.execute(lines).fetchall()) == Counter(expected)
 

@@ -228,7 +228,7 @@ async def test_whoever_holds_a_task_on_a_full_disk_still_holds_it_when_there_is_
         assert (await api.tell(held[0], "complete", result="done")).data["status"] == "completed"
         assert (await api.tell(held[1], "fail", error_message="no")).data["status"] == "failed"
         assert (await api.tell(held[2], "complete", result="z" * 5000)).data["status"] == "completed"
-        assert await api.life(held[0]) == ["created", "claimed", "completed"]
+        assert [line for line in await api.life(held[0]) if line != "progress"] == ["created", "claimed", "completed"]
         assert await api.life(held[2]) == ["created", "claimed", "completed"]
 
 
