@@ -22,16 +22,16 @@ from web import events, feed
 from web.feed import EVERYTHING, Feed
 from web.serve import compose, listen
 from web.service import Service
-from web.settings import Database, Server, Settings
+from web.sources import gather
 
 
 @asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[tuple[Service, Api]]:
     """A server in this very process, so that it can be looked into."""
-    settings = Settings(server=Server(port=0), database=Database(url=f"sqlite:///{directory}/tasks.db"))
+    given = gather({"port": 0, "database": f"sqlite:///{directory}/tasks.db"}, {}, None)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.database.path))
-        service, _ = await stack.enter_async_context(compose(settings, store))
+        store = await stack.enter_async_context(open_store(directory / "tasks.db"))
+        service, _ = await stack.enter_async_context(compose(given, store))
         url = await stack.enter_async_context(listen(service))
         address: Any = type("Address", (), {"url": url})
         yield service, await stack.enter_async_context(connected(address))
