@@ -1,6 +1,7 @@
 """The HTTP client: one method per call, one exception per kind of failure, and no hidden retries."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -240,10 +241,46 @@ class Client(Session):
             "tags": tags or None,
             "mode": mode,
         }
+        async with aclosing(self._events("tasks/stream", query, opened)) as events:
+            async for event in events:
+                yield event
+
+    async def events(
+        self,
+        task_id: str | None = None,
+        *,
+        after: int | None = None,
+        work_directory: str | Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
+        opened: Callable[[], None] | None = None,
+        stands_at: Callable[[str], None] | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """The event feed, of one task or of all that matches: `{seq, type, task_id, work_directory, status, …}` each.
+
+        It begins behind the event `after`; without it with the creation of the task, or else with what happens from
+        now on. `gap` `{from, to}` tells of events that are not on record any more. `stands_at` is told the id to come
+        again with, also where nothing has happened yet. Like `stream` it may end or break at any time; of a task that
+        is over and of which all has been seen before it ends without having been `opened`.
+        """
+        path = "events" if task_id is None else _task(task_id, "events")
+        query = {"after": after, "work_directory": work_directory, "types": types or None}
+        async with aclosing(self._events(path, query, opened, stands_at)) as events:
+            async for event in events:
+                yield event
+
+    async def _events(
+        self,
+        path: str,
+        query: Mapping[str, Any],
+        opened: Callable[[], None] | None,
+        stands_at: Callable[[str], None] | None = None,
+    ) -> AsyncGenerator[Event, None]:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         parser = EventParser()
         try:
-            async with self.open("GET", "/api/v1/tasks/stream", timeout, query=query) as response:
+            async with self.open("GET", f"/api/v1/{path}", timeout, query=query) as response:
+                if response.status == 204:
+                    return
                 if response.status != 200 or response.content_type != "text/event-stream":
                     raise refusal(response.status, decoded(await response.read()))
                 if opened is not None:
@@ -251,6 +288,8 @@ class Client(Session):
                 async for chunk in response.content.iter_any():
                     for event in parser.feed(chunk):
                         yield event
+                    if stands_at is not None and parser.id:
+                        stands_at(parser.id)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unreachable(self.url, error, f"the stream from {self.url} broke") from error
 

@@ -17,7 +17,7 @@ from dispatcher.record import EventFilter
 from dispatcher.task import Status
 from storage.store import open_store
 from tests.web.conftest import Api, connected, until
-from tests.web.tails import cycle, pages, tail
+from tests.web.tails import cycle, page, pages, tail
 from web import events, feed
 from web.feed import EVERYTHING, Feed
 from web.serve import compose, listen
@@ -183,9 +183,7 @@ async def test_pages_of_what_is_rare_do_not_take_long(tmp_path: Path, monkeypatc
         for _ in range(10):
             await api.create("/w")
         await api.create("/rare")
-        first = (
-            await api.call("GET", "/api/v1/events?work_directory=/rare", headers={"Accept": "application/json"})
-        ).data
+        first = await page(api, work_directory="/rare")
         assert (first["events"], first["next_after"]) == ([], 6)
         assert [event["seq"] for event in await pages(api, work_directory="/rare")] == [11]
 
@@ -212,6 +210,7 @@ async def test_waking_many_readers_is_not_done_for_every_event() -> None:
         tested.publish([Notice(entry(seq))])
         await asyncio.sleep(0)
     assert wakings <= 7
-    await until(lambda: not tested._alarm)
+    await until(lambda: tested._alarm is None)
+    await asyncio.sleep(0)
     reading.cancel()
     assert 6 <= wakings <= 8
