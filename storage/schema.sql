@@ -42,6 +42,7 @@ create table tasks (
     deadline_at         integer,
     started_at          integer,
     progress            text,
+    log_lines           integer not null,
 
     completed_at        integer,
     result              text,
@@ -118,3 +119,13 @@ insert into last_numbers values (1, 0, 0);
 
 -- Written after the disk was full, to see whether there is room again; otherwise empty.
 create table room (filling blob) strict;
+
+-- What the attempts at each task have printed; it goes when the task is deleted.
+create table task_logs (
+    arrival integer not null, -- of the task
+    number  integer not null, -- 1, 2, 3 … over all attempts
+    attempt integer not null,
+    at      integer not null,
+    line    text    not null,
+    primary key (arrival, number)
+) strict, without rowid;

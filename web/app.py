@@ -18,8 +18,8 @@ from aiohttp.web import (
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
-from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, explain, health, stream, tasks
+from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
+from web import batches, directories, explain, health, logs, show, stream, tasks, workers
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -27,6 +27,7 @@ from web.bodies import (
     Batch,
     ClaimBody,
     CompleteBody,
+    Logs,
     Newest,
     Next,
     Nothing,
@@ -79,9 +80,11 @@ ROUTES = (
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
-    Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
-    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask),
+    Route("GET", "/api/v1/tasks/{task_id}", show.show, Show),
+    Route("GET", "/api/v1/tasks/{task_id}/history", show.history, AboutTask),
     Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask),
+    Route("GET", "/api/v1/tasks/{task_id}/logs", logs.read, Logs, says=logs.Page),
+    Route("POST", "/api/v1/tasks/{task_id}/logs", logs.append, Log, says=logs.Accepted),
     Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
     Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
     Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
@@ -96,6 +99,7 @@ ROUTES = (
     Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
     Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
     Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
+    Route("GET", "/api/v1/workers", workers.listing, Nothing, says=workers.Workers),
     Route("GET", "/health", health.health, Nothing),
     Route("GET", "/health/live", health.live, Nothing),
     Route("GET", "/health/ready", health.ready, Nothing),

@@ -25,6 +25,7 @@ from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
+from dispatcher.roll import SEEN_SECONDS, Roll
 from dispatcher.rules import Rules
 from storage.errors import StorageError
 from storage.store import SqliteStore, open_store
@@ -128,7 +129,8 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
     )
     snapshot = await store.load()
     clock, hub = SystemClock(snapshot.last_at), Hub()
-    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
+    roll = Roll(await store.record.sightings(clock() - SEEN_SECONDS * 1000))
+    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock, roll)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
     try:
