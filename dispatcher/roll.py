@@ -1,5 +1,5 @@
-"""Who was here within the last hour. It is kept in memory, bounded, and lost with the process; what workers leave in the
-record tells the next one of them."""
+"""Who was here within the last hour. It is kept in memory, bounded, and lost with the process; the next one learns of
+them by what they have left in the record."""
 
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
