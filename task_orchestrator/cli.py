@@ -21,9 +21,11 @@ from task_orchestrator.display import (
     show_task,
     show_tasks,
 )
+from task_orchestrator.logs import logs
 from task_orchestrator.patience import patiently
 from task_orchestrator.submit import absolute, submit
 from task_orchestrator.work import worker
+from task_orchestrator.workers import workers
 
 REFUSED, UNREACHABLE, INTERRUPTED, PIPE_CLOSED = 1, 3, 130, 141
 STEP_SECONDS = 1  # how long `watch` may be behind
@@ -34,6 +36,8 @@ app.command("web.serve:app", name="serve", help="Run the server.")
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
 app.command(submit)
 app.command(worker)
+app.command(logs)
+app.command(workers)
 directories.add_to(app)
 
 

@@ -152,6 +152,30 @@ class Client(Session):
         body = {"lease_token": lease_token, "reason": reason, "delay_seconds": delay_seconds}
         return await self.data("POST", _task(task_id, "release"), body=body)
 
+    async def log(self, task_id: str, lines: Sequence[str], *, lease_token: str | None = None) -> Json:
+        """Add up to 1000 lines to the log of a task we work on: `{task_id, accepted, last_number}`.
+
+        Not harmless to repeat: what is said twice is kept twice.
+        """
+        return await self.data("POST", _task(task_id, "logs"), body={"lines": list(lines), "lease_token": lease_token})
+
+    async def logs(self, task_id: str, *, after: int = 0, limit: int | None = None, attempt: int | None = None) -> Json:
+        """What the attempts at a task have printed: `{task_id, lines: [{number, attempt, at, line}], next_after}`."""
+        return await self.data(
+            "GET", _task(task_id, "logs"), query={"after": after, "limit": limit, "attempt": attempt}
+        )
+
+    def follow(
+        self, task_id: str, *, after: int = 0, attempt: int | None = None, opened: Callable[[], None] | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """The same as it is printed: events `log` (a line), and `end` `{task_id, status}` when no more will come.
+
+        It ends without that when the server closes it and raises Unreachable when it breaks; reconnecting, after the
+        number of the last line, is the caller's business. `opened` is called once the server has let us in.
+        """
+        query = {"follow": True, "after": after, "attempt": attempt}
+        return self._events(f"/api/v1/{_task(task_id, 'logs')}", query, opened)
+
     async def cancel(self, task_id: str, reason: str | None = None, force: bool = False) -> Json:
         """Nobody is to work on it any more: the whole task. One that is being worked on needs `force`."""
         return await self.data("POST", _task(task_id, "cancel"), body={"reason": reason, "force": force})
@@ -183,6 +207,11 @@ class Client(Session):
         body = {"max_working": max_working}
         return await self.data("PATCH", "work-directories", query={"path": work_directory}, body=body, nulls=True)
 
+    async def workers(self) -> JsonList:
+        """Who was seen in the last hour: `{worker_id, work_directories, working, last_seen_at, connection}` each."""
+        workers: JsonList = (await self.data("GET", "workers"))["workers"]
+        return workers
+
     async def health(self) -> Json:
         """The health document, also when it says `unhealthy`."""
         status, document = await self.exchange("GET", "/health")
@@ -190,7 +219,7 @@ class Client(Session):
             raise refusal(status, document)
         return document
 
-    async def stream(
+    def stream(
         self,
         *,
         work_directory: str,
@@ -215,10 +244,15 @@ class Client(Session):
             "tags": tags or None,
             "mode": mode,
         }
+        return self._events("/api/v1/tasks/stream", query, opened)
+
+    async def _events(
+        self, path: str, query: Mapping[str, Any], opened: Callable[[], None] | None = None
+    ) -> AsyncGenerator[Event, None]:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         parser = EventParser()
         try:
-            async with self.open("GET", "/api/v1/tasks/stream", timeout, query=query) as response:
+            async with self.open("GET", path, timeout, query=query) as response:
                 if response.status != 200 or response.content_type != "text/event-stream":
                     raise refusal(response.status, decoded(await response.read()))
                 if opened is not None:
