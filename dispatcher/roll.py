@@ -122,8 +122,7 @@ class Roll:
         ]
 
     def _connection(self, worker_id: str, seen: _Seen, now: int) -> Connection:
-        channels = {channel for channel, _ in +self._present.get(worker_id, Counter())}
-        if channels:
-            return "stream" if "stream" in channels else "mcp"
+        if here := self._present.get(worker_id):
+            return "stream" if any(channel == "stream" for channel, _ in +here) else "mcp"
         polls = seen.claimed_at is not None and seen.claimed_at > now - POLL_SECONDS * 1000
         return "poll" if polls else "none"

@@ -2,10 +2,11 @@
 
 import asyncio
 from asyncio.subprocess import PIPE
+from contextlib import suppress
 
 import pytest
 
-from task_orchestrator import Refused, Unreachable, printing
+from task_orchestrator import Client, Refused, Unreachable, printing
 from task_orchestrator.printing import LEFT_OUT, Printing
 from tests.client.processes import PATIENCE_SECONDS, start, until
 from tests.client.test_worker import ended, submit
@@ -66,15 +67,20 @@ async def test_the_command_line_follows_it_to_the_end(server, client, directory)
     (held,) = await client.claim(work_directory=str(directory))
     await client.log(task_id, ["one"], lease_token=held["lease_token"])
     process = await start("logs", task_id, "--follow", url=server.url, stdout=PIPE)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        assert await process.stdout.readline() == b"one\n"
-        server.terminate()
-        server.start()
-        await client.log(task_id, ["two"], lease_token=held["lease_token"])
-        assert await process.stdout.readline() == b"two\n"
-        await client.complete(task_id, lease_token=held["lease_token"])
-        assert await process.stdout.read() == b""
-        assert await process.wait() == 0
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS), Client(server.url) as later:
+            assert await process.stdout.readline() == b"one\n"
+            await asyncio.to_thread(server.terminate)
+            await asyncio.to_thread(server.start)
+            await later.log(task_id, ["two"], lease_token=held["lease_token"])
+            assert await process.stdout.readline() == b"two\n"
+            await later.complete(task_id, lease_token=held["lease_token"])
+            assert await process.stdout.read() == b""
+            assert await process.wait() == 0
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def test_workers_are_listed(cli, client, directory):
