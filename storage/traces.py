@@ -18,7 +18,7 @@ SIGHTINGS = f"""
         select worker_id, work_directory, at from (
             select * from history where seq > (select seq from last_numbers) - {LOOK_BACK_MAX})
         where type in ('task.claimed', 'task.completed', 'task.failed', 'task.released', 'task.late_result')
-        or type = 'task.retried' and details ->> 'automatic'
+        or type = 'task.retried' and json_extract(details, '$.automatic')
         union all
         select worker_id, work_directory, updated_at from tasks where status = 'working')
     where worker_id is not null group by worker_id, work_directory having last_at > ? order by last_at"""

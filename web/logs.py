@@ -1,7 +1,7 @@
 """What the attempts at a task print: taken from who works on it, read in pages or followed as it comes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TypedDict
 
@@ -20,10 +20,11 @@ from web.bodies import Logs
 from web.codec import Fault, Invalid, encode, rfc3339
 from web.delivery import delivering
 from web.service import Service
+from web.stream import PING_SECONDS
 
 PAGE_LINES = 1000
 FOLLOWED_LINES = 200  # read and sent at a time, so that many readers of long lines take little memory
-PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
+BUNDLE_BYTES = 64 * 1024  # about so much is written at once: a slow reader has the whole timeout for each
 EVENT_ID = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -110,9 +111,9 @@ class _Follower:
         while page is not None:
             if self.service.draining.is_set():
                 return
-            if page.lines:
-                await self._send(events, request, b"".join(map(_frame, page.lines)))
-                self.number = page.lines[-1].number
+            for number, frames in _bundles(page.lines):
+                await self._send(events, request, frames)
+                self.number = number
             if len(page.lines) < FOLLOWED_LINES:
                 if self._is_over(page):
                     break
@@ -135,6 +136,18 @@ class _Follower:
             return page.status in FINAL
         is_running = page.attempt == self.asked.attempt and page.status is Status.WORKING
         return page.attempt >= self.asked.attempt and not is_running
+
+
+def _bundles(printed: Sequence[LogLine]) -> Iterator[tuple[int, bytes]]:
+    """Events to be written together, and the number of the last of them."""
+    frames: list[bytes] = []
+    size = 0
+    for line in printed:
+        frames.append(_frame(line))
+        size += len(frames[-1])
+        if size > BUNDLE_BYTES or line is printed[-1]:
+            yield line.number, b"".join(frames)
+            frames, size = [], 0
 
 
 def _frame(line: LogLine) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dispatcher import roll
-from dispatcher.messages import FOREVER, Claim, Complete, Create, Heartbeat
+from dispatcher.messages import FOREVER, Cancel, Claim, Complete, Create, Fail, Heartbeat, Retry, Tick
 from dispatcher.record import Sighting
 from dispatcher.roll import Roll
 from storage import traces
@@ -183,6 +183,29 @@ async def test_a_restart_leaves_those_who_did_something(world: World) -> None:
     world.now += HOUR // 2 + HOUR // 4
     await restarted(world)
     assert names(world) == ["ann"]
+
+
+async def test_what_others_did_to_its_task_leaves_no_trace_of_it(world: World) -> None:
+    """A failure that is tried again by itself is its own; a retry by hand, a cancel, a lost lease are not."""
+    (first, second) = [Create(work_directory="/w", prompt="do it", auto_retry=auto) for auto in (True, False)]
+    for create, worker in ((first, "auto"), (second, "hand")):
+        await world.ask(create)
+        (task,) = await world.ask(claim(worker))
+        world.now += MINUTE
+        await world.ask(Fail(task_id=task.task_id, lease_token=task.lease_token, error_message="no"))
+    ended = world.now
+    world.now += MINUTE
+    await world.ask(Retry(task_id=task.task_id))
+    (lost,) = await world.ask(Claim(work_directories=("/w",), worker_id="lost", lease_seconds=1))
+    world.now += HOUR // 4
+    await world.ask(Tick())
+    await world.ask(Cancel(task_id=lost.task_id))
+    await restarted(world)
+    assert {worker.worker_id: worker.last_seen_at for worker in world.dispatcher.workers()} == {
+        "auto": ended - MINUTE,
+        "hand": ended,
+        "lost": ended + MINUTE,
+    }
 
 
 async def test_only_the_end_of_the_history_is_looked_through(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ async def test_it_is_there_after_a_crash_and_gone_with_its_task(server):
 async def test_on_a_workers_stream_it_is_a_sign_of_life(api, directory):
     """Else the stream would end with the second lease in a row that nobody renewed."""
     await api.create(directory)
-    async with api.stream(directory, lease_seconds=0.3) as events:
+    async with api.stream(directory, lease_seconds=1) as events:
         await events.task()
         assert (await events.next())[0] == "cancel"
         await printed(api, await events.task(), "still here")
