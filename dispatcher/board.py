@@ -25,7 +25,20 @@ from dispatcher.gates import Gates
 from dispatcher.messages import Claim, Message, R, Ticket
 from dispatcher.needs import comes_too_early, needs
 from dispatcher.pace import Pace
-from dispatcher.ports import Change, Configured, Entry, Found, Lease, Mint, Needs, Notice, Ruling, Run, Snapshot
+from dispatcher.ports import (
+    Change,
+    Configured,
+    Entry,
+    Found,
+    Lease,
+    LogLine,
+    Mint,
+    Needs,
+    Notice,
+    Ruling,
+    Run,
+    Snapshot,
+)
 from dispatcher.rules import Rules
 from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
@@ -190,7 +203,15 @@ class Board:
     def park(self, claim: Claim, until: int | None) -> Parked:
         return Parked(self.agenda.park(claim, until))
 
-    def put(self, before: Task | None, after: Task, now: int, type: str | None, **details: Any) -> Task:
+    def put(
+        self,
+        before: Task | None,
+        after: Task,
+        now: int,
+        type: str | None,
+        log: tuple[LogLine, ...] = (),
+        **details: Any,
+    ) -> Task:
         """Record a task's new form and why. The only place where a task changes."""
         if before is not None:
             self._forget_form(before)
@@ -204,7 +225,7 @@ class Board:
             self.agenda.add(after)
         self.note_due(after)
         entry = self._entry(before or after, after, now, type, details) if type else None
-        self._changes.append(Change(before, after, entry))
+        self._changes.append(Change(before, after, entry, log=log))
         if self.gates.count(before, after):
             self.pace.note(after)
             self.agenda.reopen(after.work_directory)

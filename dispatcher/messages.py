@@ -23,6 +23,7 @@ from dispatcher.fields import (
     JsonObject,
     LeaseSeconds,
     LeaseToken,
+    LogLines,
     MaxRetries,
     MaxWorking,
     OnDependencyFailure,
@@ -195,6 +196,15 @@ class Release(Message[Task]):
 
 
 @frozen(kw_only=True)
+class Log(Message[Task]):
+    """More of what the attempt prints. It renews no lease, and what is said twice is kept twice."""
+
+    task_id: str = field(metadata=INTERNAL)
+    lines: LogLines
+    lease_token: LeaseToken | None = None
+
+
+@frozen(kw_only=True)
 class Cancel(Message[Task]):
     """Nobody is to work on it. A task that is being worked on needs `force`: its lease is void at once."""
 
@@ -290,7 +300,7 @@ class Drain(Message[None]):
     """Answer every parked claim now, and park no more."""
 
 
-LeaseMessage = Heartbeat | Complete | Fail | Release
+LeaseMessage = Heartbeat | Complete | Fail | Release | Log
 """What the holder of a lease says about its task."""
 
 TaskMessage = LeaseMessage | Cancel | Retry | Edit | Delete

@@ -44,17 +44,28 @@ class Entry:
 
 
 @frozen
+class LogLine:
+    """One line of what the attempts at a task have printed, counted from 1 over all of them."""
+
+    number: int
+    attempt: int
+    at: int
+    line: str
+
+
+@frozen
 class Change:
     """A task in its new form, and the line that explains it. `before` is None for a new task.
 
-    A heartbeat has no line, unless it tells of progress; a late result has a line and leaves the task as it was.
-    `gone`: it was deleted, and `after` is what it last was.
+    Logs have no line, nor have heartbeats unless they tell of progress; a late result has a line and leaves the task as
+    it was. `gone`: it was deleted, and `after` is what it last was. `log`: what is new in its log.
     """
 
     before: Task | None
     after: Task
     entry: Entry | None
     gone: bool = False
+    log: tuple[LogLine, ...] = ()
 
 
 @frozen

@@ -11,9 +11,9 @@ import aiosqlite
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
-from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
+from dispatcher.record import DirectoryCount, EventFilter, LogPage, Outcome, Place, Sighting, Stretch
 from dispatcher.task import Task
-from storage import queries
+from storage import queries, traces
 from storage.hop import P, T, hop
 
 
@@ -43,6 +43,12 @@ class SqliteRecord:
 
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read(queries.events, after, limit, only)
+
+    async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
+        return await self._read(traces.log, task_id, after, limit, attempt)
+
+    async def sightings(self, after: int) -> Sequence[Sighting]:
+        return await self._read(traces.sightings, after)
 
     async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
         return await self._read(queries.newest, work_directory, limit, offset)

@@ -42,6 +42,7 @@ create table tasks (
     deadline_at         integer,
     started_at          integer,
     progress            text,
+    log_lines           integer not null,
 
     completed_at        integer,
     result              text,
@@ -134,3 +135,13 @@ create table config_versions (
     changes text    not null check (json_type(changes) = 'object'), -- what the history shows: secrets masked
     runtime text    not null check (json_type(runtime) = 'object') -- secrets as they are, never shown
 ) strict;
+
+-- What the attempts at each task have printed; it goes when the task is deleted.
+create table task_logs (
+    arrival integer not null, -- of the task
+    number  integer not null, -- 1, 2, 3 … over all attempts
+    attempt integer not null,
+    at      integer not null,
+    line    text    not null,
+    primary key (arrival, number)
+) strict, without rowid;

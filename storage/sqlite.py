@@ -71,6 +71,8 @@ INSERT_CONFIG = f"insert into config_versions ({', '.join(CONFIG.columns)}) valu
 INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
 DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
 INSERT_DEPENDENCY = "insert into dependencies values (?, ?)"
+INSERT_LOG_LINE = "insert into task_logs values (?, ?, ?, ?, ?)"
+DELETE_LOG = "delete from task_logs where arrival = ?"
 DELETE_DEPENDENCY = "delete from dependencies where parent_id = ? and arrival = ?"
 INSERT_DIRECTORY = "insert into work_directories (work_directory) values (?) on conflict do nothing"
 ADD_COUNT = f"""
@@ -197,6 +199,8 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
     db.executemany(DELETE_DEPENDENCY, chain.from_iterable(_no_longer_unmet(change) for change in net))
     db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in _unmet(task)))
+    db.executemany(INSERT_LOG_LINE, _log_rows(changes))
+    db.executemany(DELETE_LOG, ((it.after.arrival,) for it in net if it.gone and it.after.log_lines))
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
@@ -249,6 +253,14 @@ def _no_longer_unmet(change: Change) -> Iterable[Row]:
     if change.before is not None:
         left = () if change.gone else _unmet(change.after)
         yield from ((parent, change.after.arrival) for parent in _unmet(change.before) if parent not in left)
+
+
+def _log_rows(changes: Changes) -> Iterable[Row]:
+    for change in changes:
+        if not isinstance(change, Change):
+            continue
+        for line in change.log:
+            yield change.after.arrival, line.number, line.attempt, line.at, line.line
 
 
 def _counts(net: Iterable[Change]) -> Iterable[Row]:

@@ -27,6 +27,7 @@ from storage.versions import migrate, steps
 READERS = 2  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
 CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
+LOG_LINE_BYTES = 32  # and so much a line of a task's log, its text aside
 IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
 ROOM_BYTES = 256 * 1024  # so much must fit on the disk again before it counts as having room
 ROOM_SECONDS = 0.5  # between two looks whether it has
@@ -209,7 +210,8 @@ def _log_bytes(change: Change | Ruling | Notice) -> int:
     if not isinstance(change, Change):
         return CHANGE_BYTES
     details = change.entry.details if change.entry else None
-    return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details]))
+    printed = sum(LOG_LINE_BYTES + len(line.line.encode()) for line in change.log)
+    return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details])) + printed
 
 
 async def _stop(job: Job[None]) -> None:

@@ -18,9 +18,11 @@ from task_orchestrator.display import (
     show_task,
     show_tasks,
 )
+from task_orchestrator.logs import logs
 from task_orchestrator.submit import absolute, submit
 from task_orchestrator.watch import watch
 from task_orchestrator.work import worker
+from task_orchestrator.workers import workers
 
 REFUSED, UNREACHABLE, INTERRUPTED, PIPE_CLOSED = 1, 3, 130, 141
 
@@ -31,6 +33,8 @@ app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a ser
 app.command(submit)
 app.command(worker)
 app.command(watch)
+app.command(logs)
+app.command(workers)
 directories.add_to(app)
 app.command(config.app)
 

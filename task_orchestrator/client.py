@@ -1,7 +1,6 @@
 """The HTTP client: one method per call, one exception per kind of failure, and no hidden retries."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -153,6 +152,30 @@ class Client(Session):
         body = {"lease_token": lease_token, "reason": reason, "delay_seconds": delay_seconds}
         return await self.data("POST", _task(task_id, "release"), body=body)
 
+    async def log(self, task_id: str, lines: Sequence[str], *, lease_token: str | None = None) -> Json:
+        """Add up to 1000 lines to the log of a task we work on: `{task_id, accepted, last_number}`.
+
+        Not harmless to repeat: what is said twice is kept twice.
+        """
+        return await self.data("POST", _task(task_id, "logs"), body={"lines": list(lines), "lease_token": lease_token})
+
+    async def logs(self, task_id: str, *, after: int = 0, limit: int | None = None, attempt: int | None = None) -> Json:
+        """What the attempts at a task have printed: `{task_id, lines: [{number, attempt, at, line}], next_after}`."""
+        return await self.data(
+            "GET", _task(task_id, "logs"), query={"after": after, "limit": limit, "attempt": attempt}
+        )
+
+    def follow(
+        self, task_id: str, *, after: int = 0, attempt: int | None = None, opened: Callable[[], None] | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """The same as it is printed: events `log` (a line), and `end` `{task_id, status}` when no more will come.
+
+        It ends without that when the server closes it and raises Unreachable when it breaks; reconnecting, after the
+        number of the last line, is the caller's business. `opened` is called once the server has let us in.
+        """
+        query = {"follow": True, "after": after, "attempt": attempt}
+        return self._events(_task(task_id, "logs"), query, opened)
+
     async def cancel(self, task_id: str, reason: str | None = None, force: bool = False) -> Json:
         """Nobody is to work on it any more: the whole task. One that is being worked on needs `force`."""
         return await self.data("POST", _task(task_id, "cancel"), body={"reason": reason, "force": force})
@@ -209,6 +232,11 @@ class Client(Session):
         limits: Json = (await self.data("GET", "limits"))["limits"]
         return limits
 
+    async def workers(self) -> JsonList:
+        """Who was seen in the last hour: `{worker_id, work_directories, working, last_seen_at, connection}` each."""
+        workers: JsonList = (await self.data("GET", "workers"))["workers"]
+        return workers
+
     async def health(self) -> Json:
         """The health document, also when it says `unhealthy`."""
         status, document = await self.exchange("GET", "/health")
@@ -216,7 +244,7 @@ class Client(Session):
             raise refusal(status, document)
         return document
 
-    async def stream(
+    def stream(
         self,
         *,
         work_directory: str,
@@ -241,11 +269,9 @@ class Client(Session):
             "tags": tags or None,
             "mode": mode,
         }
-        async with aclosing(self._events("tasks/stream", query, opened)) as events:
-            async for event in events:
-                yield event
+        return self._events("tasks/stream", query, opened)
 
-    async def events(
+    def events(
         self,
         task_id: str | None = None,
         *,
@@ -264,9 +290,7 @@ class Client(Session):
         """
         path = "events" if task_id is None else _task(task_id, "events")
         query = {"after": after, "work_directory": work_directory, "types": types or None}
-        async with aclosing(self._events(path, query, opened, stands_at)) as events:
-            async for event in events:
-                yield event
+        return self._events(path, query, opened, stands_at)
 
     async def _events(
         self,

@@ -16,6 +16,7 @@ from dispatcher.errors import (
     InvalidState,
     LeaseLost,
     LeaseTokenRequired,
+    LogFull,
     NotPaused,
     PromptMismatch,
     RecordFailed,
@@ -133,6 +134,9 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     RetryLimitReached: lambda e: Failure(422, "RETRY_LIMIT_REACHED", str(e), {"max_retries": e.max_retries}),
     LeaseLost: lambda e: Failure(
         409, "LEASE_LOST", str(e), {"reason": e.reason, "status": e.status, "attempt": e.attempt}
+    ),
+    LogFull: lambda e: Failure(
+        413, "PAYLOAD_TOO_LARGE", str(e), {"log_lines_max": e.log_lines_max, "log_lines": e.log_lines}
     ),
     PromptMismatch: lambda e: Failure(
         422, "PROMPT_MISMATCH", str(e), {"similarity": round(e.similarity, 4), "threshold": e.threshold}

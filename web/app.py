@@ -18,8 +18,8 @@ from aiohttp.web import (
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
-from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, config, directories, events, explain, health, limits, stream, tasks
+from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
+from web import batches, config, directories, events, explain, health, limits, logs, show, stream, tasks, workers
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -29,6 +29,7 @@ from web.bodies import (
     ClaimBody,
     CompleteBody,
     EventsQuery,
+    Logs,
     Newest,
     Next,
     Nothing,
@@ -84,10 +85,12 @@ ROUTES = (
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
-    Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
-    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask),
+    Route("GET", "/api/v1/tasks/{task_id}", show.show, Show),
+    Route("GET", "/api/v1/tasks/{task_id}/history", show.history, AboutTask),
     Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask),
     Route("GET", "/api/v1/tasks/{task_id}/events", events.task_events, TaskEventsQuery),
+    Route("GET", "/api/v1/tasks/{task_id}/logs", logs.read, Logs, says=logs.Page),
+    Route("POST", "/api/v1/tasks/{task_id}/logs", logs.append, Log, says=logs.Accepted),
     Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
     Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
     Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
@@ -102,6 +105,7 @@ ROUTES = (
     Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
     Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
     Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
+    Route("GET", "/api/v1/workers", workers.listing, Nothing, says=workers.Workers),
     Route("GET", "/api/v1/events", events.events, EventsQuery, says=events.EventPage),
     Route("GET", "/api/v1/config", config.show, Nothing, says=config.ConfigSays),
     Route("PATCH", "/api/v1/config", config.change, ChangeSettings, says=config.ConfigSays),

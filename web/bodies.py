@@ -161,12 +161,28 @@ class Pause:
 @frozen(kw_only=True)
 class Show:
     task_id: str
+    include: Annotated[tuple[Literal["history", "logs"], ...], Rule(distinct)] = ()
     wait_seconds: WaitSeconds = 0
     until: Literal["terminal"] | None = None
 
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.wait_seconds and self.until is None:
             yield "until", "is required with wait_seconds"
+
+
+@frozen(kw_only=True)
+class Logs:
+    """Lines beyond the number `after`: a page of them, or all there are and will be. `attempt`: of that one alone."""
+
+    task_id: str
+    after: Offset = 0
+    limit: PageLimit | None = None
+    attempt: Annotated[int, Ge(1), Le(2**63 - 1)] | None = None
+    follow: bool = False
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.follow and self.limit is not None:
+            yield "limit", "cannot be given together with follow"
 
 
 @frozen(kw_only=True)

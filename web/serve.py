@@ -26,6 +26,7 @@ from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
+from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.errors import StorageError
 from storage.store import SqliteStore, open_store
 from web.app import make_app
@@ -152,7 +153,8 @@ async def compose(given: Given, store: SqliteStore) -> AsyncIterator[tuple[Servi
     rules = configuration.settings.task.rules()
     clock, hub, feed = SystemClock(snapshot.last_at), Hub(), Feed(snapshot.last_seq)
     hub.watch(feed.publish)
-    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
+    roll = Roll(await store.record.sightings(clock() - SEEN_SECONDS * 1000))
+    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock, roll)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
     service = Service(

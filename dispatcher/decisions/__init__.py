@@ -10,6 +10,7 @@ from dispatcher.decisions.batches import create_many
 from dispatcher.decisions.claims import claim, drain, held, leave
 from dispatcher.decisions.creation import create
 from dispatcher.decisions.directories import regulate
+from dispatcher.decisions.logs import log
 from dispatcher.decisions.reports import complete, fail, heartbeat, release
 from dispatcher.decisions.settings import reconfigure
 from dispatcher.decisions.steering import cancel, delete, edit, retry
@@ -27,6 +28,7 @@ from dispatcher.messages import (
     Heartbeat,
     Held,
     Leave,
+    Log,
     Message,
     Reconfigure,
     Regulate,
@@ -44,6 +46,7 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Complete: complete,
     Fail: fail,
     Release: release,
+    Log: log,
     Cancel: cancel,
     Retry: retry,
     Edit: edit,

@@ -15,7 +15,16 @@ from storage.rows import DIRECTORIES, HISTORY, TASKS
 from tests.dispatcher.world import World
 
 MOVING = {f"task.{move}" for move in ("claimed", "completed", "failed", "cancelled", "retried", "released")}
-UNSEEN = {"version", "updated_at", "has_dependants", "tell_from", "idempotency_key", "request_digest", "claim_id"}
+UNSEEN = {
+    "version",
+    "updated_at",
+    "has_dependants",
+    "tell_from",
+    "idempotency_key",
+    "request_digest",
+    "claim_id",
+    "log_lines",
+}
 
 
 @define

@@ -5,7 +5,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from dispatcher.fields import UNSET
-from dispatcher.messages import Complete, Create, Edit, Fail, Heartbeat, Release
+from dispatcher.messages import Complete, Create, Edit, Fail, Heartbeat, Log, Release
 
 NEVER = float("inf")
 ENDED = ("completed", "failed", "cancelled")
@@ -36,6 +36,7 @@ class Job:
     lost: int = 0
     error: str | None = None
     result: Any = None
+    printed: list[tuple[int, int, str]] = field(factory=list)  # attempt, time and text of each line
     reason: str | None = None  # why it was cancelled
     has_children: bool = False  # others wait for it, or did so once
     tell: int | None = None  # it has ended, and its children from this number on have yet to hear of it
@@ -83,6 +84,7 @@ class Job:
             "completed_at": self.ended_at,
             "retry_count": self.retries,
             "lost_leases": self.lost,
+            "log_lines": len(self.printed),
             "error_message": self.error,
             "result": self.result,
         }
@@ -192,10 +194,12 @@ class Job:
 
     # What its holder says
 
-    def hear(self, message: Any, now: int, token_required: bool) -> Any:
+    def hear(self, message: Any, now: int, token_required: bool, log_lines_max: int) -> Any:
         """None if it was accepted, else the answer."""
         if refusal := self._refusal(message, token_required):
             return refusal
+        if isinstance(message, Log) and len(self.printed) + len(message.lines) > log_lines_max:
+            return "LogFull"
         if isinstance(message, Complete) and message.original_prompt not in (None, self.create.prompt):
             return "PromptMismatch"
         match message:
@@ -212,6 +216,8 @@ class Job:
                 self._fail(message, self.create.auto_retry, now)
             case Fail():
                 self._fail(message, self.create.auto_retry if message.retryable is None else message.retryable, now)
+            case Log():
+                self.printed += [(self.attempt, now, line) for line in message.lines]
             case Release():
                 self.back("released", now + round((message.delay_seconds or 0) * 1000), now)
         return None

@@ -24,6 +24,7 @@ from dispatcher.messages import (
     Fail,
     Heartbeat,
     Held,
+    Log,
     Message,
     Progress,
     Reconfigure,
@@ -168,11 +169,13 @@ progress = st.sampled_from([None, Progress(), Progress(percent=1), Progress(mess
 def reports(draw: st.DrawFn) -> Message[Any]:
     task_id, token = draw(leases())
     report: dict[str, Any] = {"task_id": task_id, "lease_token": None if draw(now_and_then) else token}
-    kind = draw(st.sampled_from([Complete, Fail, Release, Heartbeat, Complete, Fail]))
+    kind = draw(st.sampled_from([Complete, Fail, Release, Heartbeat, Log, Complete, Fail]))
     if kind is Complete:
         return evolve(draw(completions), **report)
     if kind is Fail:
         return evolve(draw(failures), **report)
+    if kind is Log:
+        return Log(lines=draw(st.sampled_from([("a",), ("b", ""), ("c", "c", "c")])), **report)
     if kind is Release:
         return Release(task_id=task_id, lease_token=token, delay_seconds=draw(delays))
     return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds), progress=draw(progress))

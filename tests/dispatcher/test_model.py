@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from dispatcher.decisions import logs
 from dispatcher.fields import Priority
 from dispatcher.messages import (
     FOREVER,
@@ -61,17 +62,26 @@ class Model(RuleBasedStateMachine):
         resident_max=st.sampled_from([1000, 4]),
         shelves_max=st.sampled_from([1000, 2]),
         slice=st.sampled_from([256, 256, 1, 2]),
+        log_lines_max=st.sampled_from([1000, 4]),
         max_working=st.sampled_from([None, 1, 2]),
         rules=some_rules,
     )
     def start(
-        self, window: int, resident_max: int, shelves_max: int, slice: int, max_working: int | None, rules: Rules
+        self,
+        window: int,
+        resident_max: int,
+        shelves_max: int,
+        slice: int,
+        log_lines_max: int,
+        max_working: int | None,
+        rules: Rules,
     ) -> None:
         self.loop = asyncio.new_event_loop()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(sqlite, "DEPENDANTS_SLICE", slice)
+        self.patch.setattr(logs, "LOG_LINES_MAX", log_lines_max)
         self.world = World(window, resident_max, shelves_max, rules=rules)
-        self.oracle = Oracle(rules, told_at_once=slice)
+        self.oracle = Oracle(rules, told_at_once=slice, log_lines_max=log_lines_max)
         self.audit = Audit(self.world)
         self.asked: dict[int, tuple[Message[Any], asyncio.Task[Any]]] = {}  # not answered yet, or not yet compared
         self.expected: dict[object, Any] = {}
@@ -176,6 +186,12 @@ class Model(RuleBasedStateMachine):
             job = next(job for job in self.oracle.jobs if job.id == task_id)
             both_at_once = job.expired(job.ended_at or 0) and {reason, job.reason} == {"expired", "dependency_failed"}
             assert reason == job.reason or both_at_once, (task_id, reason, job.reason)
+
+    @invariant()
+    def logs_are_those_of_the_oracle(self) -> None:
+        rows = self.world.journal.db.execute("select * from task_logs order by arrival, number").fetchall()
+        jobs = [job for job in self.oracle.jobs if not job.deleted]
+        assert rows == [(job.number, place, *it) for job in jobs for place, it in enumerate(job.printed, start=1)]
 
     @invariant()
     def lines_about_no_task_are_those_of_the_oracle(self) -> None:

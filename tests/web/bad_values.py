@@ -122,6 +122,12 @@ BODIES = {
         "delay_seconds": (f"{NUMBER} null", DELAYS),
         "reason": ("string null", REASONS),
     },
+    "logs": {
+        "lines": ("list", [[], ["a"] * 1001]),
+        "lines[0]": ("", [["a\0b"], ["x" * 8193], [EMOJI * 2049], [5], [None], [["a"]], [{}]]),
+        "lines[1]": ("", [["a", None, "b"]]),
+        "lease_token": ("string null", TOKENS),
+    },
     "rules": {
         "max_working": ("integer null", [0, -1, 100_001, 1.0, *BIG]),
         "paused": ("boolean", [0, "true"]),
@@ -142,6 +148,7 @@ REQUIRED = {
     "claim": ["work_directory"],
     "heartbeat": ["lease_token"],
     "fail": ["error_message"],
+    "logs": ["lines"],
     "release": ["lease_token"],
 }
 OTHER = {"work_directories": "work_directory"}  # what must not stand beside it
@@ -163,8 +170,21 @@ STREAMING = {"capacity": [*NUMBERS, "0", "-1", "101", "1.0", "1.5"], "mode": [""
 QUERIES = {
     "next": CLAIMING | {"wait_seconds": [*NUMBERS, "-1", "60.001", "61"]},
     "stream": CLAIMING | STREAMING,
-    "show": {"wait_seconds": [*NUMBERS, "-1", "61"], "until": ["", "x", "Terminal", "terminal,terminal", "completed"]},
+    "show": {
+        "wait_seconds": [*NUMBERS, "-1", "61"],
+        "until": ["", "x", "Terminal", "terminal,terminal", "completed"],
+        "include": ["logs,logs", "history,logs,history"],
+        "include[0]": ["", "x", "Logs", "%20logs", "%ff", "null", ",logs"],
+        "include[1]": ["logs,", "logs,x", "history,logs%00"],
+    },
     "history": {},
+    "logs": {
+        "after": [*NUMBERS, "-1", "1.5", str(2**63)],
+        "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],
+        "attempt": [*NUMBERS, "0", "-1", "1.5", str(2**63)],
+        "follow": ["", *words("0 1 1.5 True yes null true,true %20true")],
+    },
+    "workers": {},
     "explain": {},
     "directories": {},
     "list": {
@@ -202,6 +222,8 @@ REPEATED = [
     ("stream", "work_path=/a&work_path=/b"),
     ("stream", "mode=notify&mode=notify"),
     ("show", "until=terminal&until=terminal"),
+    ("show", "include=logs&include=history"),
+    ("logs", "follow=true&follow=true"),
     ("list", "limit=1&limit=2"),
 ]
 EXCLUSIVE = [
