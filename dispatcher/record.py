@@ -8,6 +8,7 @@ from attrs import frozen
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.ports import Entry
+from dispatcher.statistics import Statistics
 from dispatcher.task import Status, Task
 
 
@@ -107,3 +108,7 @@ class Record(Protocol):
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        """Of what happened in [start, end) in the directory (None: in all of them). In milliseconds; the range is of
+        whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""

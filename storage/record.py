@@ -11,9 +11,11 @@ import aiosqlite
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
+from dispatcher.statistics import Statistics
 from dispatcher.task import Task
 from storage import queries
 from storage.hop import P, T, hop
+from storage.statistics import statistics
 
 
 class SqliteRecord:
@@ -48,6 +50,9 @@ class SqliteRecord:
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        return await self._read(statistics, work_directory, start, end, bucket)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

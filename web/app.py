@@ -19,7 +19,7 @@ from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, explain, health, stream, tasks
+from web import batches, directories, explain, health, statistics, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -39,6 +39,7 @@ from web.codec import Malformed, decode, decode_query
 from web.delivery import deliver
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
+from web.statistics import AboutRange, StatisticsView
 
 TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
@@ -96,6 +97,7 @@ ROUTES = (
     Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
     Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
     Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
+    Route("GET", "/api/v1/statistics", statistics.statistics, AboutRange, says=StatisticsView),
     Route("GET", "/health", health.health, Nothing),
     Route("GET", "/health/live", health.live, Nothing),
     Route("GET", "/health/ready", health.ready, Nothing),
