@@ -38,14 +38,16 @@ class Durations:
             self.sum += ms
             self.most = max(self.most, ms)
 
-    def add(self, text: str | None) -> None:
+    def add(self, other: "Durations") -> None:
+        for bin, number in other.bins.items():
+            self.bins[bin] = self.bins.get(bin, 0) + number
+        self.sum += other.sum
+        self.most = max(self.most, other.most)
+
+    def add_json(self, text: str | None) -> None:
         """Others, as `to_json` has written them."""
         if text:
-            others = orjson.loads(text)
-            for bin, number in others["bins"].items():
-                self.bins[bin] = self.bins.get(bin, 0) + number
-            self.sum += others["sum"]
-            self.most = max(self.most, others["most"])
+            self.add(Durations(**orjson.loads(text)))
 
     def to_json(self) -> str | None:
         if not self.bins:

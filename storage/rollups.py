@@ -24,7 +24,7 @@ from storage.durations import Durations
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 EVERYWHERE = ""  # stands for all work directories
-ADDITIONS_MAX = 32  # batches that are not added up yet
+ADDITIONS_MAX = 16  # batches that are not added up yet
 
 EVENTS = ("created", "claimed", "completed", "failed", "cancelled", "retried", "released", "lease_expired", "deleted")
 NUMBERS = (*EVENTS, *(f"now_{name}" for name in (*Status, *Priority)))
@@ -75,13 +75,18 @@ class Total:
         self.waiting.note(tally.waiting)
         self.processing.note(tally.processing)
 
+    def add_total(self, other: "Total") -> None:
+        self.numbers = list(map(add, self.numbers, other.numbers))
+        self.waiting.add(other.waiting)
+        self.processing.add(other.processing)
+
     def add_row(self, numbers: Iterable[int], waiting: str | None, processing: str | None) -> None:
         self.numbers = list(map(add, self.numbers, numbers))
         self.add_durations(waiting, processing)
 
     def add_durations(self, waiting: str | None, processing: str | None) -> None:
-        self.waiting.add(waiting)
-        self.processing.add(processing)
+        self.waiting.add_json(waiting)
+        self.processing.add_json(processing)
 
 
 Tallies = Mapping[Key, Tally]
@@ -128,12 +133,14 @@ def add_up(db: sqlite3.Connection) -> None:
 
 
 def add_to_rollups(db: sqlite3.Connection, tallies: Iterable[tuple[Key, Tally]]) -> None:
+    minutes: defaultdict[Key, Total] = defaultdict(Total)
+    for minute, tally in tallies:
+        minutes[minute].add(tally)
     rows: defaultdict[RowKey, Total] = defaultdict(Total)
-    for (directory, minute), tally in tallies:
-        for span in (MINUTE, HOUR):
-            at = floor(minute, span)
-            rows[directory, span, at].add(tally)
-            rows[EVERYWHERE, span, at].add(tally)
+    for (directory, at), total in minutes.items():
+        for path in (directory, EVERYWHERE):
+            rows[path, MINUTE, at].add_total(total)
+            rows[path, HOUR, floor(at, HOUR)].add_total(total)
     for key, total in rows.items():
         if (total.waiting.bins or total.processing.bins) and (row := db.execute(DURATIONS, key).fetchone()):
             total.add_durations(*row)  # what is written takes the place of what stands there

@@ -36,6 +36,7 @@ from tests.dispatcher.audit import Audit
 from tests.dispatcher.oracle import Oracle
 from tests.dispatcher.strategies import DIRECTORIES, SECONDS, claims, directories, endings, everything, priorities
 from tests.dispatcher.world import World
+from tests.storage.counted import agree_with_the_history
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ class Model(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.loop.run_until_complete(self._finish())
             self.loop.close()
+            agree_with_the_history(self.world.journal.db)
             self.world.journal.db.close()
             self.patch.undo()
 
