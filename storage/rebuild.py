@@ -3,11 +3,17 @@
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib.resources import files
+from pathlib import Path
 
 import orjson
 
+from storage.errors import StorageError
+from storage.owner import OwnerLock
 from storage.rollups import HOUR, MINUTE, NUMBERS, RowKey, Tallies, Tally, Total, add_to_rollups, add_up, floor, put
 from storage.rows import RANKED
+from storage.versions import migrate, steps
 
 NEVER = 2**62
 
@@ -26,6 +32,24 @@ LINES = """
     from history as line left join history as last on last.seq = case line.type when 'task.created' then
         (select max(seq) from history as other where other.task_id = line.task_id) end
     where line.seq >= ? and line.at >= ? and line.task_id is not null order by line.seq"""
+
+
+def rebuild_file(path: Path, tell: Callable[[int, int], None]) -> int:
+    """The same, of a database that no server uses. Raises StorageError."""
+    if not path.exists():
+        raise StorageError(f"{path}: there is no such file")
+    try:
+        lock = OwnerLock(path)
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
+                migrate(db, steps(files("storage")))
+                return rebuild(db, tell)
+        finally:
+            lock.release()
+    except StorageError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"{path}: {error}") from error
 
 
 def rebuild(db: sqlite3.Connection, tell: Callable[[int, int], None]) -> int:

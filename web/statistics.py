@@ -38,14 +38,29 @@ class AboutRange:
     def window(self, now: int) -> Window:
         """The whole minutes that the range touches. Raises Invalid."""
         to = now + 1 if self.to is None else self.to
-        since = max(0, to - RANGE_HOURS * BUCKETS["hour"]) if self.from_ is None else self.from_
+        end = min(to + -to % MINUTE, LAST_MS)
+        since = max(0, end - RANGE_HOURS * BUCKETS["hour"]) if self.from_ is None else self.from_
         if since >= to:
             bound = "now, which is where the range ends if 'to' is not given" if self.to is None else "'to'"
             raise Invalid([Fault("from", f"must be before {bound}")])
-        start, end, bucket = since - since % MINUTE, min(to + -to % MINUTE, LAST_MS), BUCKETS[self.bucket]
+        start, bucket = since - since % MINUTE, BUCKETS[self.bucket]
         if (number := -(-end // bucket) - start // bucket) > BUCKETS_MAX:
             raise Invalid([Fault("bucket", f"must be longer: the range has {number}, at most {BUCKETS_MAX} are given")])
         return Window(start, end, bucket)
+
+
+class ByStatus(TypedDict):
+    waiting: int
+    working: int
+    completed: int
+    failed: int
+    cancelled: int
+
+
+class ByPriority(TypedDict):
+    low: int
+    medium: int
+    high: int
 
 
 class SpreadView(TypedDict):
@@ -77,8 +92,8 @@ StatisticsView = TypedDict(
         "bucket": Literal["minute", "hour", "day"],
         "work_directory": str | None,
         "total": int,
-        "by_status": dict[Status, int],
-        "by_priority": dict[Priority, int],
+        "by_status": ByStatus,
+        "by_priority": ByPriority,
         "processing_seconds": SpreadView,
         "waiting_seconds": SpreadView,
         "error_rate": float,
@@ -105,8 +120,18 @@ def view(asked: AboutRange, window: Window, found: Statistics, now: int) -> Stat
         "bucket": asked.bucket,
         "work_directory": asked.work_directory,
         "total": sum(found.by_status.values()),
-        "by_status": dict(found.by_status),
-        "by_priority": dict(found.by_priority),
+        "by_status": {
+            "waiting": found.by_status[Status.WAITING],
+            "working": found.by_status[Status.WORKING],
+            "completed": found.by_status[Status.COMPLETED],
+            "failed": found.by_status[Status.FAILED],
+            "cancelled": found.by_status[Status.CANCELLED],
+        },
+        "by_priority": {
+            "low": found.by_priority[Priority.LOW],
+            "medium": found.by_priority[Priority.MEDIUM],
+            "high": found.by_priority[Priority.HIGH],
+        },
         "processing_seconds": _spread(found.processing),
         "waiting_seconds": _spread(found.waiting),
         "error_rate": round(failed / (completed + failed), 6) if failed else 0.0,

@@ -62,6 +62,7 @@ class Bench:
             "explain": (f"{self.task}/explain", ""),
             "directories": (DIRECTORIES, ""),
             "list": (TASKS, ""),
+            "statistics": ("/api/v1/statistics", ""),
             "health": ("/health", ""),
             "live": ("/health/live", ""),
             "ready": ("/health/ready", ""),
