@@ -9,6 +9,7 @@ from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.ports import Entry, LogLine
+from dispatcher.statistics import Statistics
 from dispatcher.task import Status, Task
 
 
@@ -139,3 +140,7 @@ class Record(Protocol):
         """The changes of the settings, newest first, and how many there are in all."""
 
     async def config_version(self, version: int) -> ConfigVersion | None: ...
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        """Of what happened in [start, end) in the directory (None: in all of them). In milliseconds; the range is of
+        whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""

@@ -12,9 +12,11 @@ from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, EventFilter, LogPage, Outcome, Place, Sighting, Stretch
+from dispatcher.statistics import Statistics
 from dispatcher.task import Task
 from storage import queries, traces
 from storage.hop import P, T, hop
+from storage.statistics import statistics
 
 
 class SqliteRecord:
@@ -61,6 +63,9 @@ class SqliteRecord:
 
     async def config_version(self, version: int) -> ConfigVersion | None:
         return await self._read(queries.config_version, version)
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        return await self._read(statistics, work_directory, start, end, bucket)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

@@ -145,3 +145,45 @@ create table task_logs (
     line    text    not null,
     primary key (arrival, number)
 ) strict, without rowid;
+
+-- What happened in each minute and in each hour, in each work directory ('' for all of them together); `span` is the
+-- length of that time in milliseconds, `at` its begin. What the latest batches add to it stands in `additions`.
+create table rollups (
+    work_directory text    not null,
+    span           integer not null check (span in (60000, 3600000)),
+    at             integer not null check (at % span = 0),
+
+    -- How many lines the history has of each type.
+    created        integer not null,
+    claimed        integer not null,
+    completed      integer not null,
+    failed         integer not null,
+    cancelled      integer not null,
+    retried        integer not null,
+    released       integer not null,
+    lease_expired  integer not null,
+    deleted        integer not null,
+
+    -- The tasks created then, as they are now, or were when they were deleted.
+    now_waiting    integer not null,
+    now_working    integer not null,
+    now_completed  integer not null,
+    now_failed     integer not null,
+    now_cancelled  integer not null,
+    now_low        integer not null,
+    now_medium     integer not null,
+    now_high       integer not null,
+
+    -- How long tasks had waited that were claimed, and attempts taken that completed or failed their task:
+    -- {"bins": {BIN: number}, "most": ms, "sum": ms}
+    waiting        text check (json_type(waiting) = 'object'),
+    processing     text check (json_type(processing) = 'object'),
+
+    primary key (work_directory, span, at)
+) strict, without rowid;
+
+-- [[work_directory, minute, [as many numbers as above], [waiting, in ms …], [processing, in ms …]], …], a row per batch.
+create table additions (
+    number  integer primary key,
+    tallies text not null check (json_type(tallies) = 'array')
+) strict;

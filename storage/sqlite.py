@@ -27,6 +27,7 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
+from storage import rollups
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
@@ -203,6 +204,7 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     db.executemany(DELETE_LOG, ((it.after.arrival,) for it in net if it.gone and it.after.log_lines))
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
+    rollups.write(db, rollups.tallies(net, entries))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
     db.executemany(INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
     last_arrival = max((task.arrival for task in created), default=0)

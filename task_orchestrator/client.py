@@ -189,6 +189,18 @@ class Client(Session):
         directories: JsonList = (await self.data("GET", "work-directories"))["work_directories"]
         return directories
 
+    async def statistics(
+        self,
+        *,
+        since: str | None = None,
+        to: str | None = None,
+        bucket: str | None = None,
+        work_directory: str | None = None,
+    ) -> Json:
+        """What happened from `since` to `to` (RFC 3339; the last 24 hours), by `bucket`: minute, hour or day."""
+        query = {"from": since, "to": to, "bucket": bucket, "work_directory": work_directory}
+        return await self.data("GET", "statistics", query=query)
+
     async def pause(self, work_directory: str, reason: str | None = None, until: str | None = None) -> Json:
         """Nobody is given a task of this directory until it is resumed, or until that time comes: the directory."""
         body = {"paused_reason": reason, "paused_until": until}

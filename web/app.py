@@ -19,7 +19,21 @@ from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
-from web import batches, config, directories, events, explain, health, limits, logs, show, stream, tasks, workers
+from web import (
+    batches,
+    config,
+    directories,
+    events,
+    explain,
+    health,
+    limits,
+    logs,
+    show,
+    statistics,
+    stream,
+    tasks,
+    workers,
+)
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -45,6 +59,7 @@ from web.codec import Malformed, decode, decode_query
 from web.delivery import deliver
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
+from web.statistics import AboutRange, StatisticsView
 
 TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
@@ -112,6 +127,7 @@ ROUTES = (
     Route("GET", "/api/v1/config/history", config.history, SettingsHistory, says=config.HistorySays),
     Route("POST", "/api/v1/config/rollback", config.rollback, Rollback, says=config.ConfigSays),
     Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
+    Route("GET", "/api/v1/statistics", statistics.statistics, AboutRange, says=StatisticsView),
     Route("GET", "/health", health.health, Nothing),
     Route("GET", "/health/live", health.live, Nothing),
     Route("GET", "/health/ready", health.ready, Nothing),

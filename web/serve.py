@@ -28,9 +28,10 @@ from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
 from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.errors import StorageError
+from storage.rebuild import NEVER, rebuild_file
 from storage.store import SqliteStore, open_store
 from web.app import make_app
-from web.codec import Fault
+from web.codec import Fault, rfc3339
 from web.configuration import begin
 from web.connections import Runner
 from web.feed import Feed
@@ -38,7 +39,7 @@ from web.reconfiguring import read_again
 from web.security import is_loopback
 from web.service import Service
 from web.settings import Settings, SettingsError
-from web.sources import Given, gather, settings_of
+from web.sources import Given, gather, load, settings_of
 from web.webhooks import Courier
 
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
@@ -83,6 +84,31 @@ def serve(
 
 def log_as_set(settings: Settings) -> None:
     logging.getLogger().setLevel(settings.logging.level.upper())
+
+
+def rebuild_statistics(
+    *,
+    config: Annotated[Path | None, Parameter(help="A TOML file with settings.")] = None,
+    database: Annotated[str | None, Parameter(help="sqlite:///relative/path.db or sqlite:////absolute/path.db")] = None,
+) -> int:
+    """Count everything in the history once more, while no server runs. What the history no longer tells is kept."""
+    try:
+        path = load({"database": database}, os.environ, config).database.path
+        since = rebuild_file(path, tell_progress)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except StorageError as error:
+        print(f"the statistics cannot be rebuilt: {error}", file=sys.stderr)
+        return 1
+    whole = {0: "the whole history", NEVER: "nothing: the end of the history is missing"}
+    print(f"{path}: rebuilt from {whole.get(since) or f'the history since {rfc3339(since)}'}")
+    return 0
+
+
+def tell_progress(seq: int, last: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{seq:,} of {last:,}", end="\n" if seq == last else "", file=sys.stderr, flush=True)
 
 
 def refuse_open_door(settings: Settings) -> None:

@@ -67,4 +67,5 @@ def _lend(board: Board, task: Task, claim: Claim, now: int) -> Task:
         started_at=now,
         progress=None,
     )
-    return board.put(task, lent, now, "task.claimed")
+    waiting_seconds = (now - max(task.created_at, task.available_at)) / 1000
+    return board.put(task, lent, now, "task.claimed", waiting_seconds=waiting_seconds)

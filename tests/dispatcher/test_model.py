@@ -48,6 +48,7 @@ from tests.dispatcher.strategies import (
     some_rules,
 )
 from tests.dispatcher.world import World
+from tests.storage.counted import agree_with_the_history
 
 T = TypeVar("T")
 
@@ -94,6 +95,7 @@ class Model(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.loop.run_until_complete(self._finish())
             self.loop.close()
+            agree_with_the_history(self.world.journal.db)
             self.world.journal.db.close()
             self.patch.undo()
 

@@ -192,6 +192,12 @@ QUERIES = {
         "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],
         "offset": [*NUMBERS, "-1", "1.5", str(2**63)],
     },
+    "statistics": {
+        "from": [*map(quote, INSTANTS), "2999-01-01T00:00:00Z", "2026-01-01T00:00:00%2B00:00,2026-01-02T00:00:00Z"],
+        "to": [*map(quote, INSTANTS)],
+        "bucket": ["", "week", "Hour", "minute,hour", "3600"],
+        "work_directory": QUERY_PATHS,
+    },
     "health": {},
     "live": {},
     "ready": {},
@@ -213,7 +219,7 @@ NOT_JSON += [
 ]
 NOT_JSON += ["{}".encode("utf-16"), b"[" * 100_000, b'{"a":' * 100_000, b'{"a":' + b"9" * 400 + b"}"]
 
-UNKNOWN_PARAMETERS = ["x", "Work_path", "work_path[]", "", "%ff", "%ed%a0%80", "a%00b", "%zz", "a" * 1000]
+UNKNOWN_PARAMETERS = ["x", "from_", "Work_path", "work_path[]", "", "%ff", "%ed%a0%80", "a%00b", "%zz", "a" * 1000]
 REPEATED = [
     ("next", "work_path=/a&work_path=/a"),
     ("next", "tags=a&tags=b"),
@@ -225,6 +231,7 @@ REPEATED = [
     ("show", "include=logs&include=history"),
     ("logs", "follow=true&follow=true"),
     ("list", "limit=1&limit=2"),
+    ("statistics", "bucket=day&bucket=hour"),
 ]
 EXCLUSIVE = [
     ("create", {"run_at": "2999-01-01T00:00:00Z", "delay_seconds": 1}, "delay_seconds"),

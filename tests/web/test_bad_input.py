@@ -65,6 +65,7 @@ class Bench:
             "workers": ("/api/v1/workers", ""),
             "directories": (DIRECTORIES, ""),
             "list": (TASKS, ""),
+            "statistics": ("/api/v1/statistics", ""),
             "health": ("/health", ""),
             "live": ("/health/live", ""),
             "ready": ("/health/ready", ""),
