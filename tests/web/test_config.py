@@ -515,6 +515,31 @@ async def test_sighup_reads_the_file_again(with_file, directory):
         assert (await config(api))["version"] == 3
 
 
+async def test_the_file_is_read_while_others_make_changes(with_file):
+    """Each version says what was before it, and at the end all of it holds."""
+    server = with_file
+
+    async def rewrite():
+        for number in range(1, 6):
+            server.file.write_text(f"[task]\nmax_task_retries = 5\nmax_concurrent_tasks = {number}")
+            hang_up(server)
+            await logged(server, "SIGHUP: the settings were read again, with changes", number)
+
+    async with connected(server) as api:
+        await asyncio.gather(rewrite(), *(changed(api, max_task_retries=number) for number in range(10, 40)))
+        told = await versions(api, limit=1000)
+        assert [version["version"] for version in told] == list(range(35, 0, -1))
+        values = {RETRIES: 5, MOST: 0}
+        for version in reversed(told):
+            ((key, change),) = version["changes"].items()
+            assert change["from"] == values[key]
+            values[key] = change["to"]
+            assert version["who"] == ("SIGHUP" if key == MOST else "anonymous")
+        settings = (await config(api))["settings"]
+        assert {key: settings[key]["value"] for key in values} == values
+        assert (values[MOST], settings[MOST]["source"], settings[RETRIES]["source"]) == (5, "file", "runtime")
+
+
 async def test_what_is_set_at_run_time_is_taken_back_though_the_file_says_the_same(with_file):
     """From then on the file counts again."""
     server = with_file

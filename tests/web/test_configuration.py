@@ -1,16 +1,23 @@
 """What a change of the settings makes of them, without a server."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from attrs import asdict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.configuration import ConfigVersion
+from dispatcher.errors import Unavailable
 from dispatcher.messages import Reconfigure
 from dispatcher.rules import Rules
+from tests.web.conftest import until
 from web import configuration
 from web.codec import Fault, Invalid
 from web.configuration import Configuration, begin
+from web.reconfiguring import CHANGES_MAX, reconfigure
+from web.serve import heeding
 from web.settings import SETTINGS, Setting, SettingsError
 from web.sources import gather, settings_of, settle
 
@@ -113,6 +120,28 @@ def test_faults_that_lie_in_none_of_the_changes_bear_their_own_name(monkeypatch)
     with pytest.raises(Invalid) as refused:
         START.with_changes({RETRIES: 4})
     assert [fault.field for fault in refused.value.faults] == [f"changes.{RETRIES}", MOST]
+
+
+async def test_so_many_changes_wait_and_no_more():
+    """A record that hangs must not let them pile up."""
+    crowded = SimpleNamespace(errands=set(range(CHANGES_MAX)))
+    with pytest.raises(Unavailable):
+        await reconfigure(crowded, lambda now: now, "ann")
+
+
+async def test_a_signal_whose_work_goes_wrong_is_heeded_the_next_time(caplog):
+    signal, heeded = asyncio.Event(), []
+
+    async def act():
+        heeded.append(True)
+        if len(heeded) == 1:
+            raise OSError("no such luck")
+
+    async with heeding(signal, act):
+        for times in (1, 2):
+            signal.set()
+            await until(lambda times=times: len(heeded) == times)
+    assert "could not be done" in caplog.text
 
 
 def test_every_setting_knows_where_it_stands():
