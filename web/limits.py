@@ -13,6 +13,8 @@ from dispatcher.decisions.creation import IDEMPOTENCY_HOURS
 from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, Nothing, Stream
+from web.briefing import RESULTS_BYTES_MAX
+from web.filters import TaskFilter
 from web.service import Service
 from web.settings import Settings
 from web.strict import FAULTS_MAX
@@ -45,6 +47,8 @@ OF_FIELDS: Mapping[str, Any] = {
     "work_directories_per_claim": fields(ClaimBody).work_directories.type,
     "tasks_per_batch": fields(Batch).tasks.type,
     "stream_capacity": fields(Stream).capacity.type,
+    "values_per_filter": fields(TaskFilter).status.type,
+    "search_characters": fields(TaskFilter).q.type,
     "settings_changes_bytes": fields(ChangeSettings).changes.type,
 }
 
@@ -53,6 +57,7 @@ FIXED: Mapping[str, float] = {
     "idempotency_key_characters": IDEMPOTENCY_KEY_CHARACTERS,
     "idempotency_hours": IDEMPOTENCY_HOURS,
     "doubled_retry_delay_seconds": RETRY_DELAY_MAX_SECONDS,
+    "dependency_results_bytes": RESULTS_BYTES_MAX,
     "faults_per_answer": FAULTS_MAX,
     "messages_waiting": MAILBOX_MAX,
     "places_of_waiting_claims": PARKED_MAX,

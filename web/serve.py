@@ -154,12 +154,15 @@ async def run(given: Given, gather_again: Callable[[], Given]) -> int:
 
 @asynccontextmanager
 async def heeding(signal: asyncio.Event, act: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Act whenever the signal comes; many at once count as one."""
+    """Act whenever the signal comes; many at once count as one, and one that goes wrong does not end it."""
 
     async def heed() -> None:
         while await signal.wait():
             signal.clear()
-            await act()
+            try:
+                await act()
+            except Exception:
+                log.exception("what a signal asked for could not be done")
 
     heeding = asyncio.create_task(heed())
     try:

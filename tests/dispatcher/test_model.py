@@ -310,4 +310,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=80, stateful_step_count=40)
+TestModel.settings = settings(max_examples=65, stateful_step_count=40)

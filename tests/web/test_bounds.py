@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, connected
 from web.bodies import Batch
+from web.codec import Invalid, structure
+from web.filters import TaskFilter
 from web.limits import most
 
 CONFIG, CLAIM, NOBODY = "/api/v1/config", f"{TASKS}/claim", f"{TASKS}/nobody"
@@ -82,7 +84,8 @@ ELSEWHERE = {
     *("ref_characters", "tasks_per_batch", "stream_capacity", "settings_changes_bytes"),  # a 400 either way
     *("max_body_bytes", "idempotency_key_characters", "faults_per_answer", "max_concurrent_tasks"),
     *("idempotency_hours", "doubled_retry_delay_seconds", "messages_waiting", "places_of_waiting_claims"),
-    *("request_timeout_seconds", "database_timeout_seconds"),
+    *("request_timeout_seconds", "database_timeout_seconds", "dependency_results_bytes"),
+    *("values_per_filter", "search_characters"),
 }
 
 
@@ -143,6 +146,15 @@ async def test_idempotency_keys_and_lists_of_faults_have_theirs(api):
     assert (
         len((await send(api, "POST", TASKS, {str(it): 1 for it in range(200)})).faults()) == told["faults_per_answer"]
     )
+
+
+async def test_filters_have_theirs(api):
+    told = await limits(api)
+    paths, q = [f"/{number}" for number in range(told["values_per_filter"])], "x" * told["search_characters"]
+    assert structure({"work_directory": paths, "q": q}, TaskFilter).q == q
+    with pytest.raises(Invalid) as refused:
+        structure({"work_directory": [*paths, "/more"], "q": f"{q}x"}, TaskFilter)
+    assert sorted(fault.field for fault in refused.value.faults) == ["q", "work_directory"]
 
 
 async def test_limits_are_told_as_configured(tmp_path):

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import ServerProcess
-from tests.web.conftest import TASKS, connected, until
+from tests.web.conftest import TASKS, connected, text_of, until, wire
 from tests.web.test_directories import background
 from web.settings import SETTINGS
 
@@ -259,6 +259,22 @@ async def test_changes_at_the_same_time_all_count(api, shared):
     assert all(settings[key]["value"] == values[key] for key in [*keys, MOST, AGING])
 
 
+async def test_a_change_whose_caller_left_is_made_or_not_but_never_half(api, shared):
+    """What is recorded is in force, and the next change builds on it."""
+    for number in range(10, 60):
+        async with wire(shared) as connection:
+            await connection.send(text_of("PATCH", CONFIG, {"changes": {RETRIES: number}}))
+            await asyncio.sleep(number % 10 / 2000)  # at whatever moment of the change
+            await connection.leave(abruptly=number % 3 == 0)
+    await api.busy_with(0)
+    after = await changed(api, max_concurrent_tasks=9)
+    recorded = await versions(api, limit=1000)
+    assert after["version"] == recorded[0]["version"]
+    newest = (version["changes"][RETRIES]["to"] for version in recorded if RETRIES in version["changes"])
+    assert after["settings"][RETRIES]["value"] == next(newest, 3)
+    assert recorded[0]["changes"] == {MOST: {"from": 0, "to": 9}}
+
+
 async def test_the_history_is_read_page_by_page(api):
     start = (await config(api))["version"]
     for number in range(1, 6):
@@ -497,6 +513,46 @@ async def test_sighup_reads_the_file_again(with_file, directory):
         hang_up(server)
         await logged(server, "SIGHUP: the settings were read again, no changes")
         assert (await config(api))["version"] == 3
+
+
+async def test_the_file_is_read_while_others_make_changes(with_file):
+    """Each version says what was before it, and at the end all of it holds."""
+    server = with_file
+
+    async def rewrite():
+        for number in range(1, 6):
+            server.file.write_text(f"[task]\nmax_task_retries = 5\nmax_concurrent_tasks = {number}")
+            hang_up(server)
+            await logged(server, "SIGHUP: the settings were read again, with changes", number)
+
+    async with connected(server) as api:
+        await asyncio.gather(rewrite(), *(changed(api, max_task_retries=number) for number in range(10, 40)))
+        told = await versions(api, limit=1000)
+        assert [version["version"] for version in told] == list(range(35, 0, -1))
+        values = {RETRIES: 5, MOST: 0}
+        for version in reversed(told):
+            ((key, change),) = version["changes"].items()
+            assert change["from"] == values[key]
+            values[key] = change["to"]
+            assert version["who"] == ("SIGHUP" if key == MOST else "anonymous")
+        settings = (await config(api))["settings"]
+        assert {key: settings[key]["value"] for key in values} == values
+        assert (values[MOST], settings[MOST]["source"], settings[RETRIES]["source"]) == (5, "file", "runtime")
+
+
+async def test_what_is_set_at_run_time_is_taken_back_though_the_file_says_the_same(with_file):
+    """From then on the file counts again."""
+    server = with_file
+    async with connected(server) as api:
+        await changed(api, max_task_retries=6)
+        server.file.write_text("[task]\nmax_task_retries = 6")
+        hang_up(server)
+        await logged(server, "SIGHUP: the settings were read again, no changes")
+        setting = (await config(api))["settings"][RETRIES]
+        assert (setting["value"], setting["source"]) == (6, "runtime")
+        after = await changed(api, max_task_retries=None)
+        assert (after["version"], after["settings"][RETRIES]["source"]) == (2, "file")
+        assert (await versions(api))[0]["changes"] == {RETRIES: {"from": 6, "to": 6}}
 
 
 @pytest.mark.parametrize(
