@@ -10,9 +10,9 @@ import aiosqlite
 
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
-from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
+from dispatcher.record import DirectoryCount, EventFilter, Filter, Outcome, Place, Stretch
 from dispatcher.task import Task
-from storage import queries
+from storage import matching, queries
 from storage.hop import P, T, hop
 
 
@@ -30,6 +30,12 @@ class SqliteRecord:
 
     async def place(self, task: Task, aging_seconds: float) -> Place:
         return await self._read(queries.place_of, task, aging_seconds)
+
+    async def last_arrival(self) -> int:
+        return await self._read(matching.last_arrival)
+
+    async def matching(self, only: Filter, first: int, last: int) -> Sequence[str]:
+        return await self._read(matching.matching, only, first, last)
 
     async def directories(self) -> Sequence[DirectoryCount]:
         return await self._read(queries.directories)

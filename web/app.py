@@ -19,7 +19,7 @@ from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, explain, health, stream, tasks
+from web import batches, bulk, directories, explain, health, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -27,6 +27,8 @@ from web.bodies import (
     Batch,
     ClaimBody,
     CompleteBody,
+    Many,
+    ManyOfPriority,
     Newest,
     Next,
     Nothing,
@@ -75,6 +77,10 @@ class Route:
 ROUTES = (
     Route("POST", "/api/v1/tasks", tasks.create, Create),
     Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch),
+    Route("POST", "/api/v1/tasks/cancel", bulk.cancel, Many, says=bulk.Outcome),
+    Route("POST", "/api/v1/tasks/retry", bulk.retry, Many, says=bulk.Outcome),
+    Route("POST", "/api/v1/tasks/delete", bulk.delete, Many, says=bulk.Outcome),
+    Route("POST", "/api/v1/tasks/priority", bulk.priority, ManyOfPriority, says=bulk.Outcome),
     Route("GET", "/api/v1/tasks", tasks.newest, Newest),
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
