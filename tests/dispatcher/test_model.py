@@ -27,6 +27,7 @@ from dispatcher.messages import (
     Message,
     Regulate,
     Retry,
+    SteerMany,
     Tick,
 )
 from dispatcher.rules import Rules
@@ -40,7 +41,7 @@ from tests.dispatcher.world import World
 T = TypeVar("T")
 
 CLAIM_MOST = 5
-FREES_NOTHING = Create | CreateMany | Retry | Edit
+FREES_NOTHING = Create | CreateMany | Retry | Edit | SteerMany
 batches = st.lists(everything(), min_size=1, max_size=6)
 
 
