@@ -24,7 +24,7 @@ from web.service import Service
 from web.strict import FAULTS_MAX
 
 SLICE = 50  # tasks decided in one message
-STRETCH = 20_000  # tasks that the record looks through in one go
+STRETCH = 5_000  # tasks that the record looks through in one go
 PIECE = 1000  # ids read before others have their turn
 SKIPPED_MAX = 10_000  # tasks that an answer names
 

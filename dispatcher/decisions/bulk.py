@@ -60,7 +60,7 @@ def steer_many(board: Board, many: SteerMany, now: int) -> Steered:
                 raise TaskNotFound(task_id)
             check(many, task)
         except Refusal as refusal:
-            skipped.append((task_id, refusal))
+            skipped.append((task_id, refusal.with_traceback(None)))  # or it would keep what was decided alive
             continue
         if not many.dry_run:
             do(board, task, many, now)
