@@ -2,8 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -43,9 +43,13 @@ async def serving() -> AsyncIterator[Service]:
 
 async def steer(service: Service, verb: str, **said: Any) -> Any:
     asked = ManyOfPriority(priority=Priority.HIGH, **said) if verb == "priority" else Many(**said)
-    response = await HANDLERS[verb](service, asked, Mock(Request))  # type: ignore[arg-type]
+    response = await HANDLERS[verb](service, asked, Mock(Request))
     assert isinstance(response.body, bytes)
     return orjson.loads(response.body)["data"]
+
+
+def told(matched: int, changed: int, skipped: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
+    return {"matched": matched, "changed": changed, "skipped": list(skipped), "skipped_count": len(skipped)}
 
 
 @pytest.fixture
@@ -54,18 +58,22 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "STRETCH", 3)
 
 
-def between_slices(monkeypatch: pytest.MonkeyPatch, what: Callable[[Service], Awaitable[Any]]) -> None:
-    """It happens once, after the first slice."""
+@contextmanager
+def after_the_first_slice(what: Callable[[], Awaitable[Any]]) -> Iterator[None]:
+    """It happens once."""
     ask, done = Service.ask, []
 
     async def asking(self: Service, message: Message[Any]) -> Any:
         reply = await ask(self, message)
         if isinstance(message, SteerMany) and not done:
             done.append(True)
-            await what(self)
+            await what()
         return reply
 
-    monkeypatch.setattr(Service, "ask", asking)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Service, "ask", asking)
+        yield
+    assert done
 
 
 async def failed(service: Service, count: int) -> list[str]:
@@ -84,60 +92,50 @@ async def standing(service: Service, task_id: str) -> Status:
 
 
 @pytest.mark.usefixtures("small")
-async def test_a_task_that_has_become_something_else_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_has_become_something_else_is_left_alone() -> None:
     """To cancel all that failed does not hit one that waits again, though a waiting task could be cancelled."""
     async with serving() as service:
         ids = await failed(service, 3)
-        between_slices(monkeypatch, lambda service: service.ask(Retry(task_id=ids[0])))
-        answer = await steer(service, "cancel", filter=TaskFilter(status=(Status.FAILED,)))
-        assert answer == {"matched": 2, "changed": 2, "skipped": [], "skipped_count": 0}
+        with after_the_first_slice(lambda: service.ask(Retry(task_id=ids[0]))):
+            answer = await steer(service, "cancel", filter=TaskFilter(status=(Status.FAILED,)))
+        assert answer == told(2, 2)
         assert await standing(service, ids[0]) == "waiting"
 
 
 @pytest.mark.usefixtures("small")
-async def test_a_task_that_was_named_is_meant_whatever_it_has_become(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it may no longer be done to it, it is skipped."""
-    async with serving() as service:
-        ids = await failed(service, 3)
-        between_slices(monkeypatch, lambda service: service.ask(Retry(task_id=ids[0])))
-        answer = await steer(service, "cancel", ids=tuple(ids))
-        assert answer == {"matched": 3, "changed": 3, "skipped": [], "skipped_count": 0}
-        monkeypatch.undo()
-        ids = await failed(service, 3)
-        between_slices(monkeypatch, lambda service: service.ask(Retry(task_id=ids[1])))
-        answer = await steer(service, "delete", ids=tuple(ids))
-        skipped = [{"task_id": ids[1], "code": "INVALID_STATE"}]
-        assert answer == {"matched": 3, "changed": 2, "skipped": skipped, "skipped_count": 1}
-
-
-@pytest.mark.usefixtures("small")
-async def test_a_task_made_meanwhile_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving() as service:
-        for verb in ("priority", "cancel"):
-            await failed(service, 2)
-            late = Create(work_directory="/a", prompt=f"late {verb}")
-            between_slices(monkeypatch, lambda service, late=late: service.ask(late))  # type: ignore[misc]
-            before = await service.record.last_arrival()
-            answer = await steer(service, verb, filter=TaskFilter(work_directory=("/a",)))
-            assert answer["matched"] == before
-            assert answer["skipped_count"] == 0
-            (task,), _ = await service.record.newest("/a", 1, 0)
-            assert (task.prompt, task.version, task.status) == (f"late {verb}", 1, "waiting")
-            monkeypatch.undo()
-
-
-@pytest.mark.usefixtures("small")
-async def test_a_task_whose_priority_was_raised_already_is_not_hit_by_its_old_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_task_whose_priority_was_raised_already_is_not_hit_by_its_old_one() -> None:
     async with serving() as service:
         made = [await service.ask(Create(work_directory="/a", prompt="x", priority=Priority.LOW)) for _ in range(3)]
         ids = [created.task.task_id for created in made]
-        edit = Edit(task_id=ids[0], priority=Priority.MEDIUM)
-        between_slices(monkeypatch, lambda service: service.ask(edit))
-        answer = await steer(service, "cancel", filter=TaskFilter(priority=(Priority.LOW,)))
-        assert (answer["matched"], answer["changed"]) == (2, 2)
+        with after_the_first_slice(lambda: service.ask(Edit(task_id=ids[0], priority=Priority.MEDIUM))):
+            answer = await steer(service, "cancel", filter=TaskFilter(priority=(Priority.LOW,)))
+        assert answer == told(2, 2)
         assert await standing(service, ids[0]) == "waiting"
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_task_that_was_named_is_meant_whatever_it_has_become() -> None:
+    """If it may no longer be done to it, it is skipped."""
+    async with serving() as service:
+        ids = await failed(service, 3)
+        with after_the_first_slice(lambda: service.ask(Retry(task_id=ids[0]))):
+            assert await steer(service, "cancel", ids=tuple(ids)) == told(3, 3)
+        ids = await failed(service, 3)
+        with after_the_first_slice(lambda: service.ask(Retry(task_id=ids[1]))):
+            answer = await steer(service, "delete", ids=tuple(reversed(ids)))
+        assert answer == told(3, 2, [{"task_id": ids[1], "code": "INVALID_STATE"}])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("verb", ["priority", "cancel"])
+async def test_a_task_made_meanwhile_is_not_meant(verb: str) -> None:
+    """Whichever end the call begins at."""
+    async with serving() as service:
+        await failed(service, 4)
+        with after_the_first_slice(lambda: service.ask(Create(work_directory="/a", prompt="late"))):
+            assert await steer(service, verb, filter=TaskFilter(work_directory=("/a",))) == told(4, 4)
+        (task,), _ = await service.record.newest("/a", 1, 0)
+        assert (task.prompt, task.version, task.status) == ("late", 1, "waiting")
 
 
 # A dry run tells the truth
@@ -215,7 +213,7 @@ async def live(service: Service, tasks: tuple[Draft, ...], ends: list[str]) -> l
                 await service.ask(Complete(task_id=task.task_id, lease_token=task.lease_token))
             elif end == "failed":
                 await service.ask(Complete(task_id=task.task_id, lease_token=task.lease_token, status="failed"))
-    return [created.task.task_id for created in made]  # type: ignore[union-attr]
+    return [created.task.task_id for created in made]
 
 
 async def all_is_told(service: Service) -> None:
