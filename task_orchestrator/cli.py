@@ -22,6 +22,7 @@ from task_orchestrator.display import (
     show_tasks,
 )
 from task_orchestrator.patience import patiently
+from task_orchestrator.priority import priority
 from task_orchestrator.submit import absolute, submit
 from task_orchestrator.work import worker
 
@@ -34,6 +35,7 @@ app.command("web.serve:app", name="serve", help="Run the server.")
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
 app.command(submit)
 app.command(worker)
+app.command(priority)
 directories.add_to(app)
 
 
