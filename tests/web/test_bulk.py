@@ -368,7 +368,7 @@ async def some_cancelled(api, directory):
 
 async def test_who_leaves_stops_it(api, shared, directory):
     """At the next slice; what was done stays done."""
-    await many(api, directory, 10_000)
+    await many(api, directory, 5000)
     body = {"filter": {"work_directory": directory}}
     async with wire(shared) as caller:
         await caller.send(text_of("POST", f"{TASKS}/cancel", body, Content_Type="application/json"))
@@ -378,7 +378,7 @@ async def test_who_leaves_stops_it(api, shared, directory):
     await api.create(f"{directory}/other")  # its turn comes after the last slice
     left = await counts(api, directory)
     assert left["waiting"] > 0
-    assert left["waiting"] + left["cancelled"] == 10_000
+    assert left["waiting"] + left["cancelled"] == 5000
     assert (await steer(api, "cancel", filter={**body["filter"], "status": "waiting"})).data == told(
         left["waiting"], left["waiting"]
     )
@@ -387,7 +387,7 @@ async def test_who_leaves_stops_it(api, shared, directory):
 async def interrupted(server, directory, how):
     """Cancels many, and stops the server midway: its answer, None if there was none."""
     async with connected(server) as api:
-        await many(api, directory, 10_000)
+        await many(api, directory, 5000)
         call = asyncio.create_task(steer(api, "cancel", filter={"work_directory": directory}, reason="over"))
         await some_cancelled(api, directory)
         await asyncio.to_thread(how)
@@ -412,7 +412,7 @@ async def all_or_nothing(server, directory):
     async with connected(server) as api:
         before = await counts(api, directory)
         assert min(before["waiting"], before["cancelled"]) > 0
-        assert before["waiting"] + before["cancelled"] == 10_000
+        assert before["waiting"] + before["cancelled"] == 5000
         page = (
             await api.get(TASKS, work_directory=directory, limit=1000, offset=before["cancelled"] // 1000 * 1000)
         ).data

@@ -55,6 +55,7 @@ def told(matched: int, changed: int, skipped: Sequence[dict[str, str]] = ()) -> 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "SLICE", 1)
+    monkeypatch.setattr(bulk, "DELETED_SLICE", 1)
     monkeypatch.setattr(bulk, "STRETCH", 3)
 
 
@@ -200,6 +201,7 @@ def test_a_dry_run_tells_what_would_come_of_it(population: Any, steps: Any, slic
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "SLICE", slice)
+        patch.setattr(bulk, "DELETED_SLICE", slice)
         patch.setattr(bulk, "STRETCH", stretch)
         asyncio.run(run())
 
