@@ -21,6 +21,7 @@ from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
 from web import (
     batches,
+    bulk,
     config,
     directories,
     events,
@@ -44,6 +45,8 @@ from web.bodies import (
     CompleteBody,
     EventsQuery,
     Logs,
+    Many,
+    ManyOfPriority,
     Newest,
     Next,
     Nothing,
@@ -96,6 +99,10 @@ class Route:
 ROUTES = (
     Route("POST", "/api/v1/tasks", tasks.create, Create),
     Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch),
+    Route("POST", "/api/v1/tasks/cancel", bulk.cancel, Many, says=bulk.Outcome),
+    Route("POST", "/api/v1/tasks/retry", bulk.retry, Many, says=bulk.Outcome),
+    Route("POST", "/api/v1/tasks/delete", bulk.delete, Many, says=bulk.Outcome),
+    Route("POST", "/api/v1/tasks/priority", bulk.priority, ManyOfPriority, says=bulk.Outcome),
     Route("GET", "/api/v1/tasks", tasks.newest, Newest),
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
