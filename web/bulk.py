@@ -13,7 +13,7 @@ from typing import TypedDict
 from aiohttp.web import Request, Response
 from attrs import evolve
 
-from dispatcher.errors import Refusal, Unavailable
+from dispatcher.errors import Unavailable
 from dispatcher.fields import task_id
 from dispatcher.messages import SteerMany
 from dispatcher.record import Filter
@@ -35,7 +35,7 @@ class Skipped(TypedDict):
     code: str
 
 
-class Outcome(TypedDict):
+class ManySteered(TypedDict):
     matched: int
     changed: int
     skipped: list[Skipped]  # at most SKIPPED_MAX of them
@@ -71,20 +71,21 @@ async def _steer(service: Service, asked: Many, each: SteerMany, slice: int, new
     each = evolve(each, only=only, reason=asked.reason, dry_run=asked.dry_run)
     runs = _matching(service, only, newest_first) if only is not None else _named(asked.ids or (), newest_first)
     matched = changed = 0
-    skipped: list[tuple[str, Refusal]] = []
+    skipped: list[Skipped] = []
     async for task_ids in _sliced(runs, slice):
         if service.draining.is_set():
             raise Unavailable
         steered = await service.ask(evolve(each, task_ids=task_ids))
         matched, changed = matched + steered.matched, changed + steered.changed
-        skipped += steered.skipped[: SKIPPED_MAX - len(skipped)]
-    outcome: Outcome = {
+        named = steered.skipped[: SKIPPED_MAX - len(skipped)]
+        skipped += [{"task_id": task_id, "code": failure(refusal).code} for task_id, refusal in named]
+    told: ManySteered = {
         "matched": matched,
         "changed": changed,
-        "skipped": [{"task_id": task_id, "code": failure(refusal).code} for task_id, refusal in skipped],
+        "skipped": skipped,
         "skipped_count": matched - changed,
     }
-    return ok(outcome, service.clock())
+    return ok(told, service.clock())
 
 
 async def _sliced(runs: AsyncIterator[Iterator[str]], size: int) -> AsyncIterator[tuple[str, ...]]:
