@@ -25,7 +25,7 @@ from web.bodies import Many, ManyOfPriority
 from web.filters import TaskFilter
 from web.serve import compose
 from web.service import Service
-from web.settings import Settings
+from web.sources import gather
 
 HANDLERS = {"cancel": bulk.cancel, "retry": bulk.retry, "delete": bulk.delete, "priority": bulk.priority}
 SEVERAL = st.integers(1, 3)
@@ -36,7 +36,7 @@ async def serving() -> AsyncIterator[Service]:
     with tempfile.TemporaryDirectory() as directory:
         async with (
             open_store(Path(directory) / "tasks.db", synchronous="normal") as store,
-            compose(Settings(), store) as (service, _),
+            compose(gather({}, {}, None), store) as (service, _),
         ):
             yield service
 
