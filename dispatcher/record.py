@@ -107,3 +107,6 @@ class Record(Protocol):
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""
+
+    async def oldest_waiting(self) -> int | None:
+        """When the task that has waited longest was created; with very many work directories, among part of them."""

@@ -14,6 +14,7 @@ from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stret
 from dispatcher.task import Status, Task
 from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
 
+BUSY_MAX = 10_000  # directories that are looked through for the task that has waited longest
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
@@ -29,6 +30,12 @@ DIRECTORY_COUNTS = f"""
         select created_at from tasks where tasks.work_directory = work_directories.work_directory
         and status = 'waiting' order by arrival limit 1)
     from work_directories"""
+
+OLDEST_WAITING = """
+    select min((
+        select created_at from tasks where tasks.work_directory = busy.work_directory
+        and status = 'waiting' order by arrival limit 1))
+    from (select work_directory from work_directories where waiting > 0 limit ?) as busy"""
 
 
 def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
@@ -148,3 +155,8 @@ def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:
     where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
     (total,) = db.execute(f"select coalesce(sum(waiting), 0) from work_directories {where}", values).fetchone()
     return int(total)
+
+
+def oldest_waiting(db: sqlite3.Connection) -> int | None:
+    (created_at,) = db.execute(OLDEST_WAITING, (BUSY_MAX,)).fetchone()
+    return None if created_at is None else int(created_at)

@@ -49,6 +49,9 @@ class SqliteRecord:
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
 
+    async def oldest_waiting(self) -> int | None:
+        return await self._read(queries.oldest_waiting)
+
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

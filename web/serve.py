@@ -31,6 +31,9 @@ from storage.store import SqliteStore, open_store
 from web.app import make_app
 from web.codec import Fault
 from web.connections import Runner
+from web.logs import Log
+from web.metrics import Metrics
+from web.pulse import beating
 from web.security import is_loopback
 from web.service import Service
 from web.settings import Settings, SettingsError, load
@@ -38,7 +41,7 @@ from web.settings import Settings, SettingsError, load
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
 BACKLOG = 1024  # connections that the system keeps until they are accepted
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 app = App(name="serve", help="Run the server.")
 
@@ -52,25 +55,29 @@ def serve(
     database: Annotated[str | None, Parameter(help="sqlite:///relative/path.db or sqlite:////absolute/path.db")] = None,
     api_key: Annotated[str | None, Parameter(help="What callers must present; better set API_SECRET_KEY.")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning, error or critical.")] = None,
+    log_format: Annotated[str | None, Parameter(help="json, or pretty: to be read by people.")] = None,
 ) -> int:
     """Run the server until it is told to stop (SIGTERM or Ctrl-C). Every setting is described in the README."""
-    options = {"host": host, "port": port, "database": database, "api_key": api_key, "log_level": log_level}
+    options = {"host": host, "port": port, "database": database, "api_key": api_key}
+    options |= {"log_level": log_level, "log_format": log_format}
+    log = Log()
     try:
         settings = load(options, os.environ, config)
         refuse_open_door(settings)
+        log.configure(settings.logging)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # it tells of every function it runs
-    logging.basicConfig(level=settings.logging.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     allow_many_connections()
     collect_rarely()
     try:
-        return uvloop.run(run(settings))
+        return uvloop.run(run(settings, log))
     except (StorageError, OSError, Unavailable) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1
+    finally:
+        log.close()
 
 
 def refuse_open_door(settings: Settings) -> None:
@@ -91,7 +98,7 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def run(settings: Settings) -> int:
+async def run(settings: Settings, log: Log) -> int:
     """Serve until a signal comes (0) or the record can no longer be written (1)."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -99,7 +106,7 @@ async def run(settings: Settings) -> int:
     database = settings.database
     async with (
         open_store(database.path, synchronous=database.synchronous, timeout_seconds=database.timeout_seconds) as store,
-        compose(settings, store) as (service, deciding),
+        compose(settings, store, log) as (service, deciding),
         listen(service) as url,
     ):
         with suppress(OSError):  # nobody need read it
@@ -108,13 +115,15 @@ async def run(settings: Settings) -> int:
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
     if error := deciding.exception():
-        log.critical("the record cannot be written, or the dispatcher is at fault: the server stops", exc_info=error)
+        logger.critical("the record cannot be written, or the dispatcher is at fault: the server stops", exc_info=error)
         return 1
     return 0
 
 
 @asynccontextmanager
-async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
+async def compose(
+    settings: Settings, store: SqliteStore, log: Log
+) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
     """The service on its record, and the task in which the dispatcher decides. At the end all asked is answered."""
     task = settings.task
     rules = Rules(
@@ -127,22 +136,27 @@ async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple
         priority_aging_seconds=task.priority_aging_seconds,
     )
     snapshot = await store.load()
-    clock, hub = SystemClock(snapshot.last_at), Hub()
+    clock, hub, metrics = SystemClock(snapshot.last_at), Hub(), Metrics()
+    hub.watch(metrics.committed)
+    store.watch(metrics.saved)
     dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
     try:
-        yield (
-            Service(
+        async with beating() as pulse:
+            service = Service(
                 dispatcher=dispatcher,
                 record=store.record,
+                medium=store,
                 hub=hub,
                 clock=clock,
                 settings=settings,
                 version=version("task-orchestrator"),
-            ),
-            deciding,
-        )
+                log=log,
+                metrics=metrics,
+                pulse=pulse,
+            )
+            yield service, deciding
     finally:
         dispatcher.close()
         await asyncio.wait([deciding])

@@ -10,9 +10,14 @@ from attrs import define, field
 
 from dispatcher.actor import Dispatcher
 from dispatcher.hub import Hub
+from dispatcher.medium import Medium
 from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.record import Record
+from web.logs import Log
+from web.metrics import Metrics
+from web.probe import Probe
+from web.pulse import Pulse
 from web.settings import Settings
 
 
@@ -20,10 +25,15 @@ from web.settings import Settings
 class Service:
     dispatcher: Dispatcher
     record: Record
+    medium: Medium
     hub: Hub
     clock: Clock
     settings: Settings
     version: str
+    log: Log
+    metrics: Metrics
+    pulse: Pulse
+    probe: Probe = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
     started_at: int = field(init=False)
     requests: int = field(default=0, init=False)  # being handled now
@@ -31,6 +41,7 @@ class Service:
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
+        self.probe = Probe(self.medium, self.clock)
         self.idle.set()
 
     async def ask(self, message: Message[R]) -> R:

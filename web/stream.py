@@ -28,7 +28,10 @@ LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired"}
 async def stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
     timeout = service.settings.server.request_timeout_seconds
     async with sse_response(request, sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS) as events:
-        with suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed):  # the worker has gone, or we are going
+        gone = suppress(
+            ConnectionError, TimeoutError, Unavailable, RecordFailed
+        )  # the worker has gone, or we are going
+        with service.metrics.reading("worker"), gone:
             if asked.mode == "notify":
                 await _notify(service, asked, events)
             else:

@@ -1,0 +1,57 @@
+"""GET /metrics: what was counted so far, and how things stand now."""
+
+import asyncio
+from collections.abc import Iterator
+
+from aiohttp.web import Request, Response
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from web.bodies import Nothing
+from web.probe import in_time
+from web.service import Service
+
+
+async def scrape(service: Service, asked: Nothing, request: Request) -> Response:
+    """Everything that is measured, as Prometheus reads it."""
+    now = [*_in_memory(service), *await _on_record(service)]
+    text = await asyncio.to_thread(service.metrics.text, now)
+    return Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+def _in_memory(service: Service) -> Iterator[Metric]:
+    dispatcher = service.dispatcher
+    yield _gauge("active_tasks", "Tasks that are being worked on.", dispatcher.working)
+    yield _gauge("mailbox_messages", "Messages that wait to be decided.", dispatcher.mailbox_size)
+    yield _gauge(
+        "mailbox_oldest_seconds", "Age of the oldest message that is not saved yet.", dispatcher.oldest_seconds
+    )
+    yield _gauge("parked_claims", "Claims that wait for a task.", dispatcher.parked)
+    yield _gauge("requests_in_flight", "Requests being handled, open streams among them.", service.requests)
+    yield _gauge("event_loop_lag_seconds", "How late the event loop is.", service.pulse.lag_seconds)
+    worst = service.pulse.worst_seconds
+    yield _gauge("event_loop_lag_max_seconds", "How late it was at worst in the last minute.", worst)
+    lost = service.log.lost
+    yield CounterMetricFamily("log_lines_lost", "Lines of the log that could not be written in time.", value=lost)
+
+
+async def _on_record(service: Service) -> list[Metric]:
+    """What the record does not tell in time is left out."""
+    waiting, oldest, room = await asyncio.gather(
+        in_time(service.record.waiting(None)),
+        in_time(service.record.oldest_waiting()),
+        in_time(service.medium.room()),
+    )
+    now: list[Metric] = []
+    if waiting is not None:
+        age = 0 if oldest is None else max(0, service.clock() - oldest) / 1000
+        now.append(_gauge("waiting_tasks", "Tasks that wait, ready or not.", waiting))
+        now.append(_gauge("oldest_waiting_seconds", "Since the oldest of them was created.", age))
+    if room is not None:
+        now.append(_gauge("database_log_bytes", "Length of the write-ahead log.", room.log_bytes))
+        now.append(_gauge("disk_free_bytes", "Free on the disk of the database.", room.free_bytes))
+    return now
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)
