@@ -11,6 +11,7 @@ from aiohttp.web import (
     Application,
     HTTPRequestEntityTooLarge,
     Request,
+    RequestKey,
     RequestPayloadError,
     Response,
     StreamResponse,
@@ -45,6 +46,7 @@ from web.witness import witness
 
 TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
+NAME = RequestKey("name", str)
 METRICS_PATH = "/metrics"
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
@@ -153,10 +155,10 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
 
 def _name_of(request: Request) -> str:
     """The caller's, if sane, else a new one; the same whenever it is asked for."""
-    if (name := request.get(REQUEST_ID)) is None:
+    if (name := request.get(NAME)) is None:
         given = request.headers.get(REQUEST_ID, "")
-        name = request[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
-    return str(name)
+        name = request[NAME] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    return name
 
 
 async def _name_request(request: Request, response: StreamResponse) -> None:

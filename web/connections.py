@@ -7,7 +7,7 @@ from aiohttp.web import AppRunner, Server, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
-from web.answers import REQUEST_ID, Failure, failed, new_request_id
+from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 
 
 class Connection(RequestHandler):
@@ -18,9 +18,13 @@ class Connection(RequestHandler):
     ) -> StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has already begun")
-        code = "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR"
-        text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
-        response = failed(Failure(status, code, text, closes=True), time.time_ns() // 1_000_000)
+        if status < 500 or not isinstance(exc, Exception):
+            text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
+            what = Failure(status, "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR", text)
+        else:
+            what = failure(exc)
+        what.closes = True
+        response = failed(what, time.time_ns() // 1_000_000)
         response.headers[REQUEST_ID] = new_request_id()
         return response
 
