@@ -39,7 +39,7 @@ class Envelope(Generic[R]):
     reply: "Future[R]" = field(factory=lambda: get_running_loop().create_future())
     ticket: Ticket | None = None  # while parked
     tried: bool = False  # there was no room for it once
-    since: float = field(factory=monotonic)
+    since: float = field(factory=lambda: monotonic())
 
 
 def unasked(message: Message[R]) -> Envelope[R]:

@@ -173,6 +173,7 @@ async def _expect(request: Request) -> StreamResponse | None:
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
     except Failure as failure:
+        witness(service, request, _name_of(request), failure.status, 0)
         return failed(failure, service.clock())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not the answer yet

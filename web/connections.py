@@ -1,5 +1,6 @@
 """aiohttp's server, but what is not HTTP at all is answered in the envelope too, and quietly."""
 
+import logging
 import time
 from http import HTTPStatus
 
@@ -8,6 +9,8 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
+
+log = logging.getLogger(__name__)
 
 
 class Connection(RequestHandler):
@@ -24,8 +27,10 @@ class Connection(RequestHandler):
         else:
             what = failure(exc)
         what.closes = True
+        name = new_request_id()
+        log.info("not a request", extra={"request_id": name, "status": status, "client": request.remote})
         response = failed(what, time.time_ns() // 1_000_000)
-        response.headers[REQUEST_ID] = new_request_id()
+        response.headers[REQUEST_ID] = name
         return response
 
 

@@ -9,7 +9,6 @@ from aiohttp.web import Request, Response
 from dispatcher.actor import MAILBOX_MAX
 from web.bodies import Nothing
 from web.codec import encode, rfc3339
-from web.probe import in_time
 from web.process import memory_limit_bytes, resident_bytes
 from web.service import Service
 
@@ -85,9 +84,7 @@ class Health(TypedDict):
 
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
     """How the server and its parts are: unhealthy if the record cannot be written, degraded if less is amiss."""
-    database, disk, queue_size = await asyncio.gather(
-        _database(service), _disk(service), in_time(service.record.waiting(None))
-    )
+    database, disk, waiting = await asyncio.gather(_database(service), _disk(service), service.looks.waiting())
     components: Components = {
         "database": database,
         "dispatcher": _dispatcher(service),
@@ -105,14 +102,14 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
         "version": service.version,
         "uptime": _in_words(uptime_seconds),
         "uptime_seconds": uptime_seconds,
-        "database": "connected" if database["healthy"] else "unreachable" if queue_size is None else "not writable",
+        "database": "connected" if database["healthy"] else "unreachable" if waiting.value is None else "not writable",
         "active_tasks": service.dispatcher.working,
         "components": components,
         "metrics": {
             "memory_usage": components["memory"]["resident_bytes"],
             "cpu_usage": round(100 * time.process_time() / max(uptime_seconds, 1), 1),
             "active_connections": service.requests,
-            "queue_size": queue_size,
+            "queue_size": waiting.value,
         },
     }
     return _plain(said, 200 if well else 503)
@@ -132,9 +129,9 @@ async def ready(service: Service, asked: Nothing, request: Request) -> Response:
 
 async def _database(service: Service) -> Database:
     """Whether the record can be written."""
-    probed = await service.probe.look()
+    probed = await service.looks.is_writable()
     return {
-        "healthy": probed.is_written and not service.dispatcher.short_of_room,
+        "healthy": probed.value is True and not service.dispatcher.short_of_room,
         "response_time_ms": round(probed.spent_seconds * 1000, 2),
         "last_checked": rfc3339(probed.at),
     }
@@ -153,7 +150,7 @@ def _dispatcher(service: Service) -> Mailbox:
 
 
 async def _disk(service: Service) -> Disk:
-    room = await in_time(service.medium.room())
+    room = (await service.looks.room()).value
     if room is None:
         return {"healthy": False}
     percent = round(100 * room.free_bytes / max(room.total_bytes, 1), 1)

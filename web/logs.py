@@ -23,7 +23,7 @@ from web.codec import Fault, rfc3339
 from web.lines import Lines
 from web.settings import Logging, SettingsError
 
-TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
+TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # as the server makes them
 PATH_MAX = 200  # characters of a path that are shown
 FRAMES_MAX = 50  # of a traceback, the innermost
 CAUSES_MAX = 10  # errors behind an error

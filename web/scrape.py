@@ -8,7 +8,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from web.bodies import Nothing
-from web.probe import in_time
 from web.service import Service
 
 
@@ -37,19 +36,16 @@ def _in_memory(service: Service) -> Iterator[Metric]:
 
 async def _on_record(service: Service) -> list[Metric]:
     """What the record does not tell in time is left out."""
-    waiting, oldest, room = await asyncio.gather(
-        in_time(service.record.waiting(None)),
-        in_time(service.record.oldest_waiting()),
-        in_time(service.medium.room()),
-    )
+    looks = service.looks
+    waiting, oldest, room = await asyncio.gather(looks.waiting(), looks.oldest_waiting_seconds(), looks.room())
     now: list[Metric] = []
-    if waiting is not None:
-        age = 0 if oldest is None else max(0, service.clock() - oldest) / 1000
-        now.append(_gauge("waiting_tasks", "Tasks that wait, ready or not.", waiting))
-        now.append(_gauge("oldest_waiting_seconds", "Since the oldest of them was created.", age))
-    if room is not None:
-        now.append(_gauge("database_log_bytes", "Length of the write-ahead log.", room.log_bytes))
-        now.append(_gauge("disk_free_bytes", "Free on the disk of the database.", room.free_bytes))
+    if waiting.value is not None:
+        now.append(_gauge("waiting_tasks", "Tasks that wait, ready or not.", waiting.value))
+    if oldest.value is not None:
+        now.append(_gauge("oldest_waiting_seconds", "Since the oldest of them was created.", oldest.value))
+    if room.value is not None:
+        now.append(_gauge("database_log_bytes", "Length of the write-ahead log.", room.value.log_bytes))
+        now.append(_gauge("disk_free_bytes", "Free on the disk of the database.", room.value.free_bytes))
     return now
 
 

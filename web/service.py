@@ -15,8 +15,8 @@ from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.record import Record
 from web.logs import Log
+from web.looks import Looks
 from web.metrics import Metrics
-from web.probe import Probe
 from web.pulse import Pulse
 from web.settings import Settings
 
@@ -33,7 +33,7 @@ class Service:
     log: Log
     metrics: Metrics
     pulse: Pulse
-    probe: Probe = field(init=False)
+    looks: Looks = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
     started_at: int = field(init=False)
     requests: int = field(default=0, init=False)  # being handled now
@@ -41,7 +41,7 @@ class Service:
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
-        self.probe = Probe(self.medium, self.clock)
+        self.looks = Looks(self.record, self.medium, self.clock)
         self.idle.set()
 
     async def ask(self, message: Message[R]) -> R:

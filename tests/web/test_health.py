@@ -105,7 +105,7 @@ async def test_a_record_that_hangs_is_no_good_and_nobody_waits_long_to_hear_it(t
 
 
 async def test_however_many_ask_the_record_is_probed_once_a_second(tmp_path):
-    async with inside(tmp_path) as (api, service, store):
+    async with inside(tmp_path) as (api, _service, store):
         gate = Gate(store, "probe")
         gate.opened.set()
         began = asyncio.get_running_loop().time()
