@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
 from io import FileIO
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 import structlog
@@ -36,9 +36,9 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request being handled; every line said meanwhile bears it."""
 
 
-@frozen
-class Answered:
-    """`status` is None if nobody was there any more; `route` if the path is none of ours."""
+class Answered(NamedTuple):
+    """A tuple, for one is made at every request. `status` is None if nobody was there any more; `route` if the path is
+    none of ours."""
 
     at: int
     request_id: str
