@@ -27,7 +27,7 @@ FIELDS = {"timestamp", "level", "event", "request_id", "method", "route", "statu
 
 
 def lines_of(file):
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text().rpartition("\n")[0].splitlines()]
 
 
 def requests_in(file):
@@ -156,6 +156,28 @@ async def test_an_error_nobody_foresaw_has_one_id_in_answer_and_log(tmp_path, re
     assert "in fail" in line["exception"]
     assert line["exception"].index("ZeroDivisionError") < line["exception"].index("KeyError")
     assert ("do-not-tell" in line["exception"].replace('("do-not-tell")', "")) is not redact
+
+
+async def test_an_error_outside_of_any_handler_has_an_id_too(tmp_path, monkeypatch):
+    """It ends the connection, and the log says why."""
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    async with inside(tmp_path) as (api, *_):
+        monkeypatch.setattr("web.app.witness", fail)
+        error_id = (await api.get("/health/live")).refused(500, "INTERNAL_ERROR")["error_id"]
+    assert [line["error_id"] for line in lines_of(tmp_path / "log") if "error_id" in line] == [error_id]
+
+
+async def test_a_request_that_is_refused_before_its_body_has_a_line(server):
+    answer = await raw(server, text_of("POST", TASKS, {}, Expect="the-moon"))
+    (line,) = await told(server.log, 1)
+    assert (
+        (line["status"], line["request_id"])
+        == (417, answer.headers["X-Request-Id"])
+        == (answer.status, line["request_id"])
+    )
 
 
 async def test_whatever_is_said_during_a_request_bears_its_name(tmp_path):
