@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 from aiohttp.typedefs import Handler
@@ -10,6 +11,7 @@ from aiohttp.web import (
     Application,
     HTTPRequestEntityTooLarge,
     Request,
+    RequestKey,
     RequestPayloadError,
     Response,
     StreamResponse,
@@ -29,6 +31,7 @@ from web import (
     health,
     limits,
     logs,
+    scrape,
     show,
     statistics,
     stream,
@@ -61,11 +64,15 @@ from web.bodies import (
 from web.codec import Malformed, decode, decode_query
 from web.delivery import deliver
 from web.security import check_key, check_origin
+from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.statistics import AboutRange, StatisticsView
+from web.witness import witness
 
 TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
+NAME = RequestKey("name", str)
+METRICS_PATH = "/metrics"
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
@@ -138,6 +145,7 @@ ROUTES = (
     Route("GET", "/health", health.health, Nothing),
     Route("GET", "/health/live", health.live, Nothing),
     Route("GET", "/health/ready", health.ready, Nothing),
+    Route("GET", METRICS_PATH, scrape.scrape, Nothing),
 )
 
 
@@ -152,31 +160,49 @@ def make_app(service: Service) -> Application:
 
 @middleware
 async def guard(request: Request, handler: Handler) -> StreamResponse:
-    """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    """Every request has a name, and is witnessed."""
     service = request.app[SERVICE]
-    with service.handling():
-        try:
-            check_origin(request, service.settings.security.api_key)
-            check_key(request, service.settings.security.api_key)
-            response = await handler(request)
-            if (
-                isinstance(response, Response)
-                and (response.content_length or 0) > LARGE_BYTES
-                and not response.prepared
-            ):
-                await deliver(request, response, service.settings.server.request_timeout_seconds)
-            return response
-        except ConnectionError:
-            raise  # nobody is there to be answered
-        except Exception as error:
-            if request.writer.output_size:
-                raise ConnectionAbortedError("the answer had already begun") from error
-            return failed(failure(error), service.clock())
+    name, status, began = _name_of(request), None, perf_counter()
+    in_force = request_id.set(name)
+    try:
+        with service.handling():
+            response = await _answer(service, request, handler)
+        status = response.status
+        return response
+    finally:
+        witness(service, request, name, status, perf_counter() - began)
+        request_id.reset(in_force)
+
+
+async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
+    """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    security = service.settings.security
+    try:
+        check_origin(request, security.api_key)
+        if not (security.open_metrics and request.path == METRICS_PATH):
+            check_key(request, security.api_key)
+        response = await handler(request)
+        if isinstance(response, Response) and (response.content_length or 0) > LARGE_BYTES and not response.prepared:
+            await deliver(request, response, service.settings.server.request_timeout_seconds)
+        return response
+    except ConnectionError:
+        raise  # nobody is there to be answered
+    except Exception as error:
+        if request.writer.output_size:
+            raise ConnectionAbortedError("the answer had already begun") from error
+        return failed(failure(error), service.clock())
+
+
+def _name_of(request: Request) -> str:
+    """The caller's, if sane, else a new one; the same whenever it is asked for."""
+    if (name := request.get(NAME)) is None:
+        given = request.headers.get(REQUEST_ID, "")
+        name = request[NAME] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    return name
 
 
 async def _name_request(request: Request, response: StreamResponse) -> None:
-    given = request.headers.get(REQUEST_ID, "")
-    response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    response.headers[REQUEST_ID] = _name_of(request)
 
 
 async def _expect(request: Request) -> StreamResponse | None:
@@ -187,6 +213,7 @@ async def _expect(request: Request) -> StreamResponse | None:
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
     except Failure as failure:
+        witness(service, request, _name_of(request), failure.status, 0)
         return failed(failure, service.clock())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not the answer yet

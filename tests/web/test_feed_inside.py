@@ -19,8 +19,9 @@ from storage.store import open_store
 from tests.web.conftest import Api, connected, until
 from tests.web.tails import cycle, page, pages, tail
 from web import events, feed
+from web.composition import compose, listen
 from web.feed import EVERYTHING, Feed
-from web.serve import compose, listen
+from web.server_log import Log
 from web.service import Service
 from web.sources import gather
 
@@ -31,7 +32,7 @@ async def serving(directory: Path) -> AsyncIterator[tuple[Service, Api]]:
     given = gather({"port": 0, "database": f"sqlite:///{directory}/tasks.db"}, {}, None)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(directory / "tasks.db"))
-        service, _ = await stack.enter_async_context(compose(given, store))
+        service, _ = await stack.enter_async_context(compose(given, store, Log()))
         url = await stack.enter_async_context(listen(service))
         address: Any = type("Address", (), {"url": url})
         yield service, await stack.enter_async_context(connected(address))
