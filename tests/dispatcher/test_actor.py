@@ -276,6 +276,21 @@ async def test_whether_it_can_be_recorded_or_not_a_drain_drains(stage: Stage, er
     assert stage.journal.commits == []
 
 
+async def test_what_is_published_is_the_history_in_its_order(stage: Stage) -> None:
+    """Without a hole, whatever there was no room for and whoever was refused."""
+    published: list[int] = []
+    stage.hub.watch(lambda changes: published.extend(change.entry.seq for change in changes if change.entry))
+    for full_at in ((), (1,), (2,)):
+        stage.journal.full_at = full_at
+        asks = [stage.ask(message) for message in (CREATE, UNKNOWN, CREATE, CLAIM, CREATE, CLAIM)]
+        await asyncio.gather(*asks, return_exceptions=True)
+        assert published[-1:] == [len(published)]
+    await stage.ask(Drain())
+    rows = stage.journal.db.execute("select seq from history order by seq").fetchall()
+    assert published == [seq for (seq,) in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > 5
+
+
 async def test_it_rings_for_itself_when_something_falls_due(stage: Stage) -> None:
     """A waiting time that is over and a lease that is lost need nobody to ask."""
     await stage.ask(CREATE)
