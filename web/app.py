@@ -2,12 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp.typedefs import Handler
 from aiohttp.web import (
     Application,
+    HTTPMethodNotAllowed,
     HTTPRequestEntityTooLarge,
     Request,
     RequestPayloadError,
@@ -15,11 +15,9 @@ from aiohttp.web import (
     StreamResponse,
     middleware,
 )
-from attrs import frozen
 
-from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, explain, health, stream, tasks
+from web import batches, directories, docs, explain, health, stream, tasks
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
@@ -30,84 +28,78 @@ from web.bodies import (
     Newest,
     Next,
     Nothing,
-    Path,
     Pause,
     Show,
     Stream,
 )
-from web.codec import Malformed, decode, decode_query
+from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
+from web.negotiation import check_accept, pack
+from web.openapi import describe
+from web.operations import told_of
+from web.route import Route, by_path
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
+from web.views import ClaimedTask, WholeTask, WorkDirectoryState
 
-TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
-def by_id(request: Request) -> Mapping[str, object]:
-    """The path names the task."""
-    if request.method != "GET" and request.query_string:
-        decode_query(request.query, Nothing)
-    if not TASK_ID.fullmatch(request.match_info.get("task_id", "none")):
-        raise TaskNotFound("of this id")
-    return request.match_info
-
-
-def by_path(request: Request) -> Mapping[str, object]:
-    """The query names the work directory."""
-    return {"work_directory": decode_query(request.query, Path).path}
-
-
-@frozen
-class Route:
-    """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest. `says` is a
-    TypedDict, the data of the answer."""
-
-    method: str
-    path: str
-    handler: Callable[[Service, Any, Request], Awaitable[StreamResponse]]
-    asks: type
-    about: Callable[[Request], Mapping[str, object]] = by_id
-    says: type | None = None
-
-
 ROUTES = (
-    Route("POST", "/api/v1/tasks", tasks.create, Create),
-    Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch),
-    Route("GET", "/api/v1/tasks", tasks.newest, Newest),
-    Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
-    Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
+    Route("POST", "/api/v1/tasks", tasks.create, Create, says=WholeTask),
+    Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch, says=batches.MadeTasks),
+    Route("GET", "/api/v1/tasks", tasks.newest, Newest, says=tasks.TaskPage),
+    Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next, says=ClaimedTask | None),
+    Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody, says=tasks.ClaimedTasks),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
-    Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
-    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask),
-    Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask),
-    Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
-    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
-    Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
-    Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release),
-    Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
-    Route("PUT", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
-    Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete),
-    Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel),
-    Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry),
-    Route("GET", "/api/v1/work-directories", directories.listing, Nothing),
-    Route("PATCH", "/api/v1/work-directories", directories.regulate, Regulate, by_path),
-    Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
-    Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
-    Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
-    Route("GET", "/health", health.health, Nothing),
-    Route("GET", "/health/live", health.live, Nothing),
-    Route("GET", "/health/ready", health.ready, Nothing),
+    Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show, says=WholeTask),
+    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask, says=tasks.History),
+    Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask, says=explain.Explanation),
+    Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat, says=tasks.Renewed),
+    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody, says=tasks.Completed),
+    Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail, says=tasks.Returned),
+    Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release, says=tasks.Returned),
+    Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit, says=WholeTask),
+    Route("PUT", "/api/v1/tasks/{task_id}", tasks.edit, Edit, says=WholeTask),
+    Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete, says=tasks.Deleted),
+    Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel, says=WholeTask),
+    Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry, says=WholeTask),
+    Route("GET", "/api/v1/work-directories", directories.listing, Nothing, says=directories.WorkDirectories),
+    Route("PATCH", "/api/v1/work-directories", directories.regulate, Regulate, by_path, says=WorkDirectoryState),
+    Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path, says=WorkDirectoryState),
+    Route(
+        "POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path, says=WorkDirectoryState
+    ),
+    Route(
+        "POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path, says=WorkDirectoryState
+    ),
+    Route("GET", "/health", health.health, Nothing, says=health.Health),
+    Route("GET", "/health/live", health.live, Nothing, says=health.Alive),
+    Route("GET", "/health/ready", health.ready, Nothing, says=health.Ready),
+    Route("GET", "/openapi.json", docs.document, Nothing),
+    Route("GET", "/docs", docs.page, Nothing),
 )
 
 
 def make_app(service: Service) -> Application:
     app = Application(middlewares=[guard], client_max_size=service.settings.server.max_body_bytes)
     app[SERVICE] = service
-    app.on_response_prepare.append(_name_request)
+    app[docs.DOCUMENT] = encode(describe(ROUTES, service.version))
+    app.on_response_prepare.append(_mark)
+    methods: dict[str, dict[str, Handler]] = {}
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(service, route), expect_handler=_expect)
+        handler = _handler(service, route)
+        there = methods.setdefault(route.path, {})
+        there[route.method] = handler
+        if route.is_read and told_of(route.handler).has_head:
+            there["HEAD"] = handler
+    for path, handlers in methods.items():
+        resource = app.router.add_resource(path)
+        for method, handler in handlers.items():
+            resource.add_route(method, handler, expect_handler=_expect)
+        resource.add_route("*", _others(*handlers), expect_handler=_expect)
+    docs.add_files(app)
     return app
 
 
@@ -120,24 +112,38 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
             check_origin(request, service.settings.security.api_key)
             check_key(request, service.settings.security.api_key)
             response = await handler(request)
-            if (
-                isinstance(response, Response)
-                and (response.content_length or 0) > LARGE_BYTES
-                and not response.prepared
-            ):
-                await deliver(request, response, service.settings.server.request_timeout_seconds)
+            if isinstance(response, Response) and not response.prepared:
+                size = response.content_length or 0
+                pack(request, response)
+                if size > LARGE_BYTES:
+                    await deliver(request, response, service.settings.server.request_timeout_seconds)
             return response
         except ConnectionError:
             raise  # nobody is there to be answered
         except Exception as error:
             if request.writer.output_size:
                 raise ConnectionAbortedError("the answer had already begun") from error
-            return failed(failure(error), service.clock())
+            refusal = failed(failure(error), service.clock())
+            pack(request, refusal)
+            return refusal
 
 
-async def _name_request(request: Request, response: StreamResponse) -> None:
+async def _mark(request: Request, response: StreamResponse) -> None:
     given = request.headers.get(REQUEST_ID, "")
     response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+def _others(*methods: str) -> Handler:
+    """What any other method gets."""
+    allowed = sorted({*methods, "OPTIONS"})
+
+    async def handle(request: Request) -> StreamResponse:
+        if request.method == "OPTIONS":
+            return Response(status=204, headers={"Allow": ", ".join(allowed)})
+        raise HTTPMethodNotAllowed(request.method, allowed)
+
+    return handle
 
 
 async def _expect(request: Request) -> StreamResponse | None:
@@ -166,10 +172,13 @@ def _too_large(limit: int) -> Failure:
 
 
 def _handler(service: Service, route: Route) -> Handler:
+    offered = told_of(route.handler).media
+
     async def handle(request: Request) -> StreamResponse:
         asked: Any
+        check_accept(request, offered)
         known = route.about(request)
-        if route.method == "GET":
+        if route.is_read:
             asked = decode_query(request.query, route.asks, **known)
         else:
             asked = decode(await _body(service, request), route.asks, **known)
