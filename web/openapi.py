@@ -72,6 +72,7 @@ def describe(routes: Iterable[Route], version: str) -> Schema:
         "paths": dict(paths),
         "components": {
             "schemas": dict(sorted((schemas.components | failures | _envelopes()).items())),
+            "responses": _refusals(paths),
             "headers": HEADERS,
             "examples": {name: {"value": _failure(name, refusal)} for name, refusal in REFUSALS.items()},
             "securitySchemes": {
@@ -145,15 +146,13 @@ def _query(asked: Schema, schemas: Schemas) -> Iterable[Schema]:
 
 def _request_body(route: Route, schemas: Schemas) -> Schema:
     known = {*_VARIABLE.findall(route.path), *(["work_directory"] if route.about is by_path else [])}
-    fields = attrs.fields(route.asks)
-    needs = [field for field in fields if field.default is attrs.NOTHING and field.name not in known]
-    if known.isdisjoint(field.name for field in fields if not field.metadata.get("internal")):
-        schema = schemas.of(route.asks)
-    else:
-        schema = schemas.request(route.asks, known)
+    closed = schemas.request(route.asks, known)
+    is_needed = "required" in closed or "oneOf" in closed
+    is_whole = known.isdisjoint(field.name for field in attrs.fields(route.asks) if not field.metadata.get("internal"))
+    schema = schemas.of(route.asks) if is_whole else closed
     name = operation_id(route.handler)
     example = {"example": REQUESTS[name]} if name in REQUESTS else {}
-    return {"required": bool(needs), "content": {JSON: {"schema": schema, **example}}}
+    return {"required": is_needed, "content": {JSON: {"schema": schema, **example}}}
 
 
 def _responses(route: Route, told: Operation, schemas: Schemas, is_public: bool) -> Schema:
@@ -163,7 +162,15 @@ def _responses(route: Route, told: Operation, schemas: Schemas, is_public: bool)
     common = (*_ALWAYS, *(() if is_public else _WITH_KEY), *(() if route.is_read else _WITH_BODY))
     for name in (*common, *told.refuses):
         refusals[REFUSALS[name].status].append(name)
-    return responses | {str(status): _refusal(names) for status, names in sorted(refusals.items())}
+    return responses | {
+        str(status): {"$ref": f"#/components/responses/{_together(names)}"}
+        for status, names in sorted(refusals.items())
+    }
+
+
+def _together(names: Iterable[str]) -> str:
+    """The name of the response that several refusals of one status share."""
+    return "Refused_" + "_or_".join(names)
 
 
 def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Schema:
@@ -195,6 +202,18 @@ def _link(link: Link) -> Schema:
     body = {name: expression(pointer) for name, pointer in link.body.items()}
     described: Schema = {"operationId": operation_id(link.to)}
     return described | ({"parameters": parameters} if parameters else {}) | ({"requestBody": body} if body else {})
+
+
+def _refusals(paths: Mapping[str, Schema]) -> dict[str, Schema]:
+    """Those that the operations refer to."""
+    used = {
+        response["$ref"].rpartition("/Refused_")[2]
+        for operations in paths.values()
+        for operation in operations.values()
+        for response in operation["responses"].values()
+        if "$ref" in response
+    }
+    return {f"Refused_{names}": _refusal(names.split("_or_")) for names in sorted(used)}
 
 
 def _refusal(names: Sequence[str]) -> Schema:
