@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import uvloop
 from aiohttp.web import TCPSite
 from cyclopts import App, Parameter
@@ -28,9 +29,10 @@ from dispatcher.mint import SystemMint
 from dispatcher.rules import Rules
 from storage.errors import StorageError
 from storage.store import SqliteStore, open_store
-from web.app import make_app
+from web.app import ROUTES, make_app
 from web.codec import Fault
 from web.connections import Runner
+from web.openapi import describe
 from web.security import is_loopback
 from web.service import Service
 from web.settings import Settings, SettingsError, load
@@ -41,6 +43,7 @@ BACKLOG = 1024  # connections that the system keeps until they are accepted
 log = logging.getLogger(__name__)
 
 app = App(name="serve", help="Run the server.")
+description = App(name="openapi", help="Print the description of the contract, OpenAPI 3.1 in JSON.")
 
 
 @app.default
@@ -71,6 +74,13 @@ def serve(
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1
+
+
+@description.default
+def print_description(*, json: Annotated[bool, Parameter(negative="", help="On a single line.")] = False) -> None:
+    """Print the description of the contract, OpenAPI 3.1 in JSON, as the server tells it at /openapi.json."""
+    document = describe(ROUTES, version("task-orchestrator"))
+    print(orjson.dumps(document, option=0 if json else orjson.OPT_INDENT_2).decode())
 
 
 def refuse_open_door(settings: Settings) -> None:

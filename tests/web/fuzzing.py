@@ -60,6 +60,5 @@ def filter_failure(context, failure, case, response):
     if type(failure).__name__ != "RejectedPositiveData":
         return True
     error = response.json()["error"]
-    if error["code"] == "VALIDATION_ERROR":
-        return not all(ACROSS_FIELDS.fullmatch(fault["reason"]) for fault in error["details"]["errors"])
-    return error["code"] not in STATEFUL
+    faults = error["details"].get("errors", [{"code": error["code"], "reason": ""}])
+    return not all(fault.get("code") in STATEFUL or ACROSS_FIELDS.fullmatch(fault["reason"]) for fault in faults)
