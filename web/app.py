@@ -34,7 +34,7 @@ from web.bodies import (
 )
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
-from web.negotiation import check_accept, pack
+from web.negotiation import PACKED_BYTES, check_accept, pack
 from web.openapi import describe
 from web.operations import told_of
 from web.route import Route, by_path
@@ -112,8 +112,11 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
             check_origin(request, service.settings.security.api_key)
             check_key(request, service.settings.security.api_key)
             response = await handler(request)
-            if isinstance(response, Response) and not response.prepared:
-                size = response.content_length or 0
+            if (
+                isinstance(response, Response)
+                and not response.prepared
+                and (size := response.content_length or 0) > PACKED_BYTES
+            ):
                 pack(request, response)
                 if size > LARGE_BYTES:
                     await deliver(request, response, service.settings.server.request_timeout_seconds)

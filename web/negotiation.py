@@ -12,7 +12,9 @@ PACKED_BYTES = 1024  # an answer larger than this is compressed on request
 
 def check_accept(request: Request, offered: Sequence[str]) -> None:
     """Raises a 406 Failure if nothing that is offered is wanted."""
-    accept = ",".join(request.headers.getall("Accept", ()))
+    if request.headers.get("Accept", "*/*") == "*/*":
+        return
+    accept = ",".join(request.headers.getall("Accept"))
     if accept and offered and not any(accepts(accept, media) for media in offered):
         message = f"only {' or '.join(offered)} can be had here"
         raise Failure(406, "NOT_ACCEPTABLE", message, {"offered": list(offered)})

@@ -52,7 +52,8 @@ _SCALARS: Mapping[Any, Schema] = {
 
 
 class Schemas:
-    """Collects the components that the schemas refer to, each under the name of its class."""
+    """Collects the components that the schemas refer to, each under the name of its class, with that of its module if
+    another class of this name came first."""
 
     def __init__(self) -> None:
         self.components: dict[str, Schema] = {}
@@ -91,9 +92,10 @@ class Schemas:
         for field in attrs.fields(attrs.resolve_types(cls, include_extras=True)):
             if field.name in closed or field.metadata.get("internal"):
                 continue
-            properties[field.name] = self._with_default(self.of(field.type), field.default)
+            name = field.name.removesuffix("_")  # `from_` is `from` outside
+            properties[name] = self._with_default(self.of(field.type), field.default)
             if field.default is attrs.NOTHING:
-                required.append(field.name)
+                required.append(name)
         needs = {"required": required} if required else {}
         closed_object = {"type": "object", "properties": properties, **needs, "additionalProperties": False}
         return {**closed_object, **self._crossed(cls), **_about(cls)}
@@ -131,7 +133,8 @@ class Schemas:
 
     def _component(self, cls: Any, name: str) -> Schema:
         if self._classes.setdefault(name, cls) is not cls:
-            raise ValueError(f"both {self._classes[name]} and {cls} would be the component {name}")
+            name = cls.__module__.rpartition(".")[2].title() + name
+            self._classes[name] = cls
         if name not in self.components:
             self.components[name] = {}  # it may refer to itself
             self.components[name] = self._class(cls)

@@ -3,7 +3,10 @@
 import ast
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import TypedDict
 
 import attrs
 import pytest
@@ -257,6 +260,25 @@ async def test_the_server_tells_its_own_description(shared):
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     version = answer.json["info"]["version"]
     assert answer.json == json.loads(encode(describe(ROUTES, version)))
+
+
+def test_the_command_line_prints_the_same_without_a_server():
+    command = [sys.executable, "-m", "task_orchestrator", "openapi"]
+    for option in ([], ["--json"]):
+        printed = subprocess.run([*command, *option], capture_output=True, text=True, timeout=30, check=True).stdout
+        assert json.loads(printed)["paths"] == DOCUMENT["paths"]
+        assert (printed.count("\n") == 1) is bool(option)
+
+
+def test_two_classes_of_one_name_are_two_components():
+    first, other = TypedDict("Page", {"a": int}), TypedDict("Page", {"from": str})
+    other.__module__ = "web.other"
+    schemas = Schemas()
+    assert [schemas.of(it)["$ref"].rpartition("/")[2] for it in (first, other, first, other)] == [
+        *("Page", "OtherPage"),
+        *("Page", "OtherPage"),
+    ]
+    assert schemas.components["OtherPage"]["properties"] == {"from": {"type": "string", "format": "date-time"}}
 
 
 def test_what_is_vendored_is_what_it_is_said_to_be():
