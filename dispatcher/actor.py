@@ -17,8 +17,9 @@ from attrs import define, field
 from dispatcher.board import Board, Effects, Parked
 from dispatcher.errors import NoRoom, Refusal, Unavailable
 from dispatcher.hub import Hub
-from dispatcher.messages import Claim, Create, CreateMany, Leave, Message, R, Release, Resume, Tick, Ticket
+from dispatcher.messages import Claim, Create, CreateMany, Leave, Log, Message, R, Release, Resume, Tick, Ticket
 from dispatcher.ports import Clock, Journal
+from dispatcher.roll import Roll, Worker
 from dispatcher.situation import Situation
 from dispatcher.task import Task
 
@@ -28,6 +29,7 @@ PARKED_MAX = 20_000  # places that claims wait in, one for each of their directo
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
 UNDELIVERED = "undelivered"
 FLEETING = (Leave, Tick, Resume)  # they speak of the board as it was, or come again by themselves
+EXPENDABLE = (Create, CreateMany, Log)  # turned down while there is no room, which is for those who end what runs
 FULL = "the disk is full"
 CROWDED = "too many requests are waiting"
 
@@ -51,7 +53,8 @@ Outcome = tuple[Envelope[Any], Effects[Any] | Exception]
 
 
 class Dispatcher:
-    def __init__(self, board: Board, journal: Journal, hub: Hub, clock: Clock) -> None:
+    def __init__(self, board: Board, journal: Journal, hub: Hub, clock: Clock, roll: Roll | None = None) -> None:
+        self.roll = roll or Roll()
         self._board, self._journal, self._hub, self._clock = board, journal, hub, clock
         self._mailbox: deque[Envelope[Any]] = deque()
         self._mail = Event()
@@ -98,6 +101,10 @@ class Dispatcher:
     def situation(self, task: Task) -> Situation:
         """What surrounds a task at this moment."""
         return self._board.situation(task)
+
+    def workers(self) -> list[Worker]:
+        """Who was seen within the last hour, by name."""
+        return self.roll.call(self._board.working.values(), self._board.agenda.waiters(), self._clock())
 
     def waiting_in(self, work_directory: str) -> int:
         """How many workers wait for a task of a directory."""
@@ -183,7 +190,7 @@ class Dispatcher:
             self.batches += 1
             self.messages += len(outcomes)
         for envelope, outcome in outcomes:
-            self._answer(envelope, outcome)
+            self._answer(envelope, outcome, now)
         self._hub.publish(changes)
 
     def _what_comes_first(self, now: int) -> list[Envelope[Any]]:
@@ -198,8 +205,8 @@ class Dispatcher:
         return first
 
     async def _take_back(self, outcomes: list[Outcome], now: int) -> None:
-        """There was no room, and nothing was written: the board goes back to what the record says. Creations are
-        turned down, and whoever waits is sent away; the others are tried once more."""
+        """There was no room, and nothing was written: the board goes back to what the record says. Creations and
+        logs are turned down, and whoever waits is sent away; the others are tried once more."""
         self._owes_grace, self._rest_until = True, now + REST_MS
         self._board = self._board.rebuilt(await self._journal.load())
         for envelope in self._parked.values():
@@ -211,7 +218,7 @@ class Dispatcher:
                 self._settle(envelope, Unavailable(FULL))
             envelope.tried = True
         for envelope in (*again, *self._mailbox):
-            if isinstance(envelope.message, Create | CreateMany):
+            if isinstance(envelope.message, EXPENDABLE):
                 self._settle(envelope, Unavailable(FULL))
         kept = (envelope for envelope in (*again, *self._mailbox) if not isinstance(envelope.message, FLEETING))
         self._mailbox = deque(envelope for envelope in kept if not envelope.reply.done())
@@ -240,7 +247,8 @@ class Dispatcher:
         return outcomes
 
     def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Exception:
-        if isinstance(envelope.message, Create | CreateMany) and self._journal.short_of_room:
+        self.roll.hear(envelope.message, self._board.working, now)
+        if isinstance(envelope.message, EXPENDABLE) and self._journal.short_of_room:
             return Unavailable(FULL)
         if isinstance(envelope.message, Claim) and self._board.agenda.places >= PARKED_MAX:
             return Unavailable(CROWDED)
@@ -253,7 +261,7 @@ class Dispatcher:
             self._parked[envelope.ticket] = envelope
         return effects
 
-    def _answer(self, envelope: Envelope[Any], outcome: Effects[Any] | Exception) -> None:
+    def _answer(self, envelope: Envelope[Any], outcome: Effects[Any] | Exception, now: int) -> None:
         if isinstance(outcome, Exception):
             self._settle(envelope, outcome)
             return
@@ -262,7 +270,9 @@ class Dispatcher:
         if isinstance(envelope.message, Leave):
             self._parked.pop(envelope.message.ticket, None)
         for ticket, tasks in outcome.served:
-            self._settle(self._parked.pop(ticket), tasks)
+            parked = self._parked.pop(ticket)
+            self.roll.hear(parked.message, {}, now)  # it waited until now
+            self._settle(parked, tasks)
 
     def _settle(self, envelope: Envelope[Any], outcome: Any) -> None:
         if envelope.reply.cancelled():  # gone during the commit

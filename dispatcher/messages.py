@@ -4,7 +4,7 @@ Names, units and bounds are those of the wire contract; durations are seconds, `
 since the epoch. Fields marked INTERNAL come from the server, never from a body.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final, Generic, Literal, NewType, TypeVar
 
@@ -23,6 +23,7 @@ from dispatcher.fields import (
     JsonObject,
     LeaseSeconds,
     LeaseToken,
+    LogLines,
     MaxRetries,
     MaxWorking,
     OnDependencyFailure,
@@ -39,6 +40,7 @@ from dispatcher.fields import (
     WorkDirectory,
     WorkerId,
 )
+from dispatcher.rules import Rules
 from dispatcher.task import Task
 
 R = TypeVar("R", covariant=True)
@@ -194,6 +196,15 @@ class Release(Message[Task]):
 
 
 @frozen(kw_only=True)
+class Log(Message[Task]):
+    """More of what the attempt prints. It renews no lease, and what is said twice is kept twice."""
+
+    task_id: str = field(metadata=INTERNAL)
+    lines: LogLines
+    lease_token: LeaseToken | None = None
+
+
+@frozen(kw_only=True)
 class Cancel(Message[Task]):
     """Nobody is to work on it. A task that is being worked on needs `force`: its lease is void at once."""
 
@@ -247,6 +258,18 @@ class Regulate(Message[Directory]):
     draining: bool | Unset = field(default=UNSET, metadata=INTERNAL)
 
 
+@frozen(kw_only=True)
+class Reconfigure(Message[int]):
+    """The server is to go by these rules from now on; the reply is the number of the new version of the settings. The
+    rest is as in ConfigVersion."""
+
+    rules: Rules
+    who: str
+    reason: str | None = None
+    changes: Mapping[str, Any]
+    runtime: Mapping[str, Any] = field(repr=False)
+
+
 @frozen
 class Held(Message[tuple[Task, ...]]):
     """The tasks that this worker holds now in one directory."""
@@ -277,7 +300,7 @@ class Drain(Message[None]):
     """Answer every parked claim now, and park no more."""
 
 
-LeaseMessage = Heartbeat | Complete | Fail | Release
+LeaseMessage = Heartbeat | Complete | Fail | Release | Log
 """What the holder of a lease says about its task."""
 
 TaskMessage = LeaseMessage | Cancel | Retry | Edit | Delete

@@ -8,12 +8,15 @@ from typing import Concatenate
 
 import aiosqlite
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
-from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
+from dispatcher.record import DirectoryCount, EventFilter, LogPage, Outcome, Place, Sighting, Stretch
+from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage import queries
+from storage import queries, traces
 from storage.hop import P, T, hop
+from storage.statistics import statistics
 
 
 class SqliteRecord:
@@ -43,11 +46,26 @@ class SqliteRecord:
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read(queries.events, after, limit, only)
 
+    async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
+        return await self._read(traces.log, task_id, after, limit, attempt)
+
+    async def sightings(self, after: int) -> Sequence[Sighting]:
+        return await self._read(traces.sightings, after)
+
     async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
         return await self._read(queries.newest, work_directory, limit, offset)
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
+
+    async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
+        return await self._read(queries.config_versions, limit, offset)
+
+    async def config_version(self, version: int) -> ConfigVersion | None:
+        return await self._read(queries.config_version, version)
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        return await self._read(statistics, work_directory, start, end, bucket)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

@@ -6,20 +6,20 @@ import logging
 import sqlite3
 from asyncio import Event
 from asyncio import Task as Job
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Concatenate, Literal
 
 import aiosqlite
 
-from dispatcher.errors import NoRoom
+from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
 from storage import sqlite
 from storage.errors import NotOurs, StorageError
-from storage.hop import hop
+from storage.hop import P, T, hop
 from storage.owner import OwnerLock
 from storage.record import SqliteRecord
 from storage.versions import migrate, steps
@@ -27,6 +27,7 @@ from storage.versions import migrate, steps
 READERS = 2  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
 CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
+LOG_LINE_BYTES = 32  # and so much a line of a task's log, its text aside
 IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
 ROOM_BYTES = 256 * 1024  # so much must fit on the disk again before it counts as having room
 ROOM_SECONDS = 0.5  # between two looks whether it has
@@ -85,6 +86,22 @@ class SqliteStore:
                 await hop(self._writer, sqlite.take_room, ROOM_BYTES)
                 self._full.clear()
                 log.warning("the disk has room again")
+
+    async def webhook_place(self) -> int | None:
+        return await self._alone(sqlite.webhook_place)
+
+    async def keep_webhook_place(self, seq: int | None) -> None:
+        await self._alone(sqlite.keep_webhook_place, seq)
+        self._log_grew(CHANGE_BYTES)
+
+    async def _alone(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """A transaction by itself, beside those of the dispatcher."""
+        try:
+            return await hop(self._writer, work, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise RecordFailed(str(error)) from error
 
     # The write-ahead log
 
@@ -193,7 +210,8 @@ def _log_bytes(change: Change | Ruling | Notice) -> int:
     if not isinstance(change, Change):
         return CHANGE_BYTES
     details = change.entry.details if change.entry else None
-    return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details]))
+    printed = sum(LOG_LINE_BYTES + len(line.line.encode()) for line in change.log)
+    return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details])) + printed
 
 
 async def _stop(job: Job[None]) -> None:

@@ -3,30 +3,29 @@
 import os
 import sys
 from contextlib import suppress
-from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from task_orchestrator import Refused, Unreachable, __version__, directories
+from task_orchestrator import Refused, Unreachable, __version__, config, directories
 from task_orchestrator.connection import Connection, Flag
 from task_orchestrator.display import (
-    FINAL,
     complain,
     say,
     say_json,
-    show_entry,
     show_explanation,
     show_task,
     show_tasks,
 )
-from task_orchestrator.patience import patiently
+from task_orchestrator.logs import logs
+from task_orchestrator.stats import stats
 from task_orchestrator.submit import absolute, submit
+from task_orchestrator.watch import watch
 from task_orchestrator.work import worker
+from task_orchestrator.workers import workers
 
 REFUSED, UNREACHABLE, INTERRUPTED, PIPE_CLOSED = 1, 3, 130, 141
-STEP_SECONDS = 1  # how long `watch` may be behind
 
 app = App(name="task-orchestrator", help="A durable task queue for coding agents and those who run them.")
 app.version = __version__
@@ -35,7 +34,12 @@ app.command("web.serve:description", name="openapi", help="Print the description
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
 app.command(submit)
 app.command(worker)
+app.command(watch)
+app.command(logs)
+app.command(workers)
+app.command(stats)
 directories.add_to(app)
+app.command(config.app)
 
 
 @app.command
@@ -75,25 +79,6 @@ async def list_(
         say_json(page)
     else:
         show_tasks(page["tasks"], page.get("total"))
-
-
-@app.command
-async def watch(task_id: str, /, *, json: Flag = False, connection: Connection = Connection()) -> None:  # noqa: B008
-    """Print what happens to a task, as it happens, until nothing more will."""
-    seen = 0
-    async with connection.open() as client:
-        while True:
-            if not seen:
-                task = await client.get(task_id)
-            else:
-                task = await patiently(partial(client.get, task_id, wait_seconds=STEP_SECONDS, until="terminal"))
-            for entry in await patiently(partial(client.history, task_id)):
-                if entry["seq"] > seen:
-                    seen = entry["seq"]
-                    (say_json if json else show_entry)(entry)
-            sys.stdout.flush()
-            if task["status"] in FINAL:
-                return
 
 
 @app.command

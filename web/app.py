@@ -16,21 +16,42 @@ from aiohttp.web import (
     middleware,
 )
 
-from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, docs, explain, health, stream, tasks
+from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
+from web import (
+    batches,
+    config,
+    directories,
+    docs,
+    events,
+    explain,
+    health,
+    limits,
+    logs,
+    show,
+    statistics,
+    stream,
+    tasks,
+    workers,
+)
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.bodies import (
     AboutDirectory,
     AboutTask,
     Batch,
+    ChangeSettings,
     ClaimBody,
     CompleteBody,
+    EventsQuery,
+    Logs,
     Newest,
     Next,
     Nothing,
     Pause,
+    Rollback,
+    SettingsHistory,
     Show,
     Stream,
+    TaskEventsQuery,
 )
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
@@ -40,6 +61,7 @@ from web.operations import told_of
 from web.route import Route, by_path
 from web.security import check_key, check_origin
 from web.service import SERVICE, Service
+from web.statistics import AboutRange, StatisticsView
 from web.views import ClaimedTask, WholeTask, WorkDirectoryState
 
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
@@ -53,9 +75,12 @@ ROUTES = (
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next, says=ClaimedTask | None),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody, says=tasks.ClaimedTasks),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
-    Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show, says=WholeTask),
-    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask, says=tasks.History),
+    Route("GET", "/api/v1/tasks/{task_id}", show.show, Show, says=show.ShownTask),
+    Route("GET", "/api/v1/tasks/{task_id}/history", show.history, AboutTask, says=show.History),
     Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask, says=explain.Explanation),
+    Route("GET", "/api/v1/tasks/{task_id}/events", events.task_events, TaskEventsQuery),
+    Route("GET", "/api/v1/tasks/{task_id}/logs", logs.read, Logs, says=logs.Page),
+    Route("POST", "/api/v1/tasks/{task_id}/logs", logs.append, Log, says=logs.Accepted),
     Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat, says=tasks.Renewed),
     Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody, says=tasks.Completed),
     Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail, says=tasks.Returned),
@@ -74,6 +99,14 @@ ROUTES = (
     Route(
         "POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path, says=WorkDirectoryState
     ),
+    Route("GET", "/api/v1/workers", workers.listing, Nothing, says=workers.Workers),
+    Route("GET", "/api/v1/events", events.events, EventsQuery, says=events.EventPage),
+    Route("GET", "/api/v1/config", config.show, Nothing, says=config.ConfigSays),
+    Route("PATCH", "/api/v1/config", config.change, ChangeSettings, says=config.ConfigSays),
+    Route("GET", "/api/v1/config/history", config.history, SettingsHistory, says=config.HistorySays),
+    Route("POST", "/api/v1/config/rollback", config.rollback, Rollback, says=config.ConfigSays),
+    Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
+    Route("GET", "/api/v1/statistics", statistics.statistics, AboutRange, says=StatisticsView),
     Route("GET", "/health", health.health, Nothing, says=health.Health),
     Route("GET", "/health/live", health.live, Nothing, says=health.Alive),
     Route("GET", "/health/ready", health.ready, Nothing, says=health.Ready),

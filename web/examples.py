@@ -17,7 +17,7 @@ PARAMETERS: Mapping[str, Any] = {
     "work_path": DIRECTORY,
     "work_directory": DIRECTORY,
     "worker_id": "agent-7",
-    "tags": ["tests"],
+    "tags": "tests",
 }
 
 WHOLE: Mapping[str, Any] = {
@@ -85,6 +85,24 @@ _RULES: Mapping[str, Any] = {
 }
 _DIRECTORY = dict(_RULES)
 _PAUSED = {**_RULES, "paused": True, "paused_reason": "The build is broken", "paused_until": LATER}
+_EVENT: Mapping[str, Any] = {
+    "seq": 17,
+    "type": "task.created",
+    "task_id": TASK_ID,
+    "work_directory": DIRECTORY,
+    "status": "waiting",
+    "priority": "high",
+    "worker_id": None,
+    "attempt": 0,
+    "at": NOW,
+    "details": {},
+}
+_CONFIG: Mapping[str, Any] = {
+    "version": 4,
+    "settings": {
+        "task.max_task_retries": {"value": 5, "source": "runtime", "origin": None, "default": 3, "reloadable": True}
+    },
+}
 _NEW = {"work_directory": DIRECTORY, "prompt": PROMPT}
 
 REQUESTS: Mapping[str, Any] = {
@@ -99,6 +117,9 @@ REQUESTS: Mapping[str, Any] = {
     "tasks_heartbeat": {"lease_token": TOKEN, "progress": {"percent": 40, "message": "2 of 5 tests pass"}},
     "tasks_complete": {"lease_token": TOKEN, "original_prompt": PROMPT, "result": {"files": ["api.py"]}},
     "tasks_fail": {"lease_token": TOKEN, "error_message": "The tests need a database.", "retryable": True},
+    "logs_append": {"lease_token": TOKEN, "lines": ["collected 5 items", "tests/api/test_list.py ..F.."]},
+    "config_change": {"changes": {"task.max_task_retries": 5}, "reason": "The network is unreliable"},
+    "config_rollback": {"version": 3},
     "tasks_release": {"lease_token": TOKEN, "delay_seconds": 60, "reason": "The machine is going down"},
     "tasks_edit": {"priority": "low", "tags": ["tests", "later"]},
     "tasks_delete": {},
@@ -135,8 +156,8 @@ ANSWERS: Mapping[str, Any] = {
     "tasks_newest": {"tasks": [WHOLE], "total": 1, "page": 1, "limit": 100, "offset": 0, "next_cursor": None},
     "tasks_claim_next": CLAIMED,
     "tasks_claim": {"tasks": [CLAIMED]},
-    "tasks_show": WHOLE,
-    "tasks_history": {
+    "show": WHOLE,
+    "show_history": {
         "task_id": TASK_ID,
         "history": [
             {
@@ -176,6 +197,67 @@ ANSWERS: Mapping[str, Any] = {
     "directories_pause": _PAUSED,
     "directories_resume": _DIRECTORY,
     "directories_drain": {**_DIRECTORY, "draining": True},
+    "logs_read": {
+        "task_id": TASK_ID,
+        "lines": [{"number": 1, "attempt": 1, "at": NOW, "line": "collected 5 items"}],
+        "next_after": 1,
+    },
+    "logs_append": {"task_id": TASK_ID, "accepted": 2, "last_number": 2},
+    "workers_listing": {
+        "workers": [
+            {
+                "worker_id": "agent-7",
+                "work_directories": [DIRECTORY],
+                "working": [TASK_ID],
+                "last_seen_at": NOW,
+                "connection": "stream",
+            }
+        ]
+    },
+    "events": {"events": [_EVENT], "next_after": 17, "gap": {"from": 1, "to": 16}},
+    "statistics": {
+        "from": NOW,
+        "to": LATER,
+        "bucket": "hour",
+        "work_directory": None,
+        "total": 10,
+        "by_status": {"waiting": 1, "working": 2, "completed": 6, "failed": 1, "cancelled": 0},
+        "by_priority": {"low": 1, "medium": 8, "high": 1},
+        "processing_seconds": {"avg": 41.2, "p50": 30.1, "p95": 120.5, "p99": 170.3, "max": 180.0},
+        "waiting_seconds": {"avg": 1.2, "p50": 0.4, "p95": 6.5, "p99": 9.1, "max": 9.8},
+        "error_rate": 0.142857,
+        "throughput_per_second": 0.001667,
+        "series": [
+            {
+                "at": NOW,
+                "created": 10,
+                "claimed": 9,
+                "completed": 6,
+                "failed": 1,
+                "cancelled": 0,
+                "retried": 0,
+                "released": 0,
+                "lease_expired": 0,
+                "deleted": 0,
+            }
+        ],
+    },
+    "config_show": _CONFIG,
+    "config_change": _CONFIG,
+    "config_rollback": _CONFIG,
+    "config_history": {
+        "versions": [
+            {
+                "version": 4,
+                "at": NOW,
+                "who": "api_key",
+                "reason": "The network is unreliable",
+                "changes": {"task.max_task_retries": {"from": 3, "to": 5}},
+            }
+        ],
+        "total": 4,
+    },
+    "limits_show": {"limits": {"max_body_bytes": 16_777_216, "prompt_characters": 10_000, "wait_seconds": 60}},
     "health": {
         "status": "healthy",
         "timestamp": NOW,

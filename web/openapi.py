@@ -46,6 +46,7 @@ _HEADER_PARAMETERS: Mapping[str, tuple[str, Schema]] = {
         {**_TEXT, "pattern": "^[ -~]+$", "minLength": 1, "maxLength": 255},
     ),
     "If-Match": ("Only if this is the task's ETag.", {**_TEXT, "pattern": r'^(\*|"[1-9][0-9]{0,17}")$'}),
+    "If-None-Match": ("Only if the task has another ETag; else 304.", {**_TEXT, "minLength": 1}),
     "Last-Event-ID": ("The seq of the last event that came through.", {**_TEXT, "pattern": "^[0-9]{1,18}$"}),
 }
 
@@ -141,6 +142,8 @@ def _query(asked: Schema, schemas: Schemas) -> Iterable[Schema]:
         form = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
         needed = name in asked.get("required", ())
         example = {"example": PARAMETERS[name]} if name in PARAMETERS else {}
+        if form and example:
+            example = {"example": [PARAMETERS[name]]}
         yield {"name": name, "in": "query", "required": needed, **about, "schema": schema, **form, **example}
 
 
@@ -175,6 +178,8 @@ def _together(names: Iterable[str]) -> str:
 
 def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Schema:
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, *told.gives)}
+    if status in (204, 304):
+        return {"description": HTTPStatus(status).phrase, "headers": headers}
     content: Schema = {}
     for media in told.media:
         if media != JSON:

@@ -5,9 +5,25 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from web import batches, directories, docs, explain, health, stream, tasks
+from dispatcher.events import EVENT_TYPES
+from web import (
+    batches,
+    config,
+    directories,
+    docs,
+    events,
+    explain,
+    health,
+    limits,
+    logs,
+    show,
+    statistics,
+    stream,
+    tasks,
+    workers,
+)
 from web.route import Handle
-from web.views import ClaimedTask
+from web.views import ClaimedTask, Event
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -18,7 +34,7 @@ Tag = Literal["tasks", "claims", "directories", "system"]
 TAGS: Mapping[Tag, str] = {
     "tasks": "What is to be done: create, look, steer.",
     "claims": "What workers say: claim, renew, report.",
-    "directories": "Work directories: what lies in them, and the rules for them.",
+    "directories": "Work directories and who works there: what lies in them, and the rules for them.",
     "system": "The server itself, and this description.",
 }
 
@@ -44,7 +60,7 @@ class Operation:
     statuses: Sequence[int] = (200,)
     refuses: Sequence[str] = ()
     media: Sequence[str] = (JSON,)
-    takes: Sequence[Literal["Idempotency-Key", "If-Match", "Last-Event-ID"]] = ()
+    takes: Sequence[Literal["Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID"]] = ()
     gives: Sequence[Literal["ETag", "Location", "Idempotent-Replayed"]] = ()
     links: Sequence[Link] = ()
     bare: bool = False
@@ -77,12 +93,12 @@ def _reports(task: str) -> tuple[Link, ...]:
         _lease(tasks.complete, task, original_prompt=f"{task}/prompt"),
         _lease(tasks.fail, task),
         _lease(tasks.release, task),
-        _about(tasks.show, task),
+        _about(show.show, task),
     )
 
 
 _NEXT = Link(tasks.claim_next, query={"work_path": "/data/work_directory"})
-_STEER = (_about(tasks.show), _about(tasks.edit), _about(tasks.cancel), _about(tasks.history), _about(explain.explain))
+_STEER = (_about(show.show), _about(tasks.edit), _about(tasks.cancel), _about(show.history), _about(explain.explain))
 _DIRECTORY = (Link(directories.resume, query={"path": "/data/work_directory"}),)
 
 OPERATIONS: Mapping[Handle, Operation] = {
@@ -100,9 +116,9 @@ OPERATIONS: Mapping[Handle, Operation] = {
         refuses=(*DEPENDENCIES, *KEYED),
         takes=("Idempotency-Key",),
         gives=("Idempotent-Replayed",),
-        links=(_about(tasks.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
+        links=(_about(show.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
     ),
-    tasks.newest: Operation(tag="tasks", links=(_about(tasks.show, "/data/tasks/0"),)),
+    tasks.newest: Operation(tag="tasks", links=(_about(show.show, "/data/tasks/0"),)),
     tasks.claim_next: Operation(tag="claims", links=_reports("/data"), claims=True),
     tasks.claim: Operation(tag="claims", links=_reports("/data/tasks/0")),
     stream.stream: Operation(
@@ -110,29 +126,52 @@ OPERATIONS: Mapping[Handle, Operation] = {
         media=(EVENTS,),
         events={"task": ClaimedTask, "cancel": stream.Lost, "available": stream.Available, "drain": stream.Over},
     ),
-    tasks.show: Operation(tag="tasks", refuses=(NO_TASK,), gives=("ETag",), links=(_about(tasks.edit),)),
-    tasks.history: Operation(tag="tasks", refuses=(NO_TASK,)),
+    show.show: Operation(
+        tag="tasks",
+        statuses=(200, 304),
+        refuses=(NO_TASK,),
+        takes=("If-None-Match",),
+        gives=("ETag",),
+        links=(_about(tasks.edit),),
+    ),
+    show.history: Operation(tag="tasks", refuses=(NO_TASK,)),
+    logs.read: Operation(
+        tag="tasks",
+        refuses=(NO_TASK,),
+        media=(JSON, EVENTS),
+        takes=("Last-Event-ID",),
+        events={"log": logs.Line, "end": logs.End},
+    ),
+    logs.append: Operation(tag="claims", refuses=(*REPORT, "LOG_FULL"), links=(_about(logs.read),)),
+    events.task_events: Operation(
+        tag="tasks",
+        statuses=(200, 204),
+        refuses=(NO_TASK,),
+        media=(EVENTS,),
+        takes=("Last-Event-ID",),
+        events={**dict.fromkeys(EVENT_TYPES, Event), "gap": events.Gap},
+    ),
     explain.explain: Operation(tag="tasks", refuses=(NO_TASK,)),
     tasks.heartbeat: Operation(tag="claims", refuses=REPORT),
     tasks.complete: Operation(
         tag="claims",
         refuses=(*REPORT, "PROMPT_MISMATCH"),
-        links=(_about(tasks.show), _about(tasks.delete), *_reports("/data/next")[:2]),
+        links=(_about(show.show), _about(tasks.delete), *_reports("/data/next")[:2]),
     ),
     tasks.fail: Operation(tag="claims", refuses=REPORT, links=(_about(tasks.retry), _about(tasks.cancel))),
-    tasks.release: Operation(tag="claims", refuses=REPORT, links=(_about(tasks.show),)),
+    tasks.release: Operation(tag="claims", refuses=REPORT, links=(_about(show.show),)),
     tasks.edit: Operation(
         tag="tasks",
         refuses=(NO_TASK, "INVALID_STATE", "VERSION_CONFLICT"),
         takes=("If-Match",),
         gives=("ETag",),
-        links=(_about(tasks.show),),
+        links=(_about(show.show),),
     ),
     tasks.delete: Operation(
         tag="tasks",
         refuses=(NO_TASK, "INVALID_STATE", "VERSION_CONFLICT"),
         takes=("If-Match",),
-        links=(_about(tasks.show), _about(tasks.history)),
+        links=(_about(show.show), _about(show.history)),
     ),
     tasks.cancel: Operation(
         tag="tasks", refuses=(NO_TASK, "INVALID_STATE"), gives=("ETag",), links=(_about(tasks.delete),)
@@ -145,6 +184,19 @@ OPERATIONS: Mapping[Handle, Operation] = {
     directories.pause: Operation(tag="directories", links=_DIRECTORY),
     directories.resume: Operation(tag="directories"),
     directories.drain: Operation(tag="directories", links=_DIRECTORY),
+    workers.listing: Operation(tag="directories"),
+    events.events: Operation(
+        tag="system",
+        media=(EVENTS, JSON),
+        takes=("Last-Event-ID",),
+        events={**dict.fromkeys(EVENT_TYPES, Event), "gap": events.Gap},
+    ),
+    statistics.statistics: Operation(tag="system"),
+    config.show: Operation(tag="system"),
+    config.change: Operation(tag="system"),
+    config.history: Operation(tag="system"),
+    config.rollback: Operation(tag="system"),
+    limits.show: Operation(tag="system"),
     health.health: Operation(tag="system", bare=True),
     health.live: Operation(tag="system", bare=True),
     health.ready: Operation(tag="system", bare=True),

@@ -64,6 +64,11 @@ class BodyLimit(TypedDict):
     max_body_bytes: int
 
 
+class LogRoom(TypedDict):
+    log_lines: int
+    log_lines_max: int
+
+
 class AllowedMethods(TypedDict):
     allowed: Sequence[str]
 
@@ -121,6 +126,13 @@ REFUSALS: Mapping[str, Refusal] = {
         409, "The task is no longer what If-Match says", OtherVersion, {"expected": 3, "version": 4}
     ),
     "PAYLOAD_TOO_LARGE": Refusal(413, "The body is too large", BodyLimit, {"max_body_bytes": 16 * 2**20}),
+    "LOG_FULL": Refusal(
+        413,
+        "There is no room for so many more lines; none was kept",
+        LogRoom,
+        {"log_lines": 99_990, "log_lines_max": 100_000},
+        code="PAYLOAD_TOO_LARGE",
+    ),
     "UNSUPPORTED_MEDIA_TYPE": Refusal(415, "The body is not said to be JSON"),
     "EXPECTATION_FAILED": Refusal(417, "Expect says something else than 100-continue"),
     "PROMPT_MISMATCH": Refusal(

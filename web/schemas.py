@@ -15,6 +15,7 @@ import attrs
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from dispatcher import fields
+from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
 from web.bodies import Batch, ClaimBody
@@ -37,6 +38,7 @@ _RULES: Mapping[Any, Schema] = {
     fields.task_id: {"pattern": f"^{_TASK_ID}$"},
     fields.task_id_or_ref: {"pattern": rf"^({_TASK_ID}|ref:[^\u0000]+)$"},
     fields.distinct: {"uniqueItems": True},
+    event_type: {"enum": list(EVENT_TYPES)},
     fields.instant: {"format": "date-time", "pattern": f"^{_DAY}T{_TIME}$"},
 }
 _NO_COMMA = {"pattern": "^[^,]+$"}
@@ -123,8 +125,7 @@ class Schemas:
 
     def parameter(self, schema: Schema) -> Schema:
         """As part of a query, where null cannot be said, a list is parted by commas and so has at least one item."""
-        arms = [arm for arm in schema.get("anyOf", ()) if arm != {"type": "null"}]
-        if arms:
+        while arms := [arm for arm in schema.get("anyOf", ()) if arm != {"type": "null"}]:
             schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **arms[0]}
         if schema.get("type") == "array":
             items = schema["items"] if "$ref" in schema["items"] else _both(schema["items"], _NO_COMMA)

@@ -8,8 +8,9 @@ import resource
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -26,16 +27,22 @@ from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
-from dispatcher.rules import Rules
+from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.errors import StorageError
+from storage.rebuild import NEVER, rebuild_file
 from storage.store import SqliteStore, open_store
 from web.app import ROUTES, make_app
-from web.codec import Fault
+from web.codec import Fault, rfc3339
+from web.configuration import begin
 from web.connections import Runner
+from web.feed import Feed
 from web.openapi import describe
+from web.reconfiguring import read_again
 from web.security import is_loopback
 from web.service import Service
-from web.settings import Settings, SettingsError, load
+from web.settings import Settings, SettingsError
+from web.sources import Given, gather, load, settings_of
+from web.webhooks import Courier
 
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
 BACKLOG = 1024  # connections that the system keeps until they are accepted
@@ -59,7 +66,9 @@ def serve(
     """Run the server until it is told to stop (SIGTERM or Ctrl-C). Every setting is described in the README."""
     options = {"host": host, "port": port, "database": database, "api_key": api_key, "log_level": log_level}
     try:
-        settings = load(options, os.environ, config)
+        gather_again = partial(gather, options, os.environ, config)
+        given = gather_again()
+        settings = settings_of(given)
         refuse_open_door(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -69,7 +78,7 @@ def serve(
     allow_many_connections()
     collect_rarely()
     try:
-        return uvloop.run(run(settings))
+        return uvloop.run(run(given, gather_again))
     except (StorageError, OSError, Unavailable) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
@@ -81,6 +90,35 @@ def print_description(*, json: Annotated[bool, Parameter(negative="", help="On a
     """Print the description of the contract, OpenAPI 3.1 in JSON, as the server tells it at /openapi.json."""
     document = describe(ROUTES, version("task-orchestrator"))
     print(orjson.dumps(document, option=0 if json else orjson.OPT_INDENT_2).decode())
+
+
+def log_as_set(settings: Settings) -> None:
+    logging.getLogger().setLevel(settings.logging.level.upper())
+
+
+def rebuild_statistics(
+    *,
+    config: Annotated[Path | None, Parameter(help="A TOML file with settings.")] = None,
+    database: Annotated[str | None, Parameter(help="sqlite:///relative/path.db or sqlite:////absolute/path.db")] = None,
+) -> int:
+    """Count everything in the history once more, while no server runs. What the history no longer tells is kept."""
+    try:
+        path = load({"database": database}, os.environ, config).database.path
+        since = rebuild_file(path, tell_progress)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except StorageError as error:
+        print(f"the statistics cannot be rebuilt: {error}", file=sys.stderr)
+        return 1
+    whole = {0: "the whole history", NEVER: "nothing: the end of the history is missing"}
+    print(f"{path}: rebuilt from {whole.get(since) or f'the history since {rfc3339(since)}'}")
+    return 0
+
+
+def tell_progress(seq: int, last: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{seq:,} of {last:,}", end="\n" if seq == last else "", file=sys.stderr, flush=True)
 
 
 def refuse_open_door(settings: Settings) -> None:
@@ -101,19 +139,20 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def run(settings: Settings) -> int:
-    """Serve until a signal comes (0) or the record can no longer be written (1)."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = settings.database
+async def run(given: Given, gather_again: Callable[[], Given]) -> int:
+    """Serve until a signal comes (0) or the record can no longer be written (1). SIGHUP reads the settings again."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
+        asyncio.get_running_loop().add_signal_handler(number, event.set)
+    database = settings_of(given).database
     async with (
         open_store(database.path, synchronous=database.synchronous, timeout_seconds=database.timeout_seconds) as store,
-        compose(settings, store) as (service, deciding),
+        compose(given, store) as (service, deciding),
         listen(service) as url,
+        heeding(hangup, partial(read_again, service, gather_again)),
     ):
         with suppress(OSError):  # nobody need read it
-            print(greeting(url, settings), flush=True)
+            print(greeting(url, service.settings), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -124,38 +163,60 @@ async def run(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
+async def heeding(signal: asyncio.Event, act: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Act whenever the signal comes; many at once count as one, and one that goes wrong does not end it."""
+
+    async def heed() -> None:
+        while await signal.wait():
+            signal.clear()
+            try:
+                await act()
+            except Exception:
+                log.exception("what a signal asked for could not be done")
+
+    heeding = asyncio.create_task(heed())
+    try:
+        yield
+    finally:
+        heeding.cancel()
+        await asyncio.wait([heeding])
+
+
+@asynccontextmanager
+async def compose(given: Given, store: SqliteStore) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
     """The service on its record, and the task in which the dispatcher decides. At the end all asked is answered."""
-    task = settings.task
-    rules = Rules(
-        default_timeout_seconds=task.default_task_timeout,
-        default_max_retries=task.max_task_retries,
-        prompt_match_threshold=task.prompt_match_threshold,
-        require_lease_token=task.require_lease_token,
-        restart_grace_seconds=task.restart_grace_seconds,
-        max_concurrent_tasks=task.max_concurrent_tasks,
-        priority_aging_seconds=task.priority_aging_seconds,
-    )
     snapshot = await store.load()
-    clock, hub = SystemClock(snapshot.last_at), Hub()
-    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
+    configuration, faults = begin(given, snapshot.config_version, snapshot.runtime)
+    for fault in faults:
+        log.warning("set at run time, but of no effect: %s: %s", fault.field, fault.reason)
+    rules = configuration.settings.task.rules()
+    clock, hub, feed = SystemClock(snapshot.last_at), Hub(), Feed(snapshot.last_seq)
+    hub.watch(feed.publish)
+    roll = Roll(await store.record.sightings(clock() - SEEN_SECONDS * 1000))
+    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock, roll)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
+    service = Service(
+        dispatcher=dispatcher,
+        record=store.record,
+        hub=hub,
+        feed=feed,
+        clock=clock,
+        configuration=configuration,
+        version=version("task-orchestrator"),
+        courier=Courier(store.record, store, clock),
+    )
+    service.follow(log_as_set)
+    service.follow(lambda settings: service.courier.adopt(settings.webhooks))
+    hub.watch(service.courier.hear)
+    telling = asyncio.create_task(service.courier.run())
     try:
-        yield (
-            Service(
-                dispatcher=dispatcher,
-                record=store.record,
-                hub=hub,
-                clock=clock,
-                settings=settings,
-                version=version("task-orchestrator"),
-            ),
-            deciding,
-        )
+        yield service, deciding
     finally:
         dispatcher.close()
         await asyncio.wait([deciding])
+        telling.cancel()
+        await asyncio.wait([telling])
 
 
 @asynccontextmanager
@@ -181,6 +242,7 @@ async def listen(service: Service) -> AsyncIterator[str]:
         with suppress(Unavailable):
             await service.dispatcher.ask(Drain())
         service.hub.close()
+        service.feed.close()
         await runner.cleanup()
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_SECONDS):

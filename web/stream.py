@@ -22,7 +22,8 @@ from web.delivery import delivering
 from web.service import Service
 
 PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
-REPORTS = {None, "task.completed", "task.failed", "task.retried", "task.released"}  # None: a heartbeat
+# None: a heartbeat, or a log
+REPORTS = {None, "task.progress", "task.completed", "task.failed", "task.retried", "task.released"}
 LOST: dict[str | None, Literal["cancelled", "expired"]] = {
     "task.cancelled": "cancelled",
     "task.lease_expired": "expired",
@@ -47,7 +48,10 @@ async def stream(service: Service, asked: Stream, request: Request) -> StreamRes
     """Send a worker its tasks as long as it has hands free (`assign`), or only the news of them (`notify`)."""
     timeout = service.settings.server.request_timeout_seconds
     async with sse_response(request, sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS) as events:
-        with suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed):  # the worker has gone, or we are going
+        with (
+            suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed),  # the worker has gone, or we are going
+            service.dispatcher.roll.present("stream", asked.worker_id, asked.work_path, service.clock),
+        ):
             if asked.mode == "notify":
                 await _notify(service, asked, events)
             else:

@@ -1,6 +1,5 @@
 """Tasks: create, claim, report, look. Handlers decide nothing: they ask, and say the answer."""
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -9,17 +8,16 @@ from typing import TypedDict
 from aiohttp.web import Request, Response, StreamResponse
 from attrs import evolve
 
-from dispatcher.errors import TaskNotFound, Unavailable
-from dispatcher.hub import Closed, LostTouch, about_task
+from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
-from dispatcher.task import FINAL, Task
+from dispatcher.task import Task
 from web.answers import idempotency_key, ok
-from web.bodies import AboutTask, ClaimBody, CompleteBody, Newest, Next, Show
+from web.bodies import ClaimBody, CompleteBody, Newest, Next
 from web.briefing import briefing
 from web.codec import Fault, Invalid, rfc3339
 from web.delivery import deliver
 from web.service import Service
-from web.views import ClaimedTask, HistoryLine, TaskOutcome, WholeTask, history_line, moment, outcome, whole
+from web.views import ClaimedTask, TaskOutcome, WholeTask, moment, outcome, whole
 
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
 UNCACHED = {"Cache-Control": "no-store"}
@@ -47,11 +45,6 @@ class Returned(TaskOutcome):
 class Deleted(TypedDict):
     task_id: str
     deleted: bool
-
-
-class History(TypedDict):
-    task_id: str
-    history: list[HistoryLine]
 
 
 class TaskPage(TypedDict):
@@ -163,20 +156,6 @@ async def retry(service: Service, asked: Retry, request: Request) -> Response:
     return _whole(service, await service.ask(asked))
 
 
-async def show(service: Service, asked: Show, request: Request) -> Response:
-    """Show a whole task; with `until=terminal` once it is over, or as it is when the wait is over."""
-    task = await (_final(service, asked) if asked.until else _task(service, asked.task_id))
-    return _whole(service, task)
-
-
-async def history(service: Service, asked: AboutTask, request: Request) -> Response:
-    """Tell everything that has happened to a task, oldest first."""
-    await _task(service, asked.task_id)
-    entries = await service.record.history(asked.task_id)
-    told: History = {"task_id": asked.task_id, "history": [history_line(entry) for entry in entries]}
-    return ok(told, service.clock())
-
-
 async def newest(service: Service, asked: Newest, request: Request) -> Response:
     """List tasks, newest first, page by page."""
     tasks, total = await service.record.newest(asked.work_directory, asked.limit, asked.offset)
@@ -203,29 +182,6 @@ def _if_version(request: Request) -> int | None:
     if not ETAG.fullmatch(given):
         raise Invalid([Fault("If-Match", 'must be an ETag of the task, such as "3"')])
     return int(given.strip('"'))
-
-
-async def _task(service: Service, task_id: str) -> Task:
-    task = await service.record.task(task_id)
-    if task is None:
-        raise TaskNotFound(task_id)
-    return task
-
-
-async def _final(service: Service, asked: Show) -> Task:
-    """The task once nobody works on it any more; as it is when the time is over or the server stops."""
-    with service.hub.listen(about_task(asked.task_id)) as heard:
-        task = await _task(service, asked.task_id)
-        try:
-            async with asyncio.timeout(asked.wait_seconds):
-                while task.status not in FINAL:
-                    try:
-                        task = (await heard.next()).after
-                    except LostTouch:
-                        task = await _task(service, asked.task_id)
-        except (TimeoutError, Closed):
-            pass
-        return task
 
 
 async def _deliver(

@@ -109,6 +109,21 @@ class HistoryLine(TypedDict):
     details: Mapping[str, Any]
 
 
+class Event(TypedDict):
+    """A line of the history, in the feed."""
+
+    seq: int
+    type: str
+    task_id: str | None
+    work_directory: str | None
+    status: Status | None
+    priority: Priority | None
+    worker_id: str | None
+    attempt: int
+    at: str
+    details: Mapping[str, Any]
+
+
 def json_object(text: str) -> Any:
     """JSON that is written into the answer as it is."""
     return Fragment(text)
@@ -211,6 +226,21 @@ def history_line(entry: Entry) -> HistoryLine:
         "seq": entry.seq,
         "type": entry.type,
         "status": entry.status,
+        "worker_id": entry.worker_id,
+        "attempt": entry.attempt,
+        "at": rfc3339(entry.at),
+        "details": entry.details,
+    }
+
+
+def event(entry: Entry) -> Event:
+    return {
+        "seq": entry.seq,
+        "type": entry.type,
+        "task_id": entry.task_id,
+        "work_directory": entry.work_directory,
+        "status": entry.status,
+        "priority": entry.priority,
         "worker_id": entry.worker_id,
         "attempt": entry.attempt,
         "at": rfc3339(entry.at),

@@ -14,7 +14,8 @@ GONE, UNAVAILABLE = "gone", "unavailable"
 SHOWN = (
     *("arrival", "task_id", "status", "priority", "tags", "prompt", "depends_on", "unmet", "ready", "created_at"),
     *("available_at", "attempt", "worker_id", "lease_token", "lease_expires_at", "deadline_at", "started_at"),
-    *("completed_at", "retry_count", "lost_leases", "error_message", "result"),
+    "progress",
+    *("completed_at", "retry_count", "lost_leases", "log_lines", "error_message", "result"),
 )
 
 
@@ -44,6 +45,8 @@ def _plain(answer: Any) -> Any:
             return UNAVAILABLE
         case Refusal() as refusal:
             return type(refusal).__name__
+        case int():
+            return answer
         case None:
             return DONE
     raise AssertionError(answer)

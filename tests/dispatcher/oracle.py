@@ -19,6 +19,7 @@ from dispatcher.messages import (
     Edit,
     Held,
     Message,
+    Reconfigure,
     Regulate,
     Retry,
     Tick,
@@ -43,12 +44,15 @@ class Parked:
 class Oracle:
     rules: Rules
     told_at_once: int  # children that hear of the end of others in one go
+    log_lines_max: int
 
     jobs: list[Job] = field(factory=list)
     folders: dict[str, Folder] = field(factory=dict)
     parked: list[Parked] = field(factory=list)
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
     draining: bool = False
+    versions: list[tuple[int, str, None]] = field(factory=list)  # of the rules: a line of history for each
+    lines: list[tuple[int, str, None]] = field(factory=list)  # about the server itself
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
         """The answer, or None if the claim is parked."""
@@ -61,9 +65,14 @@ class Oracle:
                 answer = self._claim(key, message, now)
             case Regulate():
                 answer = self._folder(message.work_directory).regulate(message, now)
+            case Reconfigure():
+                self.rules = message.rules
+                self.versions.append((now, "config.changed", None))
+                answer = len(self.versions)
             case Held():
                 answer = self._held_by(message)
             case Drain():
+                self.lines += [] if self.draining else [(now, "server.draining", None)]
                 self.draining, answer = True, DONE
                 self._dismiss(list(self.parked))
             case Tick():
@@ -230,7 +239,7 @@ class Oracle:
                 job.deleted = job.status in ENDED
                 return DONE if job.deleted else "InvalidState"
             case _:
-                answer = job.hear(message, now, self.rules.require_lease_token)
+                answer = job.hear(message, now, self.rules.require_lease_token, self.log_lines_max)
         return answer or job.summary()
 
     def _cancel(self, job: Job, cancel: Cancel, now: int) -> Any:

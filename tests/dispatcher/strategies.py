@@ -7,7 +7,7 @@ Nobody names a task or a lease before the batch that makes it is over, for nobod
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve
+from attrs import asdict, evolve
 from hypothesis import strategies as st
 
 from dispatcher.fields import UNSET, Priority
@@ -24,11 +24,15 @@ from dispatcher.messages import (
     Fail,
     Heartbeat,
     Held,
+    Log,
     Message,
+    Progress,
+    Reconfigure,
     Regulate,
     Release,
     Retry,
 )
+from dispatcher.rules import Rules
 
 DIRECTORIES = ("/a", "/b", "/c")
 WORKERS = ("ann", "bob")
@@ -158,18 +162,23 @@ failures = st.builds(
 )
 
 
+progress = st.sampled_from([None, Progress(), Progress(percent=1), Progress(message="on")])
+
+
 @st.composite
 def reports(draw: st.DrawFn) -> Message[Any]:
     task_id, token = draw(leases())
     report: dict[str, Any] = {"task_id": task_id, "lease_token": None if draw(now_and_then) else token}
-    kind = draw(st.sampled_from([Complete, Fail, Release, Heartbeat, Complete, Fail]))
+    kind = draw(st.sampled_from([Complete, Fail, Release, Heartbeat, Log, Complete, Fail]))
     if kind is Complete:
         return evolve(draw(completions), **report)
     if kind is Fail:
         return evolve(draw(failures), **report)
+    if kind is Log:
+        return Log(lines=draw(st.sampled_from([("a",), ("b", ""), ("c", "c", "c")])), **report)
     if kind is Release:
         return Release(task_id=task_id, lease_token=token, delay_seconds=draw(delays))
-    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds))
+    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds), progress=draw(progress))
 
 
 # What people do
@@ -207,6 +216,20 @@ def regulations(draw: st.DrawFn) -> Regulate:
     return Regulate(**said)
 
 
+some_rules = st.builds(
+    Rules,
+    default_max_retries=st.sampled_from([3, 3, 0]),
+    default_timeout_seconds=st.sampled_from([3600, 3600, 2]),
+    max_concurrent_tasks=st.sampled_from([0, 0, 1, 2, 3]),
+    priority_aging_seconds=st.sampled_from([0, 0, 0.5, 2]),
+    restart_grace_seconds=st.sampled_from([0, 0, 2]),
+    require_lease_token=st.sampled_from([False, False, False, True]),
+)
+reconfigurations = some_rules.map(
+    lambda rules: Reconfigure(rules=rules, who="ann", changes={"some": "thing"}, runtime=asdict(rules))
+)
+
+
 @st.composite
 def endings(draw: st.DrawFn) -> Message[Any]:
     """The end of a task that others wait for, if there is one."""
@@ -238,7 +261,7 @@ def everything(draw: st.DrawFn) -> Message[Any]:
         edits,
         deletions,
     ]
-    kinds += [batches(), regulations()] * 2
+    kinds += [batches(), regulations()] * 2 + [reconfigurations]
     if len([job for job in jobs if job.status == "waiting"]) < 6:
         kinds += [creates, chains()] * 3
     if any(job.ready for job in jobs):

@@ -12,8 +12,9 @@ import pytest
 from attrs import evolve
 
 from dispatcher.errors import RecordFailed
-from dispatcher.messages import Claim, Create
-from dispatcher.ports import Change
+from dispatcher.messages import Claim, Create, Reconfigure
+from dispatcher.ports import Change, Configured
+from dispatcher.rules import Rules
 from dispatcher.task import Status
 from storage import queries, sqlite, store
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
@@ -255,3 +256,30 @@ def test_a_page_of_large_tasks_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> 
     page, total = queries.newest(desk.db, "/w", 100, 0)
     assert (page, total) == ([made[4], made[3]], 5)
     assert queries.newest(desk.db, "/w", 100, len(page))[0] == [made[2], made[1]]
+
+
+async def test_a_version_of_the_settings_is_read_back_as_it_was(tmp_path: Path) -> None:
+    """By readers, newest first, and by the next owner of the file."""
+    desk = Desk()
+    made = []
+    for number in (1, 2, 3):
+        runtime = {"task.max_task_retries": number, "webhooks.events": ["é", None]}
+        changes = {"task.max_task_retries": {"from": number - 1, "to": number}}
+        reason = "so" if number % 2 else None
+        made += desk.effects(
+            Reconfigure(rules=Rules(), who="ann", reason=reason, changes=changes, runtime=runtime), number
+        ).changes
+    rows = [change.after for change in made if isinstance(change, Configured)]
+    async with open_store(tmp_path / "tasks.db") as store:
+        await store.commit(made[:1])
+        await store.commit(made[1:])
+        assert await store.record.config_versions(2, 0) == ([rows[2], rows[1]], 3)
+        assert await store.record.config_versions(2, 2) == ([rows[0]], 3)
+        assert await store.record.config_version(2) == rows[1]
+        assert await store.record.config_version(4) is None
+        with pytest.raises(sqlite3.IntegrityError):
+            await store.commit(made[:1])
+    async with open_store(tmp_path / "tasks.db") as store:
+        snapshot = await store.load()
+        assert (snapshot.config_version, snapshot.runtime) == (3, rows[2].runtime)
+        assert snapshot.last_seq == 3

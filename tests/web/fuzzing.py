@@ -14,7 +14,7 @@ import schemathesis
 from schemathesis.generation.meta import TestPhase
 
 PROJECT = Path(__file__).parents[2]
-STREAMS = ("stream",)  # they have no end
+STREAMS = ("stream", "events", "events_task_events")  # they have no end
 # What follows the schema may still be refused, for these reasons and no others: what is stored, what a path means, and
 # the few things that count as the same to JSON Schema and not here.
 STATEFUL = {
