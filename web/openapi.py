@@ -46,7 +46,7 @@ _HEADER_PARAMETERS: Mapping[str, tuple[str, Schema]] = {
         {**_TEXT, "pattern": "^[ -~]+$", "minLength": 1, "maxLength": 255},
     ),
     "If-Match": ("Only if this is the task's ETag.", {**_TEXT, "pattern": r'^(\*|"[1-9][0-9]{0,17}")$'}),
-    "If-None-Match": ("Only if the task has another ETag; else 304.", {**_TEXT, "minLength": 1}),
+    "If-None-Match": ("Only if the task has another ETag; else 304.", _TEXT),
     "Last-Event-ID": ("The seq of the last event that came through.", {**_TEXT, "pattern": "^[0-9]{1,18}$"}),
 }
 

@@ -18,7 +18,8 @@ from dispatcher import fields
 from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
-from web.bodies import Batch, ClaimBody
+from web.bodies import Batch, ChangeSettings, ClaimBody
+from web.settings import SETTINGS
 
 Schema = dict[str, Any]
 
@@ -121,6 +122,10 @@ class Schemas:
         if issubclass(cls, Batch):
             each = {"properties": {"tasks": {"items": self.of(Draft)}}}
             return {"anyOf": [each, {"required": ["atomic"], "properties": {"atomic": {"const": False}}}]}
+        if issubclass(cls, ChangeSettings):
+            return {
+                "allOf": [{"properties": {"changes": {"minProperties": 1, "propertyNames": {"enum": [*SETTINGS]}}}}]
+            }
         return {}
 
     def parameter(self, schema: Schema) -> Schema:
