@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any
 
 from aiohttp.typedefs import Handler
 from aiohttp.web import (
     Application,
+    HTTPMethodNotAllowed,
     HTTPRequestEntityTooLarge,
     Request,
     RequestKey,
@@ -17,15 +17,14 @@ from aiohttp.web import (
     StreamResponse,
     middleware,
 )
-from attrs import frozen
 
-from dispatcher.errors import TaskNotFound
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
 from web import (
     batches,
     bulk,
     config,
     directories,
+    docs,
     events,
     explain,
     health,
@@ -53,7 +52,6 @@ from web.bodies import (
     Newest,
     Next,
     Nothing,
-    Path,
     Pause,
     Rollback,
     SettingsHistory,
@@ -61,79 +59,60 @@ from web.bodies import (
     Stream,
     TaskEventsQuery,
 )
-from web.codec import Malformed, decode, decode_query
+from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
+from web.negotiation import PACKED_BYTES, check_accept, pack
+from web.openapi import describe
+from web.operations import told_of
+from web.route import Route, by_path
 from web.security import check_key, check_origin
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.statistics import AboutRange, StatisticsView
+from web.views import ClaimedTask, WholeTask, WorkDirectoryState
 from web.witness import witness
 
-TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
 NAME = RequestKey("name", str)
 METRICS_PATH = "/metrics"
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
-def by_id(request: Request) -> Mapping[str, object]:
-    """The path names the task."""
-    if request.method != "GET" and request.query_string:
-        decode_query(request.query, Nothing)
-    if not TASK_ID.fullmatch(request.match_info.get("task_id", "none")):
-        raise TaskNotFound("of this id")
-    return request.match_info
-
-
-def by_path(request: Request) -> Mapping[str, object]:
-    """The query names the work directory."""
-    return {"work_directory": decode_query(request.query, Path).path}
-
-
-@frozen
-class Route:
-    """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest. `says` is a
-    TypedDict, the data of the answer."""
-
-    method: str
-    path: str
-    handler: Callable[[Service, Any, Request], Awaitable[StreamResponse]]
-    asks: type
-    about: Callable[[Request], Mapping[str, object]] = by_id
-    says: type | None = None
-
-
 ROUTES = (
-    Route("POST", "/api/v1/tasks", tasks.create, Create),
-    Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch),
+    Route("POST", "/api/v1/tasks", tasks.create, Create, says=WholeTask),
+    Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch, says=batches.MadeTasks),
     Route("POST", "/api/v1/tasks/cancel", bulk.cancel, Many, says=bulk.ManySteered),
     Route("POST", "/api/v1/tasks/retry", bulk.retry, Many, says=bulk.ManySteered),
     Route("POST", "/api/v1/tasks/delete", bulk.delete, Many, says=bulk.ManySteered),
     Route("POST", "/api/v1/tasks/priority", bulk.priority, ManyOfPriority, says=bulk.ManySteered),
-    Route("GET", "/api/v1/tasks", tasks.newest, Newest),
-    Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
-    Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
+    Route("GET", "/api/v1/tasks", tasks.newest, Newest, says=tasks.TaskPage),
+    Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next, says=ClaimedTask | None),
+    Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody, says=tasks.ClaimedTasks),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
-    Route("GET", "/api/v1/tasks/{task_id}", show.show, Show),
-    Route("GET", "/api/v1/tasks/{task_id}/history", show.history, AboutTask),
-    Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask),
+    Route("GET", "/api/v1/tasks/{task_id}", show.show, Show, says=show.ShownTask),
+    Route("GET", "/api/v1/tasks/{task_id}/history", show.history, AboutTask, says=show.History),
+    Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask, says=explain.Explanation),
     Route("GET", "/api/v1/tasks/{task_id}/events", events.task_events, TaskEventsQuery),
     Route("GET", "/api/v1/tasks/{task_id}/logs", logs.read, Logs, says=logs.Page),
     Route("POST", "/api/v1/tasks/{task_id}/logs", logs.append, Log, says=logs.Accepted),
-    Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
-    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
-    Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
-    Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release),
-    Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
-    Route("PUT", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
-    Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete),
-    Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel),
-    Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry),
-    Route("GET", "/api/v1/work-directories", directories.listing, Nothing),
-    Route("PATCH", "/api/v1/work-directories", directories.regulate, Regulate, by_path),
-    Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
-    Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
-    Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
+    Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat, says=tasks.Renewed),
+    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody, says=tasks.Completed),
+    Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail, says=tasks.Returned),
+    Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release, says=tasks.Returned),
+    Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit, says=WholeTask),
+    Route("PUT", "/api/v1/tasks/{task_id}", tasks.edit, Edit, says=WholeTask),
+    Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete, says=tasks.Deleted),
+    Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel, says=WholeTask),
+    Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry, says=WholeTask),
+    Route("GET", "/api/v1/work-directories", directories.listing, Nothing, says=directories.WorkDirectories),
+    Route("PATCH", "/api/v1/work-directories", directories.regulate, Regulate, by_path, says=WorkDirectoryState),
+    Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path, says=WorkDirectoryState),
+    Route(
+        "POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path, says=WorkDirectoryState
+    ),
+    Route(
+        "POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path, says=WorkDirectoryState
+    ),
     Route("GET", "/api/v1/workers", workers.listing, Nothing, says=workers.Workers),
     Route("GET", "/api/v1/events", events.events, EventsQuery, says=events.EventPage),
     Route("GET", "/api/v1/config", config.show, Nothing, says=config.ConfigSays),
@@ -142,19 +121,33 @@ ROUTES = (
     Route("POST", "/api/v1/config/rollback", config.rollback, Rollback, says=config.ConfigSays),
     Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
     Route("GET", "/api/v1/statistics", statistics.statistics, AboutRange, says=StatisticsView),
-    Route("GET", "/health", health.health, Nothing),
-    Route("GET", "/health/live", health.live, Nothing),
-    Route("GET", "/health/ready", health.ready, Nothing),
+    Route("GET", "/health", health.health, Nothing, says=health.Health),
+    Route("GET", "/health/live", health.live, Nothing, says=health.Alive),
+    Route("GET", "/health/ready", health.ready, Nothing, says=health.Ready),
     Route("GET", METRICS_PATH, scrape.scrape, Nothing),
+    Route("GET", "/openapi.json", docs.document, Nothing),
+    Route("GET", "/docs", docs.page, Nothing),
 )
 
 
 def make_app(service: Service) -> Application:
     app = Application(middlewares=[guard], client_max_size=service.settings.server.max_body_bytes)
     app[SERVICE] = service
-    app.on_response_prepare.append(_name_request)
+    app[docs.DOCUMENT] = encode(describe(ROUTES, service.version))
+    app.on_response_prepare.append(_mark)
+    methods: dict[str, dict[str, Handler]] = {}
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(service, route), expect_handler=_expect)
+        handler = _handler(service, route)
+        there = methods.setdefault(route.path, {})
+        there[route.method] = handler
+        if route.is_read and told_of(route.handler).has_head:
+            there["HEAD"] = handler
+    for path, handlers in methods.items():
+        resource = app.router.add_resource(path)
+        for method, handler in handlers.items():
+            resource.add_route(method, handler, expect_handler=_expect)
+        resource.add_route("*", _others(*handlers), expect_handler=_expect)
+    docs.add_files(app)
     return app
 
 
@@ -182,15 +175,23 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
         if not (security.open_metrics and request.path == METRICS_PATH):
             check_key(request, security.api_key)
         response = await handler(request)
-        if isinstance(response, Response) and (response.content_length or 0) > LARGE_BYTES and not response.prepared:
-            await deliver(request, response, service.settings.server.request_timeout_seconds)
+        if (
+            isinstance(response, Response)
+            and not response.prepared
+            and (size := response.content_length or 0) > PACKED_BYTES
+        ):
+            pack(request, response)
+            if size > LARGE_BYTES:
+                await deliver(request, response, service.settings.server.request_timeout_seconds)
         return response
     except ConnectionError:
         raise  # nobody is there to be answered
     except Exception as error:
         if request.writer.output_size:
             raise ConnectionAbortedError("the answer had already begun") from error
-        return failed(failure(error), service.clock())
+        refusal = failed(failure(error), service.clock())
+        pack(request, refusal)
+        return refusal
 
 
 def _name_of(request: Request) -> str:
@@ -201,8 +202,21 @@ def _name_of(request: Request) -> str:
     return name
 
 
-async def _name_request(request: Request, response: StreamResponse) -> None:
+async def _mark(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = _name_of(request)
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+def _others(*methods: str) -> Handler:
+    """What any other method gets."""
+    allowed = sorted({*methods, "OPTIONS"})
+
+    async def handle(request: Request) -> StreamResponse:
+        if request.method == "OPTIONS":
+            return Response(status=204, headers={"Allow": ", ".join(allowed)})
+        raise HTTPMethodNotAllowed(request.method, allowed)
+
+    return handle
 
 
 async def _expect(request: Request) -> StreamResponse | None:
@@ -232,10 +246,13 @@ def _too_large(limit: int) -> Failure:
 
 
 def _handler(service: Service, route: Route) -> Handler:
+    offered = told_of(route.handler).media
+
     async def handle(request: Request) -> StreamResponse:
         asked: Any
+        check_accept(request, offered)
         known = route.about(request)
-        if route.method == "GET":
+        if route.is_read:
             asked = decode_query(request.query, route.asks, **known)
         else:
             asked = decode(await _body(service, request), route.asks, **known)

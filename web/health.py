@@ -84,6 +84,14 @@ class Health(TypedDict):
     metrics: Figures
 
 
+class Alive(TypedDict):
+    status: Literal["alive"]
+
+
+class Ready(TypedDict):
+    status: Literal["ready", "draining"]
+
+
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
     """How the server and its parts are: unhealthy if the record cannot be written, degraded if less is amiss."""
     database, disk, waiting = await asyncio.gather(_database(service), _disk(service), service.looks.waiting())

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from aiohttp.web import Request, Response, StreamResponse
 from aiohttp_sse import EventSourceResponse, sse_response
@@ -39,6 +39,11 @@ class Accepted(TypedDict):
     task_id: str
     accepted: int
     last_number: int
+
+
+class End(TypedDict):
+    task_id: str
+    status: Status | Literal["deleted"]
 
 
 class Page(TypedDict):
@@ -121,7 +126,7 @@ class _Follower:
                     await heard.next()
             heard.clear()  # whatever was said up to now is on the next page
             page = await self._next()
-        end = {"task_id": self.asked.task_id, "status": page.status if page else "deleted"}
+        end: End = {"task_id": self.asked.task_id, "status": page.status if page else "deleted"}
         await self._send(events, request, b"event: end\ndata: %b\n\n" % encode(end))
 
     async def _next(self) -> LogPage | None:

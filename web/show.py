@@ -1,7 +1,8 @@
 """One task, as it is on record: whole, with what belongs to it, or once nobody works on it any more."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict, cast
 
 from aiohttp.web import Request, Response
 
@@ -10,11 +11,23 @@ from dispatcher.hub import Closed, LostTouch, about_task
 from dispatcher.task import FINAL, Task
 from web.answers import ok
 from web.bodies import AboutTask, Show
-from web.logs import lines
+from web.logs import Line, lines
 from web.service import Service
-from web.views import history_line, whole
+from web.views import HistoryLine, WholeTask, history_line, whole
 
 LAST_LINES = 1000  # of its log; those before can be read by themselves
+
+
+class ShownTask(WholeTask):
+    """`history` and `logs` as far as `include` names them."""
+
+    history: NotRequired[Sequence[HistoryLine]]
+    logs: NotRequired[Sequence[Line]]
+
+
+class History(TypedDict):
+    task_id: str
+    history: Sequence[HistoryLine]
 
 
 async def show(service: Service, asked: Show, request: Request) -> Response:
@@ -22,8 +35,7 @@ async def show(service: Service, asked: Show, request: Request) -> Response:
     task = await (_final(service, asked) if asked.until else _task(service, asked.task_id))
     etag = {"ETag": f'"{task.version}"'}
     if asked.until or asked.include:  # these change without the version
-        said = whole(task) | await _included(service, asked, task)
-        return ok(said, service.clock(), headers=etag | {"Cache-Control": "no-store"})
+        return ok(await _included(service, asked, task), service.clock(), headers=etag | {"Cache-Control": "no-store"})
     headers = etag | {"Cache-Control": "no-cache"}
     if _has_it(request, etag["ETag"]):
         return Response(status=304, headers=headers)
@@ -33,11 +45,12 @@ async def show(service: Service, asked: Show, request: Request) -> Response:
 async def history(service: Service, asked: AboutTask, request: Request) -> Response:
     """Every step of a task's life, oldest first."""
     await _task(service, asked.task_id)
-    return ok({"task_id": asked.task_id, "history": await _history(service, asked.task_id)}, service.clock())
+    said: History = {"task_id": asked.task_id, "history": await _history(service, asked.task_id)}
+    return ok(said, service.clock())
 
 
-async def _included(service: Service, asked: Show, task: Task) -> dict[str, Any]:
-    included: dict[str, Any] = {}
+async def _included(service: Service, asked: Show, task: Task) -> ShownTask:
+    included = cast(ShownTask, whole(task))
     if "history" in asked.include:
         included["history"] = await _history(service, task.task_id)
     if "logs" in asked.include:
@@ -46,7 +59,7 @@ async def _included(service: Service, asked: Show, task: Task) -> dict[str, Any]
     return included
 
 
-async def _history(service: Service, task_id: str) -> list[Any]:
+async def _history(service: Service, task_id: str) -> list[HistoryLine]:
     return [history_line(entry) for entry in await service.record.history(task_id)]
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import TypedDict
 
 from aiohttp.web import Request, Response, StreamResponse
 from attrs import evolve
@@ -14,16 +14,50 @@ from dispatcher.task import Task
 from web.answers import idempotency_key, ok
 from web.bodies import ClaimBody, CompleteBody, Newest, Next
 from web.briefing import briefing
-from web.codec import Fault, Invalid
+from web.codec import Fault, Invalid, rfc3339
 from web.delivery import deliver
 from web.service import Service
-from web.views import moment, outcome, whole
+from web.views import ClaimedTask, TaskOutcome, WholeTask, moment, outcome, whole
 
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
 UNCACHED = {"Cache-Control": "no-store"}
 
 
+class ClaimedTasks(TypedDict):
+    tasks: list[ClaimedTask]
+
+
+class Renewed(TypedDict):
+    lease_expires_at: str | None
+    deadline_at: str | None
+
+
+class Completed(TaskOutcome):
+    next: ClaimedTask | None
+
+
+class Returned(TaskOutcome):
+    """`available_at`: when it may be claimed again, if it may."""
+
+    available_at: str
+
+
+class Deleted(TypedDict):
+    task_id: str
+    deleted: bool
+
+
+class TaskPage(TypedDict):
+    tasks: list[WholeTask]
+    total: int
+    page: int
+    limit: int
+    offset: int
+    next_cursor: str | None
+
+
 async def create(service: Service, asked: Create, request: Request) -> Response:
+    """Create a task; said again with the same Idempotency-Key it is answered with the task that was made then."""
     if key := idempotency_key(request):
         digest = sha256(await request.read()).hexdigest()
         asked = evolve(asked, idempotency_key=key, request_digest=digest)
@@ -35,27 +69,43 @@ async def create(service: Service, asked: Create, request: Request) -> Response:
 
 
 async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
+    """Claim the next task of one work directory: the most urgent, then the oldest; null if there is none in time."""
     tasks = await service.ask(asked.claim())
     return await _deliver(service, request, tasks, lambda briefed: briefed[0] if briefed else None)
 
 
 async def claim(service: Service, asked: ClaimBody, request: Request) -> StreamResponse:
+    """Claim up to `limit` tasks of one or several work directories; said again with the same `claim_id` while the
+    leases live, it gets the same tasks."""
     tasks = await service.ask(asked.claim())
-    return await _deliver(service, request, tasks, lambda briefed: {"tasks": briefed})
+    return await _deliver(service, request, tasks, _claimed)
+
+
+def _claimed(briefed: list[ClaimedTask]) -> ClaimedTasks:
+    return {"tasks": briefed}
 
 
 async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Response:
+    """Renew the lease of a task that is being worked on, and tell of its progress."""
     task = await service.ask(asked)
-    return ok(
-        {"lease_expires_at": moment(task.lease_expires_at), "deadline_at": moment(task.deadline_at)}, service.clock()
-    )
+    renewed: Renewed = {
+        "lease_expires_at": moment(task.lease_expires_at),
+        "deadline_at": moment(task.deadline_at),
+    }
+    return ok(renewed, service.clock())
 
 
 async def complete(service: Service, asked: CompleteBody, request: Request) -> StreamResponse:
+    """Report the outcome of a task, and claim the next one in the same call; said again with the same token it gets the
+    stored outcome."""
     task = await service.ask(asked.report())
     tasks = await _claim_after(service, asked.claim())
     ended = outcome(task)
-    return await _deliver(service, request, tasks, lambda briefed: ended | {"next": briefed[0] if briefed else None})
+
+    def say(briefed: list[ClaimedTask]) -> Completed:
+        return {**ended, "next": briefed[0] if briefed else None}
+
+    return await _deliver(service, request, tasks, say)
 
 
 async def _claim_after(service: Service, claim: Claim | None) -> tuple[Task, ...]:
@@ -71,36 +121,53 @@ async def _claim_after(service: Service, claim: Claim | None) -> tuple[Task, ...
 
 
 async def fail(service: Service, asked: Fail, request: Request) -> Response:
-    task = await service.ask(asked)
-    return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
+    """Report that the attempt failed; the task is tried again if it is to be."""
+    return ok(_returned(await service.ask(asked)), service.clock())
 
 
 async def release(service: Service, asked: Release, request: Request) -> Response:
-    task = await service.ask(asked)
-    return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
+    """Give a task back unfinished: it waits again, and no retry is burnt."""
+    return ok(_returned(await service.ask(asked)), service.clock())
+
+
+def _returned(task: Task) -> Returned:
+    return {**outcome(task), "available_at": rfc3339(task.available_at)}
 
 
 async def edit(service: Service, asked: Edit, request: Request) -> Response:
+    """Change a task: tags and metadata always, the rest while it waits or has failed; what is not given stays."""
     return _whole(service, await service.ask(evolve(asked, if_version=_if_version(request))))
 
 
 async def delete(service: Service, asked: Delete, request: Request) -> Response:
+    """Delete a task that is over; its history stays."""
     await service.ask(evolve(asked, if_version=_if_version(request)))
-    return ok({"task_id": asked.task_id, "deleted": True}, service.clock())
+    deleted: Deleted = {"task_id": asked.task_id, "deleted": True}
+    return ok(deleted, service.clock())
 
 
 async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
+    """Cancel a task; with `force` also one that is being worked on: its lease is void at once, its worker is told."""
     return _whole(service, await service.ask(asked))
 
 
 async def retry(service: Service, asked: Retry, request: Request) -> Response:
+    """Let a failed task be tried once more."""
     return _whole(service, await service.ask(asked))
 
 
 async def newest(service: Service, asked: Newest, request: Request) -> Response:
+    """List tasks, newest first, page by page."""
     tasks, total = await service.record.newest(asked.work_directory, asked.limit, asked.offset)
-    page = {"page": asked.offset // asked.limit + 1, "limit": asked.limit, "offset": asked.offset}
-    return ok({"tasks": [whole(task) for task in tasks], "total": total, **page, "next_cursor": None}, service.clock())
+    page: TaskPage = {
+        "tasks": [whole(task) for task in tasks],
+        "total": total,
+        "page": asked.offset // asked.limit + 1,
+        "limit": asked.limit,
+        "offset": asked.offset,
+        "next_cursor": None,
+    }
+    return ok(page, service.clock())
 
 
 def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -118,7 +185,7 @@ def _if_version(request: Request) -> int | None:
 
 
 async def _deliver(
-    service: Service, request: Request, tasks: tuple[Task, ...], say: Callable[[list[dict[str, Any]]], object]
+    service: Service, request: Request, tasks: tuple[Task, ...], say: Callable[[list[ClaimedTask]], object]
 ) -> StreamResponse:
     """Write the answer here and now: tasks that do not get through are given back at once."""
     if not tasks:

@@ -1,17 +1,30 @@
-"""`task-orchestrator stats rebuild`: the statistics anew from the history."""
+"""The commands besides `serve` that are made of the server's parts."""
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+import orjson
+from cyclopts import App, Parameter
 
 from storage.errors import StorageError
 from storage.rebuild import NEVER, rebuild_file
+from web.app import ROUTES
 from web.codec import rfc3339
+from web.openapi import describe
 from web.settings import SettingsError
 from web.sources import load
+
+description = App(name="openapi", help="Print the description of the contract, OpenAPI 3.1 in JSON.")
+
+
+@description.default
+def print_description(*, json: Annotated[bool, Parameter(negative="", help="On a single line.")] = False) -> None:
+    """Print the description of the contract, OpenAPI 3.1 in JSON, as the server tells it at /openapi.json."""
+    document = describe(ROUTES, version("task-orchestrator"))
+    print(orjson.dumps(document, option=0 if json else orjson.OPT_INDENT_2).decode())
 
 
 def rebuild_statistics(
