@@ -11,9 +11,9 @@ from cyclopts import App, Parameter
 
 from storage.errors import StorageError
 from storage.rebuild import NEVER, rebuild_file
-from web.app import ROUTES
 from web.codec import rfc3339
 from web.openapi import describe
+from web.routes import ROUTES
 from web.settings import SettingsError
 from web.sources import load
 
