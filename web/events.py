@@ -132,7 +132,8 @@ class Reader:
         response.headers.update(UNCACHED)
         await response.prepare(self.request)
         # Gone, or too slow, or we cannot go on: it comes again and loses nothing.
-        with self.service.feed.reading(), suppress(ConnectionError, TimeoutError, RecordFailed):
+        counted = self.service.metrics.reading("feed")
+        with self.service.feed.reading(), counted, suppress(ConnectionError, TimeoutError, RecordFailed):
             async with response:
                 await self._write(response, b"retry: %d\n%s\n" % (RETRY_MS, b"id: %d\n" % self.told))
                 await self._follow(response, first)

@@ -45,6 +45,28 @@ def entry(seq: int, directory: str | None = None, task_id: str | None = None, ty
     return Entry(**{"seq": seq, "type": type, "at": seq, "priority": None, "status": None, **about})
 
 
+def followed() -> Feed:
+    """A feed that somebody reads."""
+    tested = Feed(0)
+    tested.readers = 1
+    return tested
+
+
+async def test_what_nobody_reads_is_not_kept() -> None:
+    """It stands in the record; who comes later is sent there, and from then on everything is here."""
+    tested = Feed(0)
+    tested.publish([Notice(entry(seq)) for seq in (1, 2)])
+    assert (tested.last, tested.reaches(1), tested.reaches(2)) == (2, False, True)
+    with tested.reading():
+        tested.publish([Notice(entry(3))])
+        assert seqs(tested.take(2, EventFilter()).frames) == [3]
+    tested.publish([Notice(entry(4))])
+    with tested.reading():
+        assert (tested.reaches(3), tested.reaches(4)) == (False, True)
+        tested.publish([Notice(entry(5))])
+        assert seqs(tested.take(4, EventFilter()).frames) == [5]
+
+
 def seqs(frames: bytes) -> list[int]:
     return [int(line[4:]) for line in frames.split(b"\n") if line.startswith(b"id: ")]
 
@@ -76,7 +98,7 @@ async def test_each_reader_gets_what_matches_however_far_it_is_behind(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feed, "EVENTS_MAX", events_max)
         patch.setattr(feed, "BATCH_BYTES_MAX", batch_bytes)
-        tested, every = Feed(0), list[Entry]()
+        tested, every = followed(), list[Entry]()
         cursors, seen = [0] * len(readers), [list[int]() for _ in readers]
 
         def read(number: int) -> None:
@@ -105,7 +127,7 @@ async def test_each_reader_gets_what_matches_however_far_it_is_behind(
 async def test_the_feed_keeps_no_more_than_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in number nor in bytes, nor a trace of the directories and tasks it knew."""
     monkeypatch.setattr(feed, "EVENTS_MAX", 10)
-    tested = Feed(0)
+    tested = followed()
     for seq in range(1, 1001):
         tested.publish([Notice(entry(seq, f"/{seq}", f"t{seq}"))])
     assert [one.entry.seq for one in tested._events[EVERYTHING]] == list(range(991, 1001))
@@ -204,7 +226,7 @@ class Waiting:
 
 
 async def test_who_has_seen_everything_hears_at_once_of_what_is_new() -> None:
-    tested = Feed(0)
+    tested = followed()
     reader = Waiting(tested)
     await asyncio.sleep(0)
     for seq in range(1, 6):
@@ -219,7 +241,7 @@ async def test_who_has_seen_everything_hears_at_once_of_what_is_new() -> None:
 
 async def test_many_readers_are_not_woken_for_every_event_and_not_all_at_once() -> None:
     """They leave time for everything else, however much happens; and in the end all have seen all."""
-    tested = Feed(0)
+    tested = followed()
     readers = [Waiting(tested) for _ in range(500)]
     await asyncio.sleep(0)
     woken = 0
@@ -250,7 +272,7 @@ async def test_readers_rest_for_longer_than_it_took_to_wake_them(monkeypatch: py
     monkeypatch.setattr(loop, "time", lambda: now)
     monkeypatch.setattr(loop, "call_later", call_later)
     for took in (0.01, 60):
-        tested = Feed(0)
+        tested = followed()
         tested.publish([Notice(entry(1))])
         now += took
         await asyncio.sleep(0)
