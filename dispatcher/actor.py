@@ -17,7 +17,20 @@ from attrs import define, field
 from dispatcher.board import Board, Effects, Parked
 from dispatcher.errors import NoRoom, Refusal, Unavailable
 from dispatcher.hub import Hub
-from dispatcher.messages import Claim, Create, CreateMany, Leave, Log, Message, R, Release, Resume, Tick, Ticket
+from dispatcher.messages import (
+    Claim,
+    Create,
+    CreateMany,
+    Leave,
+    Log,
+    Message,
+    R,
+    Release,
+    Resume,
+    SteerMany,
+    Tick,
+    Ticket,
+)
 from dispatcher.ports import Clock, Journal
 from dispatcher.roll import Roll, Worker
 from dispatcher.situation import Situation
@@ -137,7 +150,7 @@ class Dispatcher:
             self._abandon()
 
     def _next_batch(self) -> list[Envelope[Any]]:
-        """What has piled up, up to BATCH_MAX; of many tasks created at once each one counts. What there was no room for
+        """What has piled up, up to BATCH_MAX; of many tasks in one message each one counts. What there was no room for
         is tried alone."""
         if self._mailbox and self._mailbox[0].tried:
             return [self._mailbox.popleft()]
@@ -145,8 +158,7 @@ class Dispatcher:
         size = 0
         while self._mailbox and size < BATCH_MAX and not self._mailbox[0].tried:
             batch.append(self._mailbox.popleft())
-            message = batch[-1].message
-            size += len(message.drafts) if isinstance(message, CreateMany) else 1
+            size += _size(batch[-1].message)
         return batch
 
     async def _woken(self) -> bool:
@@ -305,3 +317,9 @@ class Dispatcher:
                 envelope.reply.set_exception(Unavailable())
         self._mailbox.clear()
         self._parked.clear()
+
+
+def _size(message: Message[Any]) -> int:
+    if isinstance(message, CreateMany):
+        return len(message.drafts)
+    return len(message.task_ids) if isinstance(message, SteerMany) else 1

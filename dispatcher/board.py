@@ -155,7 +155,8 @@ class Board:
         return self._newest(task_id) is not None
 
     def parent(self, task_id: str) -> Task | None:
-        """A task that a new one is to depend on; without its result if it is completed, so never to be changed then."""
+        """A task that a new one is to depend on, or one of many; without its result if it is completed, so never to be
+        changed then."""
         return self._newest(task_id, self.visitors.parents.get(task_id))
 
     def find(self, task_id: str) -> Task:
@@ -246,12 +247,12 @@ class Board:
         if task.claim_id:
             self._claims.setdefault(task.claim_id, {})[task.task_id] = task
 
-    def remove(self, task: Task, now: int, type: str) -> None:
+    def remove(self, task: Task, now: int, type: str, **details: Any) -> None:
         """Forget a task that is over."""
         self.visitors.tasks[task.task_id] = None
         if task.idempotency_key:
             self.visitors.keys[task.idempotency_key] = None
-        self._changes.append(Change(task, task, self._entry(task, task, now, type, {}), gone=True))
+        self._changes.append(Change(task, task, self._entry(task, task, now, type, details), gone=True))
 
     def note(self, task: Task, now: int, type: str, **details: Any) -> None:
         """Record a line about a task that stays as it is."""

@@ -40,6 +40,7 @@ from dispatcher.fields import (
     WorkDirectory,
     WorkerId,
 )
+from dispatcher.record import Filter
 from dispatcher.rules import Rules
 from dispatcher.task import Task
 
@@ -243,6 +244,34 @@ class Delete(Message[None]):
 
     task_id: str = field(metadata=INTERNAL)
     if_version: int | None = field(default=None, metadata=INTERNAL)
+
+
+Action = Literal["cancel", "retry", "delete", "priority"]
+
+
+@frozen
+class Steered:
+    """What came of it: `matched` is `changed` and the number of those skipped, each with what refused it."""
+
+    matched: int
+    changed: int
+    skipped: tuple[tuple[str, Refusal], ...]
+
+
+@frozen(kw_only=True)
+class SteerMany(Message[Steered]):
+    """To each of these tasks, in this order, what Cancel, Retry, Delete, or Edit of the `priority` would do to it.
+
+    Those to which it may not be done are skipped, and leave the others alone. With `only`, a task counts if in its turn
+    it is what that means; if not, it is passed over. A `dry_run` tells the same, and changes nothing.
+    """
+
+    task_ids: tuple[str, ...]
+    action: Action
+    only: Filter | None = None
+    priority: Priority | None = None
+    reason: str | None = None
+    dry_run: bool = False
 
 
 @frozen(kw_only=True)

@@ -58,7 +58,8 @@ class Change:
     """A task in its new form, and the line that explains it. `before` is None for a new task.
 
     Logs have no line, nor have heartbeats unless they tell of progress; a late result has a line and leaves the task as
-    it was. `gone`: it was deleted, and `after` is what it last was. `log`: what is new in its log.
+    it was. `gone`: it was deleted, and `after` is what it last was, perhaps without its result. `log`: what is new in
+    its log.
     """
 
     before: Task | None
@@ -119,7 +120,7 @@ class Needs:
     """What the board must learn from the record before it can decide a batch."""
 
     tasks: Set[str] = frozenset()
-    parents: Set[str] = frozenset()  # tasks that new ones depend on; of those completed the result is not needed
+    parents: Set[str] = frozenset()  # that new ones depend on, or one of many; of those completed no result is needed
     leases: Set[tuple[str, str]] = frozenset()  # (task_id, lease_token)
     lanes: Mapping[LaneKey, Slice] = field(factory=dict)
     keys: Set[str] = frozenset()  # the tasks that idempotency keys stand for

@@ -127,6 +127,13 @@ class Record(Protocol):
         Fewer than `limit` if they are large: the next page begins behind the last one given.
         """
 
+    async def last_arrival(self) -> int:
+        """That of the newest task there has ever been; 0 if there has been none."""
+
+    async def matching(self, only: Filter, first: int, last: int) -> Sequence[str]:
+        """The ids of those tasks among these arrivals, in order of arrival. As many rows are looked through, so ask for
+        a stretch at a time."""
+
     async def directories(self) -> Sequence[DirectoryCount]:
         """Every work directory that has ever had a task or rules, by name."""
 

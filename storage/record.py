@@ -11,10 +11,10 @@ import aiosqlite
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
-from dispatcher.record import DirectoryCount, EventFilter, LogPage, Outcome, Place, Sighting, Stretch
+from dispatcher.record import DirectoryCount, EventFilter, Filter, LogPage, Outcome, Place, Sighting, Stretch
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage import queries, traces
+from storage import matching, queries, traces
 from storage.hop import P, T, hop
 from storage.statistics import statistics
 
@@ -33,6 +33,12 @@ class SqliteRecord:
 
     async def place(self, task: Task, aging_seconds: float) -> Place:
         return await self._read(queries.place_of, task, aging_seconds)
+
+    async def last_arrival(self) -> int:
+        return await self._read(matching.last_arrival)
+
+    async def matching(self, only: Filter, first: int, last: int) -> Sequence[str]:
+        return await self._read(matching.matching, only, first, last)
 
     async def directories(self) -> Sequence[DirectoryCount]:
         return await self._read(queries.directories)

@@ -19,6 +19,7 @@ from task_orchestrator.display import (
     show_tasks,
 )
 from task_orchestrator.logs import logs
+from task_orchestrator.priority import priority
 from task_orchestrator.stats import stats
 from task_orchestrator.submit import absolute, submit
 from task_orchestrator.watch import watch
@@ -38,6 +39,7 @@ app.command(watch)
 app.command(logs)
 app.command(workers)
 app.command(stats)
+app.command(priority)
 directories.add_to(app)
 app.command(config.app)
 

@@ -1,7 +1,7 @@
 """The HTTP client: one method per call, one exception per kind of failure, and no hidden retries."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import aiohttp
@@ -10,6 +10,7 @@ from task_orchestrator.answers import decoded, refusal, unreachable
 from task_orchestrator.session import CONNECT_SECONDS, Json, Session
 from task_orchestrator.sse import Event, EventParser
 
+MANY_SECONDS = 600.0  # how long the server may need for very many tasks
 SILENCE_SECONDS = 45.0  # a stream sends a comment every 15 s: after three missed ones it is dead
 
 JsonList = list[Json]
@@ -183,6 +184,24 @@ class Client(Session):
     async def retry(self, task_id: str) -> Json:
         """Let a failed task wait again, for one of its `max_retries`: the whole task."""
         return await self.data("POST", _task(task_id, "retry"), body={})
+
+    async def steer_many(
+        self,
+        verb: Literal["cancel", "retry", "delete", "priority"],
+        *,
+        ids: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        all: bool | None = None,
+        priority: str | None = None,
+        reason: str | None = None,
+        dry_run: bool | None = None,
+    ) -> Json:
+        """Do it to each of these tasks to which it may be done; an empty `filter` needs `all`. A `dry_run` only counts.
+
+        Returns `{matched, changed, skipped: [{task_id, code}], skipped_count}`.
+        """
+        body = {"ids": ids, "filter": filter, "all": all, "priority": priority, "reason": reason, "dry_run": dry_run}
+        return await self.data("POST", f"tasks/{verb}", body=body, wait_seconds=MANY_SECONDS)
 
     async def directories(self) -> JsonList:
         """Every work directory: how many tasks it has by status, its rules, and how many workers wait there."""

@@ -19,6 +19,7 @@ from aiohttp.web import (
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
 from web import (
     batches,
+    bulk,
     config,
     directories,
     docs,
@@ -43,6 +44,8 @@ from web.bodies import (
     CompleteBody,
     EventsQuery,
     Logs,
+    Many,
+    ManyOfPriority,
     Newest,
     Next,
     Nothing,
@@ -71,6 +74,10 @@ SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 ROUTES = (
     Route("POST", "/api/v1/tasks", tasks.create, Create, says=WholeTask),
     Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch, says=batches.MadeTasks),
+    Route("POST", "/api/v1/tasks/cancel", bulk.cancel, Many, says=bulk.ManySteered),
+    Route("POST", "/api/v1/tasks/retry", bulk.retry, Many, says=bulk.ManySteered),
+    Route("POST", "/api/v1/tasks/delete", bulk.delete, Many, says=bulk.ManySteered),
+    Route("POST", "/api/v1/tasks/priority", bulk.priority, ManyOfPriority, says=bulk.ManySteered),
     Route("GET", "/api/v1/tasks", tasks.newest, Newest, says=tasks.TaskPage),
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next, says=ClaimedTask | None),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody, says=tasks.ClaimedTasks),

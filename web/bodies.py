@@ -16,6 +16,7 @@ from dispatcher.fields import (
     Listed,
     Offset,
     PageLimit,
+    Priority,
     Reason,
     Rule,
     Tags,
@@ -29,6 +30,7 @@ from dispatcher.fields import (
 )
 from dispatcher.messages import Claim, Complete, Regulate
 from dispatcher.record import EventFilter
+from web.filters import TaskFilter
 
 
 @frozen
@@ -124,6 +126,30 @@ class Batch:
 
     tasks: Annotated[tuple[object, ...], MinLen(1), MaxLen(1000)]
     atomic: bool = True
+
+
+@frozen(kw_only=True)
+class Many:
+    """Which tasks, by their ids or by what they are. The ids are read a piece at a time, so that nobody is held up."""
+
+    ids: Annotated[tuple[object, ...], MinLen(1), MaxLen(100_000)] | None = None
+    filter: TaskFilter | None = None
+    all: bool = False
+    dry_run: bool = False
+    reason: Reason | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.ids is None and self.filter is None:
+            yield "ids", "is required, or filter"
+        if self.ids is not None and self.filter is not None:
+            yield "filter", "cannot be given together with ids"
+        if self.ids is not None and self.all:
+            yield "all", "cannot be given together with ids"
+
+
+@frozen(kw_only=True)
+class ManyOfPriority(Many):
+    priority: Priority
 
 
 @frozen(kw_only=True)

@@ -8,6 +8,7 @@ from attrs import field, frozen
 from dispatcher.events import EVENT_TYPES
 from web import (
     batches,
+    bulk,
     config,
     directories,
     docs,
@@ -119,6 +120,10 @@ OPERATIONS: Mapping[Handle, Operation] = {
         links=(_about(show.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
     ),
     tasks.newest: Operation(tag="tasks", links=(_about(show.show, "/data/tasks/0"),)),
+    bulk.cancel: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
+    bulk.retry: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
+    bulk.delete: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
+    bulk.priority: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     tasks.claim_next: Operation(tag="claims", links=_reports("/data"), claims=True),
     tasks.claim: Operation(tag="claims", links=_reports("/data/tasks/0")),
     stream.stream: Operation(

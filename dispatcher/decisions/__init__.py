@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dispatcher.decisions.batches import create_many
+from dispatcher.decisions.bulk import steer_many
 from dispatcher.decisions.claims import claim, drain, held, leave
 from dispatcher.decisions.creation import create
 from dispatcher.decisions.directories import regulate
@@ -35,6 +36,7 @@ from dispatcher.messages import (
     Release,
     Resume,
     Retry,
+    SteerMany,
     Tick,
 )
 
@@ -51,6 +53,7 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Retry: retry,
     Edit: edit,
     Delete: delete,
+    SteerMany: steer_many,
     Regulate: regulate,
     Reconfigure: reconfigure,
     Held: held,

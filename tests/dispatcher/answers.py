@@ -5,7 +5,7 @@ from typing import Any
 
 from dispatcher.directory import Directory
 from dispatcher.errors import BatchRefused, DependencyNotFound, LeaseLost, Refusal, Unavailable
-from dispatcher.messages import Created
+from dispatcher.messages import Created, Steered
 from dispatcher.task import Task
 from tests.dispatcher.births import not_found
 from tests.dispatcher.oracle import DONE
@@ -33,6 +33,8 @@ def _plain(answer: Any) -> Any:
             return shown(task)
         case Directory():
             return {name: getattr(answer, name) for name in Directory.__slots__ if not name.startswith("_")}
+        case Steered(matched=matched, changed=changed, skipped=skipped):
+            return {"matched": matched, "changed": changed, "skipped": {name: _plain(why) for name, why in skipped}}
         case tuple(answers):
             return [_plain(one) if one is not None else None for one in answers]
         case LeaseLost() as lost:

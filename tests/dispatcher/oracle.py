@@ -22,10 +22,12 @@ from dispatcher.messages import (
     Reconfigure,
     Regulate,
     Retry,
+    SteerMany,
     Tick,
 )
 from dispatcher.rules import Rules
 from tests.dispatcher.births import create, create_many
+from tests.dispatcher.crowds import steer_many
 from tests.dispatcher.folders import Folder
 from tests.dispatcher.jobs import ENDED, NEVER, Job
 
@@ -63,6 +65,8 @@ class Oracle:
                 answer = create_many(self, message, now)
             case Claim():
                 answer = self._claim(key, message, now)
+            case SteerMany():
+                answer = steer_many(self, message, now)
             case Regulate():
                 answer = self._folder(message.work_directory).regulate(message, now)
             case Reconfigure():
@@ -78,7 +82,7 @@ class Oracle:
             case Tick():
                 answer = DONE
             case _:
-                answer = self._speak_of_one(message, now)
+                answer = self.speak_of_one(message, now)
         self._settle(now)
         return answer
 
@@ -222,7 +226,7 @@ class Oracle:
     def ids(self) -> list[str]:
         return [job.id for job in self.jobs if not job.deleted]
 
-    def _speak_of_one(self, message: Any, now: int) -> Any:
+    def speak_of_one(self, message: Any, now: int) -> Any:
         job = next((job for job in self.jobs if job.id == message.task_id and not job.deleted), None)
         if job is None:
             return "TaskNotFound"

@@ -31,8 +31,11 @@ from dispatcher.messages import (
     Regulate,
     Release,
     Retry,
+    SteerMany,
 )
+from dispatcher.record import Filter
 from dispatcher.rules import Rules
+from dispatcher.task import Status
 
 DIRECTORIES = ("/a", "/b", "/c")
 WORKERS = ("ann", "bob")
@@ -203,6 +206,29 @@ edits = st.builds(
 )
 deletions = st.builds(Delete, task_id=task_ids(), if_version=versions)
 
+some_tasks = st.lists(task_ids(), min_size=1, max_size=8, unique=True).map(tuple)
+filters = st.builds(
+    Filter,
+    statuses=st.just(()) | st.lists(st.sampled_from(Status), unique=True).map(tuple),
+    work_directories=st.just(()) | st.lists(directories, unique=True).map(tuple),
+    priorities=st.just(()) | st.lists(priorities, unique=True).map(tuple),
+    tags=st.just(()) | tags,
+    tag_mode=st.sampled_from(["all", "any"]),
+    worker_ids=st.sampled_from([(), (), (), ("ann",), WORKERS]),
+    created_after=moments([None] * 10),
+    created_before=moments([None] * 10),
+    text=st.sampled_from([None, None, "DO"]),
+)
+crowds = st.builds(
+    SteerMany,
+    task_ids=some_tasks,
+    action=st.sampled_from(["cancel", "retry", "retry", "delete", "priority"]),
+    only=st.none() | filters,
+    priority=priorities,
+    reason=st.sampled_from([None, "so"]),
+    dry_run=now_and_then,
+)
+
 
 @st.composite
 def regulations(draw: st.DrawFn) -> Regulate:
@@ -260,6 +286,7 @@ def everything(draw: st.DrawFn) -> Message[Any]:
         retries,
         edits,
         deletions,
+        crowds,
     ]
     kinds += [batches(), regulations()] * 2 + [reconfigurations]
     if len([job for job in jobs if job.status == "waiting"]) < 6:

@@ -29,6 +29,7 @@ from dispatcher.messages import (
     Reconfigure,
     Regulate,
     Retry,
+    SteerMany,
     Tick,
 )
 from dispatcher.rules import Rules
@@ -53,7 +54,7 @@ from tests.storage.counted import agree_with_the_history
 T = TypeVar("T")
 
 CLAIM_MOST = 5
-FREES_NOTHING = Create | CreateMany | Retry | Edit
+FREES_NOTHING = Create | CreateMany | Retry | Edit | SteerMany
 batches = st.lists(everything(), min_size=1, max_size=6)
 
 

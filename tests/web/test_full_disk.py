@@ -411,3 +411,21 @@ async def test_settings_change_on_a_full_disk_as_a_whole_or_not_at_all(server, d
     server.start()
     async with connected(server) as api:
         assert await in_force() == (number, 99, 99)
+
+
+async def test_many_tasks_at_once_are_changed_as_far_as_there_is_room(server, directory):
+    """What does not fit is answered 503; what was done by then stays done, and the rest is done once there is room."""
+    async with connected(server) as api:
+        batch = [{"work_directory": directory, "prompt": "x"}] * 200
+        made = (await api.post(f"{TASKS}/batch", {"tasks": batch})).data["tasks"]
+        ids = [task["task_id"] for task in made]
+        await fill(api, server, f"{directory}/filling")
+        reason = {"reason": "y" * 500}  # it is kept in each history
+        answers = [await api.post(f"{TASKS}/priority", {"ids": ids, "priority": "high", **reason}) for _ in range(5)]
+        says_full(answers[-1])
+        assert server.process.poll() is None
+        await clear(api, server, f"{directory}/filling")
+        tasks = [await api.show(task) for task in made]
+        assert all((task["priority"] == "high") == (task["version"] > 1) for task in tasks)
+        again = (await api.post(f"{TASKS}/priority", {"ids": ids, "priority": "high", **reason})).data
+        assert (again["matched"], again["changed"]) == (200, 200)
