@@ -10,6 +10,7 @@ while woken():                          wait for one message, take all that pile
 
 from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop
 from collections import deque
+from time import monotonic
 from typing import Any, Generic
 
 from attrs import define, field
@@ -53,6 +54,7 @@ class Envelope(Generic[R]):
     reply: "Future[R]" = field(factory=lambda: get_running_loop().create_future())
     ticket: Ticket | None = None  # while parked
     tried: bool = False  # there was no room for it once
+    since: float = field(factory=lambda: monotonic())
 
 
 def unasked(message: Message[R]) -> Envelope[R]:
@@ -73,7 +75,7 @@ class Dispatcher:
         self._mail = Event()
         self._open = True
         self.begun = Event()  # leases have got their grace, or it has failed
-        self._batch: list[Envelope[Any]] = []
+        self._batch: list[Envelope[Any]] = []  # being decided and saved
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
         self._owes_grace = True  # leases could not be renewed for a while
@@ -105,6 +107,17 @@ class Dispatcher:
     @property
     def mailbox_size(self) -> int:
         return len(self._mailbox)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """For how long the oldest message has been waiting, in the mailbox or to be saved; 0 without any."""
+        earliest = min((envelope.since for envelope in (*self._batch, *tuple(self._mailbox)[:1])), default=None)
+        return 0 if earliest is None else monotonic() - earliest
+
+    @property
+    def parked(self) -> int:
+        """How many claims wait for a task."""
+        return len(self._parked)
 
     @property
     def working(self) -> int:
@@ -141,9 +154,11 @@ class Dispatcher:
     async def run(self) -> None:
         try:
             await self._turn([])
+            self._batch = []
             self.begun.set()
             while await self._woken():
                 await self._turn(self._next_batch())
+                self._batch = []
         finally:
             # After an error the board may be ahead of the record, so nobody may use it again.
             self.begun.set()

@@ -151,3 +151,6 @@ class Record(Protocol):
     async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
         """Of what happened in [start, end) in the directory (None: in all of them). In milliseconds; the range is of
         whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""
+
+    async def oldest_waiting(self) -> int | None:
+        """When the task that has waited longest was created; with very many work directories, among part of them."""

@@ -15,6 +15,7 @@ from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stret
 from dispatcher.task import Status, Task
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
+BUSY_MAX = 10_000  # directories that are looked through for the task that has waited longest
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
 STRETCH_BYTES_MAX = 1024 * 1024  # about how much text of them is given
 
@@ -31,6 +32,12 @@ DIRECTORY_COUNTS = f"""
         select created_at from tasks where tasks.work_directory = work_directories.work_directory
         and status = 'waiting' order by arrival limit 1)
     from work_directories"""
+
+OLDEST_WAITING = """
+    select min((
+        select created_at from tasks where tasks.work_directory = busy.work_directory
+        and status = 'waiting' order by arrival limit 1))
+    from (select work_directory from work_directories where waiting > 0 limit ?) as busy"""
 
 
 def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
@@ -172,3 +179,8 @@ def config_versions(db: sqlite3.Connection, limit: int, offset: int) -> tuple[li
 
 def config_version(db: sqlite3.Connection, version: int) -> ConfigVersion | None:
     return next(map(CONFIG.value, db.execute(f"{CONFIG.select} where version = ?", (version,))), None)
+
+
+def oldest_waiting(db: sqlite3.Connection) -> int | None:
+    (created_at,) = db.execute(OLDEST_WAITING, (BUSY_MAX,)).fetchone()
+    return None if created_at is None else int(created_at)

@@ -73,6 +73,9 @@ class SqliteRecord:
     async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
         return await self._read(statistics, work_directory, start, end, bucket)
 
+    async def oldest_waiting(self) -> int | None:
+        return await self._read(queries.oldest_waiting)
+
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from itertools import chain
 from operator import attrgetter
+from time import perf_counter
 
 import orjson
 
@@ -153,10 +154,25 @@ def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
     )
 
 
-def commit(db: sqlite3.Connection, changes: Changes) -> None:
+def commit(db: sqlite3.Connection, changes: Changes) -> float:
+    """The seconds that it took to make the changes durable, once they were written."""
     db.execute("begin immediate")
     try:
         _write(db, changes)
+        began = perf_counter()
+        db.execute("commit")
+        return perf_counter() - began
+    except BaseException:
+        db.rollback()
+        raise
+
+
+def probe(db: sqlite3.Connection) -> None:
+    """Write a page for good, as a commit does, and change nothing. Raises sqlite3.Error."""
+    db.execute("begin immediate")
+    try:
+        db.execute("insert into room values (null)")
+        db.execute("delete from room")
         db.execute("commit")
     except BaseException:
         db.rollback()

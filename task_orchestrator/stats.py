@@ -13,7 +13,7 @@ EVENTS = ("created", "claimed", "completed", "failed", "cancelled", "retried", "
 POINTS = ("avg", "p50", "p95", "p99", "max")
 
 stats = App(name="stats", help="Say what happened in a range of time: how many tasks, how fast, how long they took.")
-stats.command("web.serve:rebuild_statistics", name="rebuild")
+stats.command("web.commands:rebuild_statistics", name="rebuild")
 
 
 @stats.default

@@ -91,7 +91,7 @@ def failure(error: Exception) -> Failure:
     if describe := FAILURES.get(type(error)):
         return describe(error)
     error_id = uuid4().hex
-    log.error("error %s", error_id, exc_info=error)
+    log.error("an error nobody foresaw", exc_info=error, extra={"error_id": error_id})
     return Failure(500, "INTERNAL_ERROR", "something went wrong in the server", {"error_id": error_id})
 
 

@@ -1,7 +1,8 @@
-"""The route table, and what every request goes through before and after its handler."""
+"""What every request goes through before and after its handler."""
 
 import asyncio
 import re
+from time import perf_counter
 from typing import Any
 
 from aiohttp.typedefs import Handler
@@ -10,116 +11,30 @@ from aiohttp.web import (
     HTTPMethodNotAllowed,
     HTTPRequestEntityTooLarge,
     Request,
+    RequestKey,
     RequestPayloadError,
     Response,
     StreamResponse,
     middleware,
 )
 
-from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
-from web import (
-    batches,
-    bulk,
-    config,
-    directories,
-    docs,
-    events,
-    explain,
-    health,
-    limits,
-    logs,
-    show,
-    statistics,
-    stream,
-    tasks,
-    workers,
-)
+from web import docs
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
-from web.bodies import (
-    AboutDirectory,
-    AboutTask,
-    Batch,
-    ChangeSettings,
-    ClaimBody,
-    CompleteBody,
-    EventsQuery,
-    Logs,
-    Many,
-    ManyOfPriority,
-    Newest,
-    Next,
-    Nothing,
-    Pause,
-    Rollback,
-    SettingsHistory,
-    Show,
-    Stream,
-    TaskEventsQuery,
-)
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
 from web.negotiation import PACKED_BYTES, check_accept, pack
 from web.openapi import describe
 from web.operations import told_of
-from web.route import Route, by_path
+from web.route import Route
+from web.routes import METRICS_PATH, ROUTES
 from web.security import check_key, check_origin
+from web.server_log import request_id
 from web.service import SERVICE, Service
-from web.statistics import AboutRange, StatisticsView
-from web.views import ClaimedTask, WholeTask, WorkDirectoryState
+from web.witness import witness
 
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
+NAME = RequestKey("name", str)
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
-
-
-ROUTES = (
-    Route("POST", "/api/v1/tasks", tasks.create, Create, says=WholeTask),
-    Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch, says=batches.MadeTasks),
-    Route("POST", "/api/v1/tasks/cancel", bulk.cancel, Many, says=bulk.ManySteered),
-    Route("POST", "/api/v1/tasks/retry", bulk.retry, Many, says=bulk.ManySteered),
-    Route("POST", "/api/v1/tasks/delete", bulk.delete, Many, says=bulk.ManySteered),
-    Route("POST", "/api/v1/tasks/priority", bulk.priority, ManyOfPriority, says=bulk.ManySteered),
-    Route("GET", "/api/v1/tasks", tasks.newest, Newest, says=tasks.TaskPage),
-    Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next, says=ClaimedTask | None),
-    Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody, says=tasks.ClaimedTasks),
-    Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
-    Route("GET", "/api/v1/tasks/{task_id}", show.show, Show, says=show.ShownTask),
-    Route("GET", "/api/v1/tasks/{task_id}/history", show.history, AboutTask, says=show.History),
-    Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask, says=explain.Explanation),
-    Route("GET", "/api/v1/tasks/{task_id}/events", events.task_events, TaskEventsQuery),
-    Route("GET", "/api/v1/tasks/{task_id}/logs", logs.read, Logs, says=logs.Page),
-    Route("POST", "/api/v1/tasks/{task_id}/logs", logs.append, Log, says=logs.Accepted),
-    Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat, says=tasks.Renewed),
-    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody, says=tasks.Completed),
-    Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail, says=tasks.Returned),
-    Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release, says=tasks.Returned),
-    Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit, says=WholeTask),
-    Route("PUT", "/api/v1/tasks/{task_id}", tasks.edit, Edit, says=WholeTask),
-    Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete, says=tasks.Deleted),
-    Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel, says=WholeTask),
-    Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry, says=WholeTask),
-    Route("GET", "/api/v1/work-directories", directories.listing, Nothing, says=directories.WorkDirectories),
-    Route("PATCH", "/api/v1/work-directories", directories.regulate, Regulate, by_path, says=WorkDirectoryState),
-    Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path, says=WorkDirectoryState),
-    Route(
-        "POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path, says=WorkDirectoryState
-    ),
-    Route(
-        "POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path, says=WorkDirectoryState
-    ),
-    Route("GET", "/api/v1/workers", workers.listing, Nothing, says=workers.Workers),
-    Route("GET", "/api/v1/events", events.events, EventsQuery, says=events.EventPage),
-    Route("GET", "/api/v1/config", config.show, Nothing, says=config.ConfigSays),
-    Route("PATCH", "/api/v1/config", config.change, ChangeSettings, says=config.ConfigSays),
-    Route("GET", "/api/v1/config/history", config.history, SettingsHistory, says=config.HistorySays),
-    Route("POST", "/api/v1/config/rollback", config.rollback, Rollback, says=config.ConfigSays),
-    Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
-    Route("GET", "/api/v1/statistics", statistics.statistics, AboutRange, says=StatisticsView),
-    Route("GET", "/health", health.health, Nothing, says=health.Health),
-    Route("GET", "/health/live", health.live, Nothing, says=health.Alive),
-    Route("GET", "/health/ready", health.ready, Nothing, says=health.Ready),
-    Route("GET", "/openapi.json", docs.document, Nothing),
-    Route("GET", "/docs", docs.page, Nothing),
-)
 
 
 def make_app(service: Service) -> Application:
@@ -145,35 +60,57 @@ def make_app(service: Service) -> Application:
 
 @middleware
 async def guard(request: Request, handler: Handler) -> StreamResponse:
-    """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    """Every request has a name, and is witnessed."""
     service = request.app[SERVICE]
-    with service.handling():
-        try:
-            check_origin(request, service.settings.security.api_key)
-            check_key(request, service.settings.security.api_key)
-            response = await handler(request)
-            if (
-                isinstance(response, Response)
-                and not response.prepared
-                and (size := response.content_length or 0) > PACKED_BYTES
-            ):
-                pack(request, response)
-                if size > LARGE_BYTES:
-                    await deliver(request, response, service.settings.server.request_timeout_seconds)
-            return response
-        except ConnectionError:
-            raise  # nobody is there to be answered
-        except Exception as error:
-            if request.writer.output_size:
-                raise ConnectionAbortedError("the answer had already begun") from error
-            refusal = failed(failure(error), service.clock())
-            pack(request, refusal)
-            return refusal
+    name, status, began = _name_of(request), None, perf_counter()
+    in_force = request_id.set(name)
+    try:
+        with service.handling():
+            response = await _answer(service, request, handler)
+        status = response.status
+        return response
+    finally:
+        witness(service, request, name, status, perf_counter() - began)
+        request_id.reset(in_force)
+
+
+async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
+    """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    security = service.settings.security
+    try:
+        check_origin(request, security.api_key)
+        if not (security.open_metrics and request.path == METRICS_PATH):
+            check_key(request, security.api_key)
+        response = await handler(request)
+        if (
+            isinstance(response, Response)
+            and not response.prepared
+            and (size := response.content_length or 0) > PACKED_BYTES
+        ):
+            pack(request, response)
+            if size > LARGE_BYTES:
+                await deliver(request, response, service.settings.server.request_timeout_seconds)
+        return response
+    except ConnectionError:
+        raise  # nobody is there to be answered
+    except Exception as error:
+        if request.writer.output_size:
+            raise ConnectionAbortedError("the answer had already begun") from error
+        refusal = failed(failure(error), service.clock())
+        pack(request, refusal)
+        return refusal
+
+
+def _name_of(request: Request) -> str:
+    """The caller's, if sane, else a new one; the same whenever it is asked for."""
+    if (name := request.get(NAME)) is None:
+        given = request.headers.get(REQUEST_ID, "")
+        name = request[NAME] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    return name
 
 
 async def _mark(request: Request, response: StreamResponse) -> None:
-    given = request.headers.get(REQUEST_ID, "")
-    response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    response.headers[REQUEST_ID] = _name_of(request)
     response.headers.setdefault("Cache-Control", "no-store")
 
 
@@ -197,6 +134,7 @@ async def _expect(request: Request) -> StreamResponse | None:
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
     except Failure as failure:
+        witness(service, request, _name_of(request), failure.status, 0)
         return failed(failure, service.clock())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not the answer yet

@@ -23,8 +23,11 @@ EVENTS_BYTES_MAX = 8 * 2**20  # and no more than so many bytes of them
 BATCH_BYTES_MAX = 256 * 1024  # of frames written at once, if it is more than one
 RECORD_READERS_MAX = 2  # that are further behind read the record at a time, so that all others get at it too
 SHARED_MAX = 64  # batches kept for those readers that want the same
-PAUSE_SECONDS_PER_READER = 0.0001  # to wake them all takes time: the more there are, the more each waking must bring
-PAUSE_SECONDS_MAX = 0.25
+WOKEN_AT_ONCE = 32  # readers; then whatever else there is to do has its turn
+REST = (
+    3  # times as long as it took to wake all readers they are left alone, so that they never take all the time there is
+)
+REST_SECONDS_MAX = 0.5
 
 Key = tuple[str, str]
 EVERYTHING: Key = ("", "")
@@ -83,9 +86,10 @@ class Feed:
         self._bytes = 0
         self._events: dict[Key, deque[Event]] = {EVERYTHING: deque()}  # all; those of each directory; of each task
         self._shared: dict[tuple[int, EventFilter], Batch] = {}  # since the last event came
-        self._news = asyncio.Event()  # set for a moment
-        self._woken_at = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
+        self._waiting: set[asyncio.Future[None]] = set()  # readers that have seen all there is
+        self._waking: list[asyncio.Future[None]] = []  # those to be woken in this round
+        self._is_round = False  # from its first waking to the end of its rest
+        self._round_began, self._round_brings = 0.0, last
 
     def publish(self, changes: Changes) -> None:
         """Take in what was committed, in the order in which it was."""
@@ -94,7 +98,8 @@ class Feed:
             self._add(framed(entry))
         if entries:
             self._shared.clear()
-            self._wake_soon()
+            if not self._is_round:
+                self._wake()
 
     def reaches(self, cursor: int) -> bool:
         """All that lies behind the cursor is here."""
@@ -111,8 +116,14 @@ class Feed:
 
     async def news(self) -> None:
         """Returns when there may be more; at once if there never will be."""
-        if not self.closed:
-            await self._news.wait()
+        if self.closed:
+            return
+        news = asyncio.get_running_loop().create_future()
+        self._waiting.add(news)
+        try:
+            await news
+        finally:
+            self._waiting.discard(news)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -125,7 +136,8 @@ class Feed:
     def close(self) -> None:
         """Every reader is sent what has happened so far, and then its stream ends."""
         self.closed = True
-        self._wake()
+        for news in (*self._waking, *self._waiting):
+            _set(news)
 
     def _add(self, one: Event) -> None:
         self.last = one.entry.seq
@@ -160,21 +172,33 @@ class Feed:
                 return
             yield one
 
-    def _wake_soon(self) -> None:
-        loop = asyncio.get_running_loop()
-        pause = min(self.readers * PAUSE_SECONDS_PER_READER, PAUSE_SECONDS_MAX)
-        if loop.time() - self._woken_at >= pause:
-            self._wake()
-        elif self._alarm is None:
-            self._alarm = loop.call_at(self._woken_at + pause, self._wake)
-
     def _wake(self) -> None:
-        if self._alarm:
-            self._alarm.cancel()
-            self._alarm = None
-        self._woken_at = asyncio.get_running_loop().time()
-        self._news.set()
-        self._news.clear()
+        """Begin a round: everybody who waits is woken, some at a time."""
+        self._is_round = True
+        self._round_began, self._round_brings = asyncio.get_running_loop().time(), self.last
+        self._waking = list(self._waiting)
+        self._wake_some()
+
+    def _wake_some(self) -> None:
+        some, self._waking = self._waking[:WOKEN_AT_ONCE], self._waking[WOKEN_AT_ONCE:]
+        for news in some:
+            _set(news)
+        asyncio.get_running_loop().call_soon(self._wake_some if self._waking else self._rest)
+
+    def _rest(self) -> None:
+        """They have had their turn."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(min((loop.time() - self._round_began) * REST, REST_SECONDS_MAX), self._end_round)
+
+    def _end_round(self) -> None:
+        self._is_round = False
+        if self.last > self._round_brings:
+            self._wake()
+
+
+def _set(news: "asyncio.Future[None]") -> None:
+    if not news.done():
+        news.set_result(None)
 
 
 def _task(task_id: str) -> Key:

@@ -17,6 +17,7 @@ from web import (
     health,
     limits,
     logs,
+    scrape,
     show,
     statistics,
     stream,
@@ -29,6 +30,7 @@ from web.views import ClaimedTask, Event
 JSON = "application/json"
 EVENTS = "text/event-stream"
 HTML = "text/html"
+PLAIN = "text/plain"
 
 Tag = Literal["tasks", "claims", "directories", "system"]
 
@@ -205,6 +207,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
     health.health: Operation(tag="system", bare=True),
     health.live: Operation(tag="system", bare=True),
     health.ready: Operation(tag="system", bare=True),
+    scrape.scrape: Operation(tag="system", media=(PLAIN,)),
     docs.document: Operation(tag="system", bare=True),
     docs.page: Operation(tag="system", media=(HTML,)),
 }

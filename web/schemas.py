@@ -167,7 +167,9 @@ class Schemas:
 
     def _moment(self, name: str, schema: Schema) -> Schema:
         """In answers every time has the same form, and a name that says so."""
-        if not (name.endswith(("_at", "_until")) or name in ("at", "timestamp", "last_checked", "from", "to")):
+        if not (
+            name.endswith(("_at", "_until", "_since")) or name in ("at", "timestamp", "last_checked", "from", "to")
+        ):
             return schema
         if schema.get("type") == "string":
             return {**schema, "format": "date-time"}

@@ -10,11 +10,16 @@ from attrs import define, field
 
 from dispatcher.actor import Dispatcher
 from dispatcher.hub import Hub
+from dispatcher.medium import Medium
 from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.record import Record
 from web.configuration import Configuration
 from web.feed import Feed
+from web.looks import Looks
+from web.metrics import Metrics
+from web.pulse import Pulse
+from web.server_log import Log
 from web.settings import Settings
 from web.webhooks import Courier
 
@@ -23,12 +28,17 @@ from web.webhooks import Courier
 class Service:
     dispatcher: Dispatcher
     record: Record
+    medium: Medium
     hub: Hub
     feed: Feed
     clock: Clock
     configuration: Configuration
     version: str
     courier: Courier
+    log: Log
+    metrics: Metrics
+    pulse: Pulse
+    looks: Looks = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
     reconfiguring: asyncio.Lock = field(factory=asyncio.Lock, init=False)  # held while the settings change
     errands: set["asyncio.Task[Configuration]"] = field(factory=set, init=False)  # changes of the settings under way
@@ -39,6 +49,7 @@ class Service:
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
+        self.looks = Looks(self.record, self.medium, self.clock)
         self.idle.set()
 
     @property

@@ -138,11 +138,15 @@ class Tasks:
 @frozen(kw_only=True)
 class Security:
     api_key: ApiKey | None = field(default=None, repr=False, metadata=_also("API_SECRET_KEY", "api_key") | SECRET)
+    open_metrics: bool = False
 
 
 @frozen(kw_only=True)
 class Logging:
     level: Level = field(default="info", metadata=_also("LOG_LEVEL", "log_level") | RELOADABLE)
+    format: Literal["json", "pretty"] | None = field(default=None, metadata=_also("LOG_FORMAT", "log_format"))
+    file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    redact: bool = field(default=True, metadata=RELOADABLE)
 
 
 @frozen(kw_only=True)

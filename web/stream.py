@@ -49,6 +49,7 @@ async def stream(service: Service, asked: Stream, request: Request) -> StreamRes
     timeout = service.settings.server.request_timeout_seconds
     async with sse_response(request, sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS) as events:
         with (
+            service.metrics.reading("worker"),
             suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed),  # the worker has gone, or we are going
             service.dispatcher.roll.present("stream", asked.worker_id, asked.work_path, service.clock),
         ):

@@ -172,10 +172,9 @@ async def test_a_stream_that_tells_where_it_stands(client, directory):
     await cycle(client, directory)
     told = []
     stream = client.events(stands_at=told.append)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        waiting = asyncio.create_task(anext(stream))
-        await until(lambda: told)
-        task = await client.submit("x", work_directory=str(directory))
-        assert (await waiting).json()["task_id"] == task["task_id"]
-        await stream.aclose()
+    waiting = asyncio.create_task(anext(stream))
+    await until(lambda: told)
+    task = await client.submit("x", work_directory=str(directory))
+    assert (await asyncio.wait_for(waiting, PATIENCE_SECONDS)).json()["task_id"] == task["task_id"]
+    await stream.aclose()
     assert told[0] == "3"

@@ -17,6 +17,7 @@ from dispatcher.ports import Change, Found, Needs, Snapshot
 from dispatcher.rules import Rules
 from dispatcher.task import Status
 from tests.dispatcher.world import CountingMint, DirectJournal, World, database
+from tests.web.conftest import until
 
 CREATE = Create(work_directory="/w", prompt="do it")
 CLAIM = Claim(work_directories=("/w",))
@@ -275,6 +276,21 @@ async def test_whether_it_can_be_recorded_or_not_a_drain_drains(stage: Stage, er
     assert stage.journal.commits == []
 
 
+async def test_what_is_published_is_the_history_in_its_order(stage: Stage) -> None:
+    """Without a hole, whatever there was no room for and whoever was refused."""
+    published: list[int] = []
+    stage.hub.watch(lambda changes: published.extend(change.entry.seq for change in changes if change.entry))
+    for full_at in ((), (1,), (2,)):
+        stage.journal.full_at = full_at
+        asks = [stage.ask(message) for message in (CREATE, UNKNOWN, CREATE, CLAIM, CREATE, CLAIM)]
+        await asyncio.gather(*asks, return_exceptions=True)
+        assert published[-1:] == [len(published)]
+    await stage.ask(Drain())
+    rows = stage.journal.db.execute("select seq from history order by seq").fetchall()
+    assert published == [seq for (seq,) in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > 5
+
+
 async def test_it_rings_for_itself_when_something_falls_due(stage: Stage) -> None:
     """A waiting time that is over and a lease that is lost need nobody to ask."""
     await stage.ask(CREATE)
@@ -413,3 +429,30 @@ async def test_new_rules_hold_after_the_board_was_built_anew(stage: Stage) -> No
     with pytest.raises(Unavailable, match="full"):
         await stage.ask(CREATE)
     assert len(await stage.ask(evolve(CLAIM, limit=4))) == 2
+
+
+async def test_the_oldest_message_is_as_old_as_it_has_not_been_saved(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is being saved or has not had its turn; a claim that waits for a task waits for something else."""
+    await stage.dispatcher.begun.wait()
+    now = 100.0
+    monkeypatch.setattr(actor, "monotonic", lambda: now)
+    assert (stage.dispatcher.oldest_seconds, stage.dispatcher.parked) == (0, 0)
+    waiting = [stage.ask(WAIT), stage.ask(evolve(WAIT, work_directories=("/elsewhere",)))]
+    await until(lambda: stage.dispatcher.parked == 2)
+    now = 200.0
+    assert stage.dispatcher.oldest_seconds == 0
+    stage.journal.shut()
+    first = stage.ask(CREATE)
+    await stage.journal.committing.wait()
+    now = 205.0
+    second = stage.ask(CREATE)
+    await asyncio.sleep(0)
+    now = 207.0
+    assert stage.dispatcher.oldest_seconds == 7
+    stage.journal.gate.set()
+    await asyncio.gather(first, second)
+    await waiting[0]
+    await asyncio.sleep(0)
+    assert (stage.dispatcher.oldest_seconds, stage.dispatcher.parked) == (0, 1)

@@ -283,3 +283,69 @@ async def test_a_version_of_the_settings_is_read_back_as_it_was(tmp_path: Path) 
         snapshot = await store.load()
         assert (snapshot.config_version, snapshot.runtime) == (3, rows[2].runtime)
         assert snapshot.last_seq == 3
+
+
+async def test_a_probe_writes_to_the_disk_and_changes_nothing(tmp_path: Path) -> None:
+    """So it fails if that cannot be done."""
+    path, log = tmp_path / "tasks.db", tmp_path / "tasks.db-wal"
+    async with open_store(path) as opened:
+        await opened.commit([created()])
+        before, size = await hop(opened._writer, _dump), log.stat().st_size
+        await opened.probe()
+        assert log.stat().st_size >= size + store.PROBE_BYTES - 32
+        assert await hop(opened._writer, _dump) == before
+        await hop(opened._writer, lambda db: db.execute("pragma query_only = on").fetchone())
+        with pytest.raises(RecordFailed):
+            await opened.probe()
+        await hop(opened._writer, lambda db: db.execute("pragma query_only = off").fetchone())
+        await opened.probe()
+
+
+def _dump(db: sqlite3.Connection) -> list[str]:
+    return list(db.iterdump())
+
+
+async def test_probes_alone_do_not_let_the_log_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOG_BYTES_MAX", 10 * store.PROBE_BYTES)
+    log = tmp_path / "tasks.db-wal"
+    async with open_store(tmp_path / "tasks.db") as opened:
+        for _ in range(100):
+            await opened.probe()
+        assert log.stat().st_size < 50 * store.PROBE_BYTES
+
+
+async def test_whoever_watches_is_told_of_every_commit(tmp_path: Path) -> None:
+    """But not of one that failed."""
+    told: list[tuple[int, float, float]] = []
+    desk = Desk()
+    changes = [desk.effects(Create(work_directory="/w", prompt="do it")).changes[0] for _ in range(3)]
+    async with open_store(tmp_path / "tasks.db") as opened:
+        opened.watch(lambda *commit: told.append(commit))
+        await opened.commit(changes)
+        with pytest.raises(sqlite3.IntegrityError):
+            await opened.commit(changes)
+    ((number, seconds, flushed_seconds),) = told
+    assert number == 3
+    assert seconds > flushed_seconds > 0
+
+
+async def test_the_store_tells_how_much_room_there_is(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "tasks.db") as opened:
+        await opened.commit([created()])
+        room = await opened.room()
+        assert 0 < room.free_bytes <= room.total_bytes
+        assert room.log_bytes == (tmp_path / "tasks.db-wal").stat().st_size > 0
+
+
+async def test_the_task_that_has_waited_longest_is_found_in_any_directory(tmp_path: Path) -> None:
+    """Those that no longer wait do not count."""
+    desk = Desk()
+    async with open_store(tmp_path / "tasks.db") as opened:
+        assert await opened.record.oldest_waiting() is None
+        for at, path in ((10, "/w"), (20, "/c"), (30, "/a"), (40, "/w")):
+            await opened.commit(desk.effects(Create(work_directory=path, prompt="do it"), at).changes)
+        assert await opened.record.oldest_waiting() == 10
+        await opened.commit(desk.effects(Claim(work_directories=("/w",)), 50).changes)
+        assert await opened.record.oldest_waiting() == 20

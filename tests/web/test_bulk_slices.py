@@ -22,8 +22,9 @@ from storage.store import open_store
 from tests.web.conftest import until
 from web import bulk
 from web.bodies import Many, ManyOfPriority
+from web.composition import compose
 from web.filters import TaskFilter
-from web.serve import compose
+from web.server_log import Log
 from web.service import Service
 from web.sources import gather
 
@@ -36,7 +37,7 @@ async def serving() -> AsyncIterator[Service]:
     with tempfile.TemporaryDirectory() as directory:
         async with (
             open_store(Path(directory) / "tasks.db", synchronous="normal") as store,
-            compose(gather({}, {}, None), store) as (service, _),
+            compose(gather({}, {}, None), store, Log()) as (service, _),
         ):
             yield service
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
-from web.app import ROUTES
+from web.routes import ROUTES
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ from storage.store import open_store
 from tests.web.conftest import Api, connected, until
 from tests.web.tails import cycle, page, pages, tail
 from web import events, feed
+from web.composition import compose, listen
 from web.feed import EVERYTHING, Feed
-from web.serve import compose, listen
+from web.server_log import Log
 from web.service import Service
 from web.sources import gather
 
@@ -31,7 +32,7 @@ async def serving(directory: Path) -> AsyncIterator[tuple[Service, Api]]:
     given = gather({"port": 0, "database": f"sqlite:///{directory}/tasks.db"}, {}, None)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(directory / "tasks.db"))
-        service, _ = await stack.enter_async_context(compose(given, store))
+        service, _ = await stack.enter_async_context(compose(given, store, Log()))
         url = await stack.enter_async_context(listen(service))
         address: Any = type("Address", (), {"url": url})
         yield service, await stack.enter_async_context(connected(address))
@@ -188,29 +189,72 @@ async def test_pages_of_what_is_rare_do_not_take_long(tmp_path: Path, monkeypatc
         assert [event["seq"] for event in await pages(api, work_directory="/rare")] == [11]
 
 
-async def test_waking_many_readers_is_not_done_for_every_event() -> None:
-    """The more there are, the longer the pause; whoever is alone hears at once."""
-    tested, wakings = Feed(0), 0
+class Waiting:
+    """A reader that does nothing but wait for news."""
 
-    async def reader() -> None:
-        nonlocal wakings
-        while True:
-            await tested.news()
-            wakings += 1
+    def __init__(self, tested: Feed) -> None:
+        self.tested, self.seen, self.wakings = tested, tested.last, 0
+        self.running = asyncio.create_task(self._run())
 
-    reading = asyncio.create_task(reader())
+    async def _run(self) -> None:
+        while not self.tested.closed:
+            await self.tested.news()
+            self.wakings += 1
+            self.seen = self.tested.last
+
+
+async def test_who_has_seen_everything_hears_at_once_of_what_is_new() -> None:
+    tested = Feed(0)
+    reader = Waiting(tested)
     await asyncio.sleep(0)
     for seq in range(1, 6):
+        await until(lambda: not tested._is_round)
         tested.publish([Notice(entry(seq))])
-        for _ in range(5):
+        for _ in range(3):
             await asyncio.sleep(0)
-    assert wakings == 5
-    tested.readers = 2000
-    for seq in range(6, 1000):
+        assert (reader.seen, reader.wakings) == (seq, seq)
+    tested.close()
+    await asyncio.wait_for(reader.running, 5)
+
+
+async def test_many_readers_are_not_woken_for_every_event_and_not_all_at_once() -> None:
+    """They leave time for everything else, however much happens; and in the end all have seen all."""
+    tested = Feed(0)
+    readers = [Waiting(tested) for _ in range(500)]
+    await asyncio.sleep(0)
+    woken = 0
+    for seq in range(1, 1001):
         tested.publish([Notice(entry(seq))])
         await asyncio.sleep(0)
-    assert wakings <= 7
-    await until(lambda: tested._alarm is None)
-    await asyncio.sleep(0)
-    reading.cancel()
-    assert 6 <= wakings <= 8
+        before, woken = woken, sum(reader.wakings for reader in readers)
+        assert woken - before <= feed.WOKEN_AT_ONCE
+    assert 0 < max(reader.wakings for reader in readers) < 100
+    await until(lambda: all(reader.seen == 1000 for reader in readers))
+    for reader in readers[:250]:
+        reader.running.cancel()
+    tested.close()
+    await asyncio.wait([reader.running for reader in readers], timeout=5)
+    assert all(reader.running.done() for reader in readers)
+    assert not tested._waiting
+
+
+async def test_readers_rest_for_longer_than_it_took_to_wake_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But never for long: what happens meanwhile is told then."""
+    rests = list[float]()
+    loop = asyncio.get_running_loop()
+    now = 100.0
+
+    def call_later(seconds: float, *_: Any) -> None:
+        rests.append(seconds)
+
+    monkeypatch.setattr(loop, "time", lambda: now)
+    monkeypatch.setattr(loop, "call_later", call_later)
+    for took in (0.01, 60):
+        tested = Feed(0)
+        tested.publish([Notice(entry(1))])
+        now += took
+        await asyncio.sleep(0)
+        tested.publish([Notice(entry(2))])
+        assert tested._is_round
+    monkeypatch.undo()
+    assert rests == [pytest.approx(0.03), feed.REST_SECONDS_MAX]

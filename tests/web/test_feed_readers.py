@@ -73,14 +73,18 @@ async def test_a_thousand_readers_see_everything_and_are_told_when_the_server_st
             await cycle(api, f"{directory}/other")
         expected = [await pages(api, after=1, **asked) for asked in ({}, {"work_directory": directory})]
         expected.append(await pages(api, after=1, task_id=task["task_id"]))
+        shown = await asyncio.gather(*(feed.take(len(expected[n % 3])) for n, feed in enumerate(feeds[:-3])))
+        assert all(seen == expected[n % 3] for n, seen in enumerate(shown))
         reading = asyncio.gather(*(feed.rest() for feed in feeds))
         began = time.monotonic()
         assert await asyncio.to_thread(server.terminate) == 0
         assert time.monotonic() - began < STOP_SECONDS
-        for number, seen in enumerate(await reading):
-            if number % 3 == 0:
-                assert seen.pop()["type"] == "server.draining"
-            assert seen == expected[number % 3]
+        last = await reading
+    types = [[event["type"] for event in seen] for seen in last]
+    assert types[:-3] == ([["server.draining"], [], []] * READERS)[: len(types) - 3]
+    everything, *others = last[-3:]  # who had yet to be shown it all
+    assert everything.pop()["type"] == "server.draining"
+    assert [everything, *others] == expected
 
 
 @pytest.fixture
