@@ -28,7 +28,7 @@ WELL = (200, "healthy", set())
 
 async def test_a_server_that_is_well_says_how_each_part_is(api):
     said = (await api.get("/health")).json["components"]
-    assert said.keys() == {"database", "dispatcher", "disk", "event_loop", "memory", "backups"}
+    assert said.keys() == {"database", "dispatcher", "disk", "event_loop", "memory", "backups", "webhooks"}
     assert said["database"]["response_time_ms"] > 0
     assert said["dispatcher"].keys() == {"healthy", "mailbox", "oldest_message_ms", "batches", "messages"}
     assert said["dispatcher"]["oldest_message_ms"] == 0
