@@ -61,9 +61,8 @@ async def append(service: Service, asked: Log, request: Request) -> Response:
 
 async def read(service: Service, asked: Logs, request: Request) -> StreamResponse:
     """A page of a task's log, or with `follow` a stream of it until nothing more will come."""
-    last_number = _last_number(request, asked)
     if asked.follow:
-        return await _Follower(service, asked, last_number).answer(request)
+        return await _Follower(service, asked, _last_number(request, asked)).answer(request)
     page = await _page(service, asked, asked.after, asked.limit or PAGE_LINES)
     if page is None:
         raise TaskNotFound(asked.task_id)
