@@ -34,7 +34,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         workspace = Path(folder) / "fuzz"
         workspace.mkdir()
-        server = ServerProcess(Path(folder), environ={"API_SECRET_KEY": KEY}).start()
+        server = ServerProcess(Path(folder), environ={"API_SECRET_KEY": KEY, "LOG_LEVEL": "error"}).start()
         try:
             options = [f"--seed={asked.seed}", f"--max-examples={asked.cases}"]
             ran = fuzz(server.url, KEY, workspace, *options, seconds=SECONDS_MAX)

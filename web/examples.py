@@ -103,6 +103,12 @@ _CONFIG: Mapping[str, Any] = {
         "task.max_task_retries": {"value": 5, "source": "runtime", "origin": None, "default": 3, "reloadable": True}
     },
 }
+_MANY: Mapping[str, Any] = {
+    "matched": 3,
+    "changed": 2,
+    "skipped": [{"task_id": TASK_ID, "code": "INVALID_STATE"}],
+    "skipped_count": 1,
+}
 _NEW = {"work_directory": DIRECTORY, "prompt": PROMPT}
 
 REQUESTS: Mapping[str, Any] = {
@@ -113,6 +119,10 @@ REQUESTS: Mapping[str, Any] = {
             {"work_directory": DIRECTORY, "prompt": "Write the changelog.", "depends_on": ["ref:mend"]},
         ]
     },
+    "bulk_cancel": {"filter": {"work_directory": DIRECTORY, "tags": ["tests"]}, "reason": "No longer wanted"},
+    "bulk_retry": {"filter": {"status": "failed", "created_after": NOW}, "dry_run": True},
+    "bulk_delete": {"ids": [TASK_ID, PARENT_ID]},
+    "bulk_priority": {"filter": {"q": "changelog"}, "priority": "low"},
     "tasks_claim": {"work_directory": DIRECTORY, "worker_id": "agent-7", "limit": 2, "claim_id": "agent-7/1"},
     "tasks_heartbeat": {"lease_token": TOKEN, "progress": {"percent": 40, "message": "2 of 5 tests pass"}},
     "tasks_complete": {"lease_token": TOKEN, "original_prompt": PROMPT, "result": {"files": ["api.py"]}},
@@ -153,6 +163,10 @@ ANSWERS: Mapping[str, Any] = {
             }
         ],
     },
+    "bulk_cancel": _MANY,
+    "bulk_retry": {"matched": 3, "changed": 3, "skipped": [], "skipped_count": 0},
+    "bulk_delete": _MANY,
+    "bulk_priority": _MANY,
     "tasks_newest": {"tasks": [WHOLE], "total": 1, "page": 1, "limit": 100, "offset": 0, "next_cursor": None},
     "tasks_claim_next": CLAIMED,
     "tasks_claim": {"tasks": [CLAIMED]},
@@ -268,8 +282,19 @@ ANSWERS: Mapping[str, Any] = {
         "active_tasks": 2,
         "components": {
             "database": {"healthy": True, "response_time_ms": 0.41, "last_checked": NOW},
-            "dispatcher": {"healthy": True, "mailbox": 0, "batches": 310, "messages": 902},
-            "disk": {"healthy": True},
+            "dispatcher": {"healthy": True, "mailbox": 0, "oldest_message_ms": 0, "batches": 310, "messages": 902},
+            "disk": {"healthy": True, "free_bytes": 52_000_000_000, "free_percent": 61.5},
+            "event_loop": {"healthy": True, "lag_ms": 0.2, "max_lag_ms": 4.1},
+            "memory": {"healthy": True, "resident_bytes": 61_000_000, "limit_bytes": 8_000_000_000},
+            "backups": {"healthy": True, "configured": False},
+            "webhooks": {
+                "healthy": True,
+                "configured": False,
+                "parked": False,
+                "failing_since": None,
+                "last_error": None,
+                "told_up_to": None,
+            },
         },
         "metrics": {"memory_usage": 61_000_000, "cpu_usage": 1.5, "active_connections": 3, "queue_size": 12},
     },

@@ -15,25 +15,26 @@ def check_accept(request: Request, offered: Sequence[str]) -> None:
     if request.headers.get("Accept", "*/*") == "*/*":
         return
     accept = ",".join(request.headers.getall("Accept"))
-    if accept and offered and not any(accepts(accept, media) for media in offered):
+    if accept.strip() and offered and not any(accepts(accept, media) for media in offered):
         message = f"only {' or '.join(offered)} can be had here"
         raise Failure(406, "NOT_ACCEPTABLE", message, {"offered": list(offered)})
 
 
 @lru_cache(maxsize=1024)
 def accepts(accept: str, media: str) -> bool:
-    """The most specific range that fits decides; what is no range counts as not said."""
-    ranges = {name: weight for name, weight in _weights(accept) if "/" in name}
+    """The most specific range that fits decides."""
+    ranges = dict(_weights(accept))
     kind = media.partition("/")[0]
     fitting = [ranges[name] for name in (media, f"{kind}/*", "*/*") if name in ranges]
-    return not ranges or bool(fitting and fitting[0])
+    return bool(fitting and fitting[0])
 
 
 def pack(request: Request, response: Response) -> None:
     """Have a large answer compressed if the caller takes that."""
     if (response.content_length or 0) <= PACKED_BYTES:
         return
-    response.headers["Vary"] = "Accept-Encoding"
+    if "Accept-Encoding" not in (varies := response.headers.get("Vary", "")):
+        response.headers["Vary"] = f"{varies}, Accept-Encoding" if varies else "Accept-Encoding"
     if coding := _coding(request.headers.get("Accept-Encoding", "")):
         response.enable_compression(coding)
 

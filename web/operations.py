@@ -8,6 +8,7 @@ from attrs import field, frozen
 from dispatcher.events import EVENT_TYPES
 from web import (
     batches,
+    bulk,
     config,
     directories,
     docs,
@@ -16,6 +17,7 @@ from web import (
     health,
     limits,
     logs,
+    scrape,
     show,
     statistics,
     stream,
@@ -28,6 +30,7 @@ from web.views import ClaimedTask, Event
 JSON = "application/json"
 EVENTS = "text/event-stream"
 HTML = "text/html"
+PLAIN = "text/plain"
 
 Tag = Literal["tasks", "claims", "directories", "system"]
 
@@ -119,6 +122,10 @@ OPERATIONS: Mapping[Handle, Operation] = {
         links=(_about(show.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
     ),
     tasks.newest: Operation(tag="tasks", links=(_about(show.show, "/data/tasks/0"),)),
+    bulk.cancel: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
+    bulk.retry: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
+    bulk.delete: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
+    bulk.priority: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     tasks.claim_next: Operation(tag="claims", links=_reports("/data"), claims=True),
     tasks.claim: Operation(tag="claims", links=_reports("/data/tasks/0")),
     stream.stream: Operation(
@@ -200,6 +207,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
     health.health: Operation(tag="system", bare=True),
     health.live: Operation(tag="system", bare=True),
     health.ready: Operation(tag="system", bare=True),
+    scrape.scrape: Operation(tag="system", media=(PLAIN,)),
     docs.document: Operation(tag="system", bare=True),
     docs.page: Operation(tag="system", media=(HTML,)),
 }

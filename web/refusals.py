@@ -146,6 +146,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "DEPENDENCY_NOT_FOUND": Refusal(
         422, "It depends on a task that does not exist", FaultyFields, {**_MISSING, "errors": [_MISSING]}
     ),
+    "FILTER_TOO_WIDE": Refusal(422, "The filter leaves nothing out, and `all` does not say that this is meant"),
     "INTERNAL_ERROR": Refusal(
         500, "Something went wrong in the server", ErrorId, {"error_id": "6f1c1b0e8a7d4f6f9a3f2c5d7e8b9a01"}
     ),

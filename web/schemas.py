@@ -18,7 +18,7 @@ from dispatcher import fields
 from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
-from web.bodies import Batch, ChangeSettings, ClaimBody
+from web.bodies import Batch, ChangeSettings, ClaimBody, Many
 from web.settings import SETTINGS
 
 Schema = dict[str, Any]
@@ -122,6 +122,13 @@ class Schemas:
         if issubclass(cls, Batch):
             each = {"properties": {"tasks": {"items": self.of(Draft)}}}
             return {"anyOf": [each, {"required": ["atomic"], "properties": {"atomic": {"const": False}}}]}
+        if issubclass(cls, Many):
+            ids = {"type": "array", "items": self.of(fields.TaskId), "uniqueItems": True}
+            named = {"ids": ids, "filter": {"type": "null"}, "all": {"const": False}}
+            found = {"filter": {"type": "object"}, "ids": {"type": "null"}}
+            return {
+                "oneOf": [{"required": ["ids"], "properties": named}, {"required": ["filter"], "properties": found}]
+            }
         if issubclass(cls, ChangeSettings):
             return {
                 "allOf": [{"properties": {"changes": {"minProperties": 1, "propertyNames": {"enum": [*SETTINGS]}}}}]
@@ -160,7 +167,9 @@ class Schemas:
 
     def _moment(self, name: str, schema: Schema) -> Schema:
         """In answers every time has the same form, and a name that says so."""
-        if not (name.endswith(("_at", "_until")) or name in ("at", "timestamp", "last_checked", "from", "to")):
+        if not (
+            name.endswith(("_at", "_until", "_since")) or name in ("at", "timestamp", "last_checked", "from", "to")
+        ):
             return schema
         if schema.get("type") == "string":
             return {**schema, "format": "date-time"}
