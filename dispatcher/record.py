@@ -35,6 +35,29 @@ class Filter:
         return self != Filter(tag_mode=self.tag_mode)
 
 
+Sort = Literal["created_at", "-created_at", "updated_at", "-updated_at", "priority", "-priority"]
+"""Ascending, with `-` the other way round; `priority`: the most urgent first, of those the oldest."""
+
+
+@frozen
+class Spot:
+    """Where a task stands in a list: what the list is sorted by, and its arrival, which settles ties."""
+
+    key: int
+    arrival: int
+
+
+@frozen(kw_only=True)
+class Page:
+    """`total`: how many tasks there are in the whole list; not exact: at least so many. `end` is the spot behind which
+    the next page begins; None: there is none."""
+
+    tasks: tuple[Task, ...]
+    total: int
+    total_is_exact: bool = True
+    end: Spot | None = None
+
+
 @frozen
 class Outcome:
     status: Status
@@ -121,11 +144,11 @@ class Record(Protocol):
         """At most `limit` entries with a seq beyond `after`. Where few match, the stretch ends sooner, perhaps with
         none, so that no single call takes long: go on from `up_to` until that is `last`."""
 
-    async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
-        """Tasks of a directory (None: of all), newest first, and how many there are in all.
-
-        Fewer than `limit` if they are large: the next page begins behind the last one given.
-        """
+    async def page(
+        self, only: Filter, sort: Sort, limit: int, *, offset: int = 0, after: Spot | None = None, counted: bool = True
+    ) -> Page:
+        """At most `limit` of these tasks, from `offset` on, or behind a spot; fewer if they are large, or if a search
+        finds few in as many as are looked through in one go. Not `counted`: the total is 0."""
 
     async def last_arrival(self) -> int:
         """That of the newest task there has ever been; 0 if there has been none."""

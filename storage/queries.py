@@ -19,18 +19,20 @@ BUSY_MAX = 10_000  # directories that are looked through for the task that has w
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
 STRETCH_BYTES_MAX = 1024 * 1024  # about how much text of them is given
 
-PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page of a list may hold
-
 TASK_BY_ID = f"{TASKS.select} where task_id = ?"
 CREATED_AT = "select created_at from tasks where arrival >= ? order by arrival limit 1"
 OUTCOME = "select arrival, status, coalesce(length(cast(result as blob)), 0) from tasks where task_id = ?"
 RESULT = "select result from tasks where arrival = ?"
 AHEAD = """
     select count(*) from tasks where work_directory = ? and priority = ? and ready = 1 and arrival < ?"""
+OLDEST_WAITING = """(
+            select min(arrival) from tasks indexed by tasks_by_directory
+            where tasks.work_directory = work_directories.work_directory and status = 'waiting' and priority = {})"""
 DIRECTORY_COUNTS = f"""
     select {DIRECTORIES.names}, {", ".join(Status)}, (
-        select created_at from tasks where tasks.work_directory = work_directories.work_directory
-        and status = 'waiting' order by arrival limit 1)
+        select min(created_at) from tasks where arrival in ({
+    ", ".join(OLDEST_WAITING.format(priority.rank) for priority in Priority)
+}))
     from work_directories"""
 
 OLDEST_WAITING = """
@@ -68,7 +70,7 @@ def place_of(db: sqlite3.Connection, task: Task, aging_seconds: float) -> Place:
             before = task.arrival
         elif aging_seconds:
             as_urgent = task.created_at + round(ranks * aging_seconds * 1000)  # of those the older one comes first
-            before = _first_arrival_since(db, as_urgent + (ranks < 0))
+            before = first_arrival_since(db, as_urgent + (ranks < 0))
         else:
             before = maxsize if ranks > 0 else 0
         (ahead[priority],) = db.execute(AHEAD, (task.work_directory, priority.rank, before)).fetchone()
@@ -76,7 +78,7 @@ def place_of(db: sqlite3.Connection, task: Task, aging_seconds: float) -> Place:
     return Place(more_urgent=sum(ahead.values()), older=older)
 
 
-def _first_arrival_since(db: sqlite3.Connection, moment: int) -> int:
+def first_arrival_since(db: sqlite3.Connection, moment: int) -> int:
     """The arrival of the first task created at `moment` or later. Both grow together, so it can be searched for."""
     low = 0
     (high,) = db.execute("select coalesce(max(arrival), 0) + 1 from tasks").fetchone()
@@ -145,24 +147,6 @@ def _stretch(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) 
             up_to = entries[-1].seq
             break
     return Stretch(entries=tuple(entries), up_to=up_to, first=first, last=last)
-
-
-def newest(db: sqlite3.Connection, work_directory: str | None, limit: int, offset: int) -> tuple[list[Task], int]:
-    """A page of tasks, newest first, and how many there are in all. None: of every directory.
-
-    A page is cut short when it grows beyond PAGE_BYTES_MAX.
-    """
-    where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
-    rows = db.execute(f"{TASKS.select} {where} order by arrival desc limit ? offset ?", (*values, limit, offset))
-    every = " + ".join(Status)
-    (total,) = db.execute(f"select coalesce(sum({every}), 0) from work_directories {where}", values).fetchone()
-    page, size = [], 0
-    for row in rows:
-        page.append(TASKS.value(row))
-        size += sum(len(value) for value in row if isinstance(value, str))
-        if size > PAGE_BYTES_MAX:
-            break
-    return page, total
 
 
 def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:

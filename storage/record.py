@@ -2,28 +2,47 @@
 
 import asyncio
 import sqlite3
+from asyncio import Task as Job
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import cycle
-from typing import Concatenate
+from typing import Any, Concatenate
 
 import aiosqlite
 
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
-from dispatcher.record import DirectoryCount, EventFilter, Filter, LogPage, Outcome, Place, Sighting, Stretch
+from dispatcher.record import (
+    DirectoryCount,
+    EventFilter,
+    Filter,
+    LogPage,
+    Outcome,
+    Page,
+    Place,
+    Sighting,
+    Sort,
+    Spot,
+    Stretch,
+)
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage import matching, queries, traces
+from storage import lists, matching, queries, traces
 from storage.hop import P, T, hop
 from storage.statistics import statistics
 
+INTERRUPT_SECONDS = 0.02  # between two tries to stop what is no longer wanted
+
 
 class SqliteRecord:
-    """Each reader has a thread of its own."""
+    """Each reader has a thread of its own, and does one thing at a time."""
 
     def __init__(self, readers: Sequence[aiosqlite.Connection], timeout_seconds: float) -> None:
-        self._readers, self._timeout_seconds = cycle(readers), timeout_seconds
+        self._readers = readers
+        self._timeout_seconds = timeout_seconds
+        self._idle: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        for reader in readers:
+            self._idle.put_nowait(reader)
+        self._lists = asyncio.Semaphore(max(1, len(readers) - 1))  # the rest need not wait behind them
 
     async def task(self, task_id: str) -> Task | None:
         return await self._read(queries.task_by_id, task_id)
@@ -58,8 +77,11 @@ class SqliteRecord:
     async def sightings(self, after: int) -> Sequence[Sighting]:
         return await self._read(traces.sightings, after)
 
-    async def newest(self, work_directory: str | None, limit: int, offset: int) -> tuple[Sequence[Task], int]:
-        return await self._read(queries.newest, work_directory, limit, offset)
+    async def page(
+        self, only: Filter, sort: Sort, limit: int, *, offset: int = 0, after: Spot | None = None, counted: bool = True
+    ) -> Page:
+        async with self._lists:
+            return await self._read(lists.page, only, sort, limit, offset=offset, after=after, counted=counted)
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
@@ -79,8 +101,26 @@ class SqliteRecord:
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await hop(next(self._readers), query, *args, **kwargs)
-        except sqlite3.Error as error:
-            raise RecordFailed(str(error)) from error
+        async with asyncio.timeout(self._timeout_seconds):
+            reader = await self._idle.get()
+            job = asyncio.create_task(hop(reader, query, *args, **kwargs))
+            job.add_done_callback(lambda job: self._done(reader, job))
+            try:
+                return await asyncio.shield(job)
+            except sqlite3.Error as error:
+                raise RecordFailed(str(error)) from error
+            except asyncio.CancelledError:
+                await _interrupt(reader, job)
+                raise
+
+    def _done(self, reader: aiosqlite.Connection, job: Job[Any]) -> None:
+        self._idle.put_nowait(reader)
+        if not job.cancelled():
+            job.exception()  # it may be that nobody waits for it any more
+
+
+async def _interrupt(reader: aiosqlite.Connection, job: Job[Any]) -> None:
+    """Nobody waits for it any more. It consists of several statements, and an interrupt ends only the one that runs."""
+    while not job.done():
+        await reader.interrupt()
+        await asyncio.wait([job], timeout=INTERRUPT_SECONDS)

@@ -53,11 +53,8 @@ create table tasks (
 
 -- What claims take from: one lane per directory and priority, in order of arrival.
 create index tasks_ready on tasks (work_directory, priority, arrival) where ready = 1;
-create index tasks_waiting on tasks (work_directory, arrival) where status = 'waiting';
 create index tasks_due on tasks (due_at) where due_at is not null;
-create index tasks_working on tasks (arrival) where status = 'working';
 create unique index tasks_by_idempotency_key on tasks (idempotency_key) where idempotency_key is not null;
-create index tasks_by_directory on tasks (work_directory, arrival);
 
 -- The same lanes for claims that ask for tags.
 create table ready_tags (
@@ -187,3 +184,30 @@ create table additions (
     number  integer primary key,
     tallies text not null check (json_type(tallies) = 'array')
 ) strict;
+
+-- Lists. What they are filtered and sorted by lies in narrow indexes, so that only the tasks of the page itself are read.
+create index tasks_by_status on tasks (status, priority, arrival);
+create index tasks_by_directory on tasks (work_directory, status, priority, arrival);
+create index tasks_by_worker on tasks (worker_id, arrival) where worker_id is not null;
+create index tasks_by_arrival on tasks (arrival, updated_at, status, priority, work_directory, worker_id);
+create index tasks_by_update on tasks (updated_at, arrival, status, priority, work_directory, worker_id);
+
+create table task_tags (
+    tag     text    not null,
+    arrival integer not null,
+    primary key (tag, arrival)
+) strict, without rowid;
+
+-- Which prompts hold which three letters, under the arrivals of the tasks; a search looks into the prompts themselves for
+-- the rest. It is filled behind the commits: prompts_indexed says how far. Merged in small steps, never all at once.
+create virtual table prompts using fts5 (
+    prompt, content = '', columnsize = 0, detail = none, tokenize = 'trigram case_sensitive 1'
+);
+insert into prompts (prompts, rank) values ('automerge', 0), ('crisismerge', 1000), ('usermerge', 16);
+
+create table prompts_indexed (
+    only_row integer primary key check (only_row = 1),
+    arrival  integer not null -- of the last one
+) strict;
+
+insert into prompts_indexed values (1, 0);

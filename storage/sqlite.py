@@ -28,7 +28,7 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
-from storage import rollups
+from storage import rollups, search
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
@@ -72,6 +72,8 @@ INSERT_ENTRY = f"insert into history ({', '.join(HISTORY.columns)}) values ({_ma
 INSERT_CONFIG = f"insert into config_versions ({', '.join(CONFIG.columns)}) values ({_marks(CONFIG.columns)})"
 INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
 DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
+INSERT_TAG = "insert into task_tags values (?, ?)"
+DELETE_TAG = "delete from task_tags where tag = ? and arrival = ?"
 INSERT_DEPENDENCY = "insert into dependencies values (?, ?)"
 INSERT_LOG_LINE = "insert into task_logs values (?, ?, ?, ?, ?)"
 DELETE_LOG = "delete from task_logs where arrival = ?"
@@ -214,6 +216,8 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
     db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(it.before) for it in net if it.before))
     db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
+    db.executemany(DELETE_TAG, chain.from_iterable(_tags_lost(change) for change in net))
+    db.executemany(INSERT_TAG, chain.from_iterable(_tags_won(change) for change in net))
     db.executemany(DELETE_DEPENDENCY, chain.from_iterable(_no_longer_unmet(change) for change in net))
     db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in _unmet(task)))
     db.executemany(INSERT_LOG_LINE, _log_rows(changes))
@@ -223,6 +227,7 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     rollups.write(db, rollups.tallies(net, entries))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
     db.executemany(INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
+    search.keep_in_step(db, net)
     last_arrival = max((task.arrival for task in created), default=0)
     db.execute(KEEP_NUMBERS, (last_arrival, max((entry.seq for entry in entries), default=0)))
 
@@ -260,6 +265,16 @@ def _ready_tags(task: Task) -> Iterable[Row]:
     if task.ready:
         for tag in task.tags:
             yield task.work_directory, tag, task.priority.rank, task.arrival
+
+
+def _tags_lost(change: Change) -> Iterable[Row]:
+    if change.before is not None and (change.gone or change.before.tags != change.after.tags):
+        yield from ((tag, change.before.arrival) for tag in change.before.tags)
+
+
+def _tags_won(change: Change) -> Iterable[Row]:
+    if not change.gone and (change.before is None or change.before.tags != change.after.tags):
+        yield from ((tag, change.after.arrival) for tag in change.after.tags)
 
 
 def _unmet(task: Task) -> tuple[str, ...]:

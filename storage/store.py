@@ -20,17 +20,20 @@ from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.medium import Room
 from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
-from storage import sqlite
+from storage import search, sqlite
 from storage.errors import NotOurs, StorageError
 from storage.hop import P, T, hop
 from storage.owner import OwnerLock
 from storage.record import SqliteRecord
 from storage.versions import migrate, steps
 
-READERS = 2  # read-only connections, each with a thread of its own
+READERS = 3  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
 CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
 LOG_LINE_BYTES = 32  # and so much a line of a task's log, its text aside
+SEARCH_SECONDS = 0.5  # so long after a commit its prompts begin to be indexed
+SEARCH_SHARE = 0.1  # of the writer's time, while it has other work too
+TAIL_MAX = 5_000  # with more prompts not indexed yet, every search has to look through too many: half of its time
 IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
 PROBE_BYTES = 4120  # how much a probe adds to the log: a page and its header
 ROOM_BYTES = 256 * 1024  # so much must fit on the disk again before it counts as having room
@@ -52,7 +55,8 @@ class SqliteStore:
         self._writer, self.record, self._path = writer, record, path
         self._watchers: list[Callable[[int, float, float], None]] = []
         self._log_bytes = 0
-        self._committed, self._log_is_long, self._full = Event(), Event(), Event()
+        self._committed, self._written, self._log_is_long, self._full = Event(), Event(), Event(), Event()
+        self._written.set()  # the last owner may have left some prompts to be indexed
         if log_bytes := _log_size(
             path
         ):  # the last owner did not stop in peace; one that dies again and again adds to it
@@ -80,6 +84,7 @@ class SqliteStore:
                 self._full.set()
             raise NoRoom from error
         self._log_grew(sum(map(_log_bytes, changes)))
+        self._written.set()
         for watcher in self._watchers:
             watcher(len(changes), perf_counter() - began, flushed_seconds)
 
@@ -132,6 +137,25 @@ class SqliteStore:
             return await hop(self._writer, work, *args, **kwargs)
         except sqlite3.Error as error:
             raise RecordFailed(str(error)) from error
+
+    async def keep_search_ready(self) -> None:
+        """Indexes the prompts, in the gaps between the commits."""
+        while True:
+            await self._written.wait()
+            await asyncio.sleep(SEARCH_SECONDS)
+            self._written.clear()
+            try:
+                await self._index_prompts()
+            except sqlite3.Error as error:  # they stay in the tail; the next commit will meet the trouble too
+                log.warning("prompts could not be indexed: %s", error)
+
+    async def _index_prompts(self) -> None:
+        step = await hop(self._writer, search.index_some, is_first=True)
+        while step.more and not self.short_of_room:
+            self._log_grew(step.log_bytes)
+            share = 0.5 if step.behind > TAIL_MAX else SEARCH_SHARE
+            await asyncio.sleep(step.seconds * (1 / share - 1))
+            step = await hop(self._writer, search.index_some, is_first=False)
 
     # The write-ahead log
 
@@ -186,7 +210,7 @@ async def open_store(
             full = getattr(error, "sqlite_errorcode", None) in FULL
             raise StorageError(f"{path}: {'the disk is full' if full else error}") from error
         store = SqliteStore(writer, SqliteRecord(readers, timeout_seconds), path)
-        for job in (store.keep_log_short(), store.look_for_room()):
+        for job in (store.keep_log_short(), store.look_for_room(), store.keep_search_ready()):
             stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store
 

@@ -3,10 +3,9 @@
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
-from cyclopts.validators import Number
+from cyclopts import App
 
 from task_orchestrator import Refused, Unreachable, __version__, config, directories
 from task_orchestrator.connection import Connection, Flag
@@ -16,12 +15,12 @@ from task_orchestrator.display import (
     say_json,
     show_explanation,
     show_task,
-    show_tasks,
 )
+from task_orchestrator.listing import list_
 from task_orchestrator.logs import logs
 from task_orchestrator.priority import priority
 from task_orchestrator.stats import stats
-from task_orchestrator.submit import absolute, submit
+from task_orchestrator.submit import submit
 from task_orchestrator.watch import watch
 from task_orchestrator.work import worker
 from task_orchestrator.workers import workers
@@ -40,6 +39,7 @@ app.command(logs)
 app.command(workers)
 app.command(stats)
 app.command(priority)
+app.command(list_, name="list")
 directories.add_to(app)
 app.command(config.app)
 
@@ -53,34 +53,6 @@ async def show(task_id: str, /, *, json: Flag = False, connection: Connection = 
         say_json(task)
     else:
         show_task(task)
-
-
-@app.command(name="list")
-async def list_(
-    *,
-    work_directory: str | None = None,
-    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 100,
-    json: Flag = False,
-    connection: Connection = Connection(),  # noqa: B008
-) -> None:
-    """List tasks, newest first: id, status, priority, time of creation, prompt.
-
-    Parameters
-    ----------
-    work_directory
-        Only the tasks of this directory.
-    limit
-        At most so many, 1 to 1000.
-    json
-        Print the server's answer as JSON.
-    """
-    directory = None if work_directory is None else absolute(work_directory)
-    async with connection.open() as client:
-        page = await client.list(work_directory=directory, limit=limit)
-    if json:
-        say_json(page)
-    else:
-        show_tasks(page["tasks"], page.get("total"))
 
 
 @app.command

@@ -66,10 +66,41 @@ class Client(Session):
         return await self.data("GET", _task(task_id), query=query, wait_seconds=wait_seconds)
 
     async def list(
-        self, *, work_directory: str | None = None, limit: int | None = None, offset: int | None = None
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        work_directory: str | Sequence[str] | None = None,
+        priority: str | Sequence[str] | None = None,
+        tags: str | Sequence[str] | None = None,
+        tag_mode: str | None = None,
+        worker_id: str | Sequence[str] | None = None,
+        created_after: str | None = None,
+        created_before: str | None = None,
+        q: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        cursor: str | None = None,
     ) -> Json:
-        """Tasks, newest first, of all directories or of one: `{tasks, total, page, limit, offset, next_cursor}`."""
-        query = {"work_directory": work_directory, "limit": limit, "offset": offset}
+        """A page of tasks: `{tasks, total, total_is_exact, page, limit, offset, next_cursor}`.
+
+        Of those that match every filter given; of several values any will do, of tags with `tag_mode="any"` too. Times
+        are RFC 3339, `q` is text in the prompt. Newest first, unless `sort` says created_at, updated_at or priority
+        (`-` in front: the other way round). Goes on at an `offset`, or with the `next_cursor` of the page before.
+        """
+        lists = {"status": status, "work_directory": work_directory, "priority": priority, "tags": tags}
+        query = {
+            **{name: _by_comma(values) for name, values in lists.items()},
+            "tag_mode": tag_mode,
+            "worker_id": _by_comma(worker_id),
+            "created_after": created_after,
+            "created_before": created_before,
+            "q": q,
+            "sort": sort,
+            "limit": limit,
+            "offset": offset,
+            "cursor": cursor,
+        }
         return await self.data("GET", "tasks", query=query)
 
     async def history(self, task_id: str) -> JsonList:
@@ -351,3 +382,7 @@ class Client(Session):
 
 def _task(task_id: str, verb: str = "") -> str:
     return f"tasks/{quote(task_id, safe='')}" + (f"/{verb}" if verb else "")
+
+
+def _by_comma(values: str | Sequence[str] | None) -> str | None:
+    return values if values is None or isinstance(values, str) else ",".join(values)

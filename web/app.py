@@ -22,7 +22,7 @@ from web import docs
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
-from web.negotiation import PACKED_BYTES, check_accept, pack
+from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe
 from web.operations import told_of
 from web.route import Route
@@ -157,7 +157,8 @@ def _handler(service: Service, route: Route) -> Handler:
 
     async def handle(request: Request) -> StreamResponse:
         asked: Any
-        check_accept(request, offered)
+        if offered:
+            choose(request, offered)
         known = route.about(request)
         if route.is_read:
             asked = decode_query(request.query, route.asks, **known)

@@ -212,13 +212,6 @@ class Logs:
 
 
 @frozen(kw_only=True)
-class Newest:
-    work_directory: WorkDirectory | None = None
-    limit: PageLimit = 100
-    offset: Offset = 0
-
-
-@frozen(kw_only=True)
 class Stream:
     work_path: WorkDirectory
     worker_id: WorkerId | None = None

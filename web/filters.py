@@ -1,4 +1,5 @@
-"""Which tasks a request is about, as query parameters or as the `filter` of a body: lists by comma, or JSON lists."""
+"""Which tasks a request is about, as query parameters or as the `filter` of a body: lists by comma, or JSON lists.
+And how a list of them is asked for."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -9,6 +10,8 @@ from attrs import frozen
 from dispatcher.fields import (
     Instant,
     Listed,
+    Offset,
+    PageLimit,
     Priority,
     Rule,
     Tag,
@@ -19,7 +22,7 @@ from dispatcher.fields import (
     distinct,
     text,
 )
-from dispatcher.record import Filter
+from dispatcher.record import Filter, Sort
 from dispatcher.task import Status
 
 FEW = (MinLen(1), MaxLen(100), Rule(distinct))
@@ -53,3 +56,18 @@ class TaskFilter:
             created_before=self.created_before,
             text=self.q,
         )
+
+
+@frozen(kw_only=True)
+class ListQuery(TaskFilter):
+    """A page begins at an `offset`, or where the `next_cursor` of the page before says."""
+
+    sort: Sort = "-created_at"
+    limit: PageLimit = 100
+    offset: Offset | None = None
+    cursor: Annotated[str, MinLen(1), MaxLen(500)] | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        yield from TaskFilter.faults(self)
+        if self.cursor is not None and self.offset is not None:
+            yield "cursor", "cannot be given together with offset"

@@ -1,6 +1,6 @@
 """What a caller takes: which types of content, and packed how."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from aiohttp.web import ContentCoding, Request, Response
@@ -10,23 +10,30 @@ from web.answers import Failure
 PACKED_BYTES = 1024  # an answer larger than this is compressed on request
 
 
-def check_accept(request: Request, offered: Sequence[str]) -> None:
-    """Raises a 406 Failure if nothing that is offered is wanted."""
-    if request.headers.get("Accept", "*/*") == "*/*":
-        return
-    accept = ",".join(request.headers.getall("Accept"))
-    if accept.strip() and offered and not any(accepts(accept, media) for media in offered):
+def choose(request: Request, offered: Sequence[str]) -> str:
+    """Which of these types the caller likes best. Raises a 406 Failure if it takes none of them."""
+    accept = ",".join(request.headers.getall("Accept", ()))
+    chosen = best(accept, tuple(offered))
+    if chosen is None:
         message = f"only {' or '.join(offered)} can be had here"
         raise Failure(406, "NOT_ACCEPTABLE", message, {"offered": list(offered)})
+    return chosen
 
 
 @lru_cache(maxsize=1024)
-def accepts(accept: str, media: str) -> bool:
-    """The most specific range that fits decides."""
+def best(accept: str, offered: tuple[str, ...]) -> str | None:
+    """What fits an Accept header best, of equals the first; None if nothing does. Without a header anything fits."""
+    if not accept.strip() or accept == "*/*":
+        return offered[0]
     ranges = dict(_weights(accept))
+    weights = [_weight(media, ranges) for media in offered]
+    return offered[weights.index(max(weights))] if max(weights) > 0 else None
+
+
+def _weight(media: str, ranges: Mapping[str, float]) -> float:
+    """What says more exactly which type is meant counts more (RFC 9110, 12.5.1)."""
     kind = media.partition("/")[0]
-    fitting = [ranges[name] for name in (media, f"{kind}/*", "*/*") if name in ranges]
-    return bool(fitting and fitting[0])
+    return next((ranges[name] for name in (media, f"{kind}/*", "*/*") if name in ranges), 0.0)
 
 
 def pack(request: Request, response: Response) -> None:

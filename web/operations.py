@@ -16,6 +16,7 @@ from web import (
     explain,
     health,
     limits,
+    lists,
     logs,
     scrape,
     show,
@@ -24,6 +25,7 @@ from web import (
     tasks,
     workers,
 )
+from web.export import FORMS
 from web.route import Handle
 from web.views import ClaimedTask, Event
 
@@ -121,7 +123,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
         gives=("Idempotent-Replayed",),
         links=(_about(show.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
     ),
-    tasks.newest: Operation(tag="tasks", links=(_about(show.show, "/data/tasks/0"),)),
+    lists.listing: Operation(tag="tasks", media=(JSON, *FORMS), links=(_about(show.show, "/data/tasks/0"),)),
     bulk.cancel: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     bulk.retry: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     bulk.delete: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),

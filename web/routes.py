@@ -11,6 +11,7 @@ from web import (
     explain,
     health,
     limits,
+    lists,
     logs,
     scrape,
     show,
@@ -30,7 +31,6 @@ from web.bodies import (
     Logs,
     Many,
     ManyOfPriority,
-    Newest,
     Next,
     Nothing,
     Pause,
@@ -40,6 +40,7 @@ from web.bodies import (
     Stream,
     TaskEventsQuery,
 )
+from web.filters import ListQuery
 from web.route import Route, by_path
 from web.statistics import AboutRange, StatisticsView
 from web.views import ClaimedTask, WholeTask, WorkDirectoryState
@@ -53,7 +54,7 @@ ROUTES = (
     Route("POST", "/api/v1/tasks/retry", bulk.retry, Many, says=bulk.ManySteered),
     Route("POST", "/api/v1/tasks/delete", bulk.delete, Many, says=bulk.ManySteered),
     Route("POST", "/api/v1/tasks/priority", bulk.priority, ManyOfPriority, says=bulk.ManySteered),
-    Route("GET", "/api/v1/tasks", tasks.newest, Newest, says=tasks.TaskPage),
+    Route("GET", "/api/v1/tasks", lists.listing, ListQuery, says=lists.TaskPage),
     Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next, says=ClaimedTask | None),
     Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody, says=tasks.ClaimedTasks),
     Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),

@@ -12,12 +12,12 @@ from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import Task
 from web.answers import idempotency_key, ok
-from web.bodies import ClaimBody, CompleteBody, Newest, Next
+from web.bodies import ClaimBody, CompleteBody, Next
 from web.briefing import briefing
 from web.codec import Fault, Invalid, rfc3339
 from web.delivery import deliver
 from web.service import Service
-from web.views import ClaimedTask, TaskOutcome, WholeTask, moment, outcome, whole
+from web.views import ClaimedTask, TaskOutcome, moment, outcome, whole
 
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
 UNCACHED = {"Cache-Control": "no-store"}
@@ -45,15 +45,6 @@ class Returned(TaskOutcome):
 class Deleted(TypedDict):
     task_id: str
     deleted: bool
-
-
-class TaskPage(TypedDict):
-    tasks: list[WholeTask]
-    total: int
-    page: int
-    limit: int
-    offset: int
-    next_cursor: str | None
 
 
 async def create(service: Service, asked: Create, request: Request) -> Response:
@@ -154,20 +145,6 @@ async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
 async def retry(service: Service, asked: Retry, request: Request) -> Response:
     """Let a failed task be tried once more."""
     return _whole(service, await service.ask(asked))
-
-
-async def newest(service: Service, asked: Newest, request: Request) -> Response:
-    """List tasks, newest first, page by page."""
-    tasks, total = await service.record.newest(asked.work_directory, asked.limit, asked.offset)
-    page: TaskPage = {
-        "tasks": [whole(task) for task in tasks],
-        "total": total,
-        "page": asked.offset // asked.limit + 1,
-        "limit": asked.limit,
-        "offset": asked.offset,
-        "next_cursor": None,
-    }
-    return ok(page, service.clock())
 
 
 def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -130,6 +130,37 @@ async def test_list(cli, client, finished, tmp_path, directory):
     assert len((await cli("list", "--limit", "1")).out.splitlines()) == 1
 
 
+async def test_list_with_filters(cli, client, directory):
+    """Everything that the server can be asked for; what it refuses is told, and what is no choice is a wrong usage."""
+    low, high = [
+        (await client.submit(prompt, work_directory=str(directory), priority=priority, tags=tags))["task_id"]
+        for prompt, priority, tags in (("fix, it", "low", ["a", "b"]), ("Fix THAT", "high", ["b"]))
+    ]
+    await client.claim(work_directory=str(directory), worker_id="ann")
+    for options, expected in (
+        (["--status", "working"], [high]),
+        (["--status", "working,waiting", "--sort", "created_at"], [low, high]),
+        (["--sort", "-priority"], [low, high]),
+        (["--sort=-created_at"], [high, low]),
+        (["--priority", "low,medium"], [low]),
+        (["--tags", "a,b"], [low]),
+        (["--tags", "a,b", "--tag-mode", "any"], [high, low]),
+        (["--worker-id", "ann,bob"], [high]),
+        (["--search", "FIX"], [high, low]),
+        (["--q", "fix, it"], [low]),
+        (["--created-after", "2100-01-01T00:00:00Z"], []),
+        (["--created-before", "2100-01-01T00:00:00Z", "--limit", "1", "--offset", "1"], [low]),
+        (["--work-directory", str(directory), "--work-directory", "/elsewhere"], [high, low]),
+        (["--work-directory", "/elsewhere"], []),
+    ):
+        found = await cli("list", *options)
+        assert (found.code, [line.split("\t")[0] for line in found.out.splitlines()]) == (0, expected), options
+    page = json.loads((await cli("list", "--json", "--status", "waiting")).out)
+    assert ([task["task_id"] for task in page["tasks"]], page["total"], page["next_cursor"]) == ([low], 1, None)
+    assert (await cli("list", "--status", "done")).code == 1
+    assert (await cli("list", "--sort", "name")).code == 2
+
+
 async def test_watch_follows_to_the_end(server, client, directory):
     """Each step is printed when it happens, and after the last one the command ends."""
     task_id = (await client.submit("x", work_directory=str(directory)))["task_id"]

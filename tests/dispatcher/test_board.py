@@ -245,7 +245,7 @@ def test_a_refusal_changes_nothing() -> None:
     desk = Desk()
     task = desk.create()
     desk.say(CLAIM)
-    before = "\n".join(desk.db.iterdump())
+    before = desk.db.serialize()
     for refused in (
         Complete(task_id=task.task_id, lease_token="wrong", result=1),
         Heartbeat(task_id=task.task_id, lease_token="wrong"),
@@ -254,7 +254,7 @@ def test_a_refusal_changes_nothing() -> None:
     ):
         with pytest.raises((LeaseLost, PromptMismatch)):
             desk.say(refused)
-    assert "\n".join(desk.db.iterdump()) == before
+    assert desk.db.serialize() == before
     assert desk.board.working[task.task_id].lease_token == "token-1"
 
 

@@ -1,0 +1,65 @@
+"""The list of tasks: a page of it as JSON, or all of it as a stream of CSV or of lines of JSON."""
+
+from typing import TypedDict
+
+from aiohttp.web import Request, StreamResponse
+
+from web.answers import ok
+from web.codec import Fault, Invalid
+from web.cursors import Cursor, read, write
+from web.export import FORMS, export
+from web.filters import ListQuery
+from web.negotiation import choose
+from web.service import Service
+from web.views import WholeTask, whole
+
+JSON = "application/json"
+PAGING = ("limit", "offset", "cursor")
+
+
+class TaskPage(TypedDict):
+    """Where `total_is_exact` is false there are at least `total`. A page may hold fewer than `limit` before the last
+    one, so go on as long as there is a `next_cursor`."""
+
+    tasks: list[WholeTask]
+    total: int
+    total_is_exact: bool
+    page: int
+    limit: int
+    offset: int
+    next_cursor: str | None
+
+
+async def listing(service: Service, asked: ListQuery, request: Request) -> StreamResponse:
+    """Tasks that match every filter given: a page as JSON, or all of them as text/csv or application/x-ndjson."""
+    wanted = choose(request, [JSON, *FORMS])
+    if wanted == JSON:
+        return ok(await _page(service, asked), service.clock(), headers={"Vary": "Accept"})
+    if faults := [
+        Fault(name, f"cannot be given for {wanted}, which is the whole list")
+        for name in PAGING
+        if name in request.query
+    ]:
+        raise Invalid(faults)
+    return await export(service, request, asked.filter(), asked.sort, wanted)
+
+
+async def _page(service: Service, asked: ListQuery) -> TaskPage:
+    only, sort = asked.filter(), asked.sort
+    if asked.cursor is None:
+        offset = asked.offset or 0
+        page = await service.record.page(only, sort, asked.limit, offset=offset)
+    else:
+        cursor = read(asked.cursor, only, sort)
+        offset = cursor.before
+        page = await service.record.page(only, sort, asked.limit, after=cursor.spot)
+    behind = offset + len(page.tasks)
+    return {
+        "tasks": [whole(task) for task in page.tasks],
+        "total": page.total if page.total_is_exact else max(page.total, behind),
+        "total_is_exact": page.total_is_exact,
+        "page": offset // asked.limit + 1,
+        "limit": asked.limit,
+        "offset": offset,
+        "next_cursor": write(Cursor(page.end, behind), only, sort) if page.end else None,
+    }
