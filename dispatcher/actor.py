@@ -10,6 +10,7 @@ while woken():                          wait for one message, take all that pile
 
 from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop
 from collections import deque
+from time import monotonic
 from typing import Any, Generic
 
 from attrs import define, field
@@ -17,8 +18,22 @@ from attrs import define, field
 from dispatcher.board import Board, Effects, Parked
 from dispatcher.errors import NoRoom, Refusal, Unavailable
 from dispatcher.hub import Hub
-from dispatcher.messages import Claim, Create, CreateMany, Leave, Message, R, Release, Resume, Tick, Ticket
+from dispatcher.messages import (
+    Claim,
+    Create,
+    CreateMany,
+    Leave,
+    Log,
+    Message,
+    R,
+    Release,
+    Resume,
+    SteerMany,
+    Tick,
+    Ticket,
+)
 from dispatcher.ports import Clock, Journal
+from dispatcher.roll import Roll, Worker
 from dispatcher.situation import Situation
 from dispatcher.task import Task
 
@@ -28,6 +43,7 @@ PARKED_MAX = 20_000  # places that claims wait in, one for each of their directo
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
 UNDELIVERED = "undelivered"
 FLEETING = (Leave, Tick, Resume)  # they speak of the board as it was, or come again by themselves
+EXPENDABLE = (Create, CreateMany, Log)  # turned down while there is no room, which is for those who end what runs
 FULL = "the disk is full"
 CROWDED = "too many requests are waiting"
 
@@ -38,6 +54,7 @@ class Envelope(Generic[R]):
     reply: "Future[R]" = field(factory=lambda: get_running_loop().create_future())
     ticket: Ticket | None = None  # while parked
     tried: bool = False  # there was no room for it once
+    since: float = field(factory=lambda: monotonic())
 
 
 def unasked(message: Message[R]) -> Envelope[R]:
@@ -51,13 +68,14 @@ Outcome = tuple[Envelope[Any], Effects[Any] | Exception]
 
 
 class Dispatcher:
-    def __init__(self, board: Board, journal: Journal, hub: Hub, clock: Clock) -> None:
+    def __init__(self, board: Board, journal: Journal, hub: Hub, clock: Clock, roll: Roll | None = None) -> None:
+        self.roll = roll or Roll()
         self._board, self._journal, self._hub, self._clock = board, journal, hub, clock
         self._mailbox: deque[Envelope[Any]] = deque()
         self._mail = Event()
         self._open = True
         self.begun = Event()  # leases have got their grace, or it has failed
-        self._batch: list[Envelope[Any]] = []
+        self._batch: list[Envelope[Any]] = []  # being decided and saved
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
         self._owes_grace = True  # leases could not be renewed for a while
@@ -91,6 +109,17 @@ class Dispatcher:
         return len(self._mailbox)
 
     @property
+    def oldest_seconds(self) -> float:
+        """For how long the oldest message has been waiting, in the mailbox or to be saved; 0 without any."""
+        earliest = min((envelope.since for envelope in (*self._batch, *tuple(self._mailbox)[:1])), default=None)
+        return 0 if earliest is None else monotonic() - earliest
+
+    @property
+    def parked(self) -> int:
+        """How many claims wait for a task."""
+        return len(self._parked)
+
+    @property
     def working(self) -> int:
         """How many tasks are being worked on."""
         return len(self._board.working)
@@ -98,6 +127,10 @@ class Dispatcher:
     def situation(self, task: Task) -> Situation:
         """What surrounds a task at this moment."""
         return self._board.situation(task)
+
+    def workers(self) -> list[Worker]:
+        """Who was seen within the last hour, by name."""
+        return self.roll.call(self._board.working.values(), self._board.agenda.waiters(), self._clock())
 
     def waiting_in(self, work_directory: str) -> int:
         """How many workers wait for a task of a directory."""
@@ -121,16 +154,18 @@ class Dispatcher:
     async def run(self) -> None:
         try:
             await self._turn([])
+            self._batch = []
             self.begun.set()
             while await self._woken():
                 await self._turn(self._next_batch())
+                self._batch = []
         finally:
             # After an error the board may be ahead of the record, so nobody may use it again.
             self.begun.set()
             self._abandon()
 
     def _next_batch(self) -> list[Envelope[Any]]:
-        """What has piled up, up to BATCH_MAX; of many tasks created at once each one counts. What there was no room for
+        """What has piled up, up to BATCH_MAX; of many tasks in one message each one counts. What there was no room for
         is tried alone."""
         if self._mailbox and self._mailbox[0].tried:
             return [self._mailbox.popleft()]
@@ -138,8 +173,7 @@ class Dispatcher:
         size = 0
         while self._mailbox and size < BATCH_MAX and not self._mailbox[0].tried:
             batch.append(self._mailbox.popleft())
-            message = batch[-1].message
-            size += len(message.drafts) if isinstance(message, CreateMany) else 1
+            size += _size(batch[-1].message)
         return batch
 
     async def _woken(self) -> bool:
@@ -183,7 +217,7 @@ class Dispatcher:
             self.batches += 1
             self.messages += len(outcomes)
         for envelope, outcome in outcomes:
-            self._answer(envelope, outcome)
+            self._answer(envelope, outcome, now)
         self._hub.publish(changes)
 
     def _what_comes_first(self, now: int) -> list[Envelope[Any]]:
@@ -198,8 +232,8 @@ class Dispatcher:
         return first
 
     async def _take_back(self, outcomes: list[Outcome], now: int) -> None:
-        """There was no room, and nothing was written: the board goes back to what the record says. Creations are
-        turned down, and whoever waits is sent away; the others are tried once more."""
+        """There was no room, and nothing was written: the board goes back to what the record says. Creations and
+        logs are turned down, and whoever waits is sent away; the others are tried once more."""
         self._owes_grace, self._rest_until = True, now + REST_MS
         self._board = self._board.rebuilt(await self._journal.load())
         for envelope in self._parked.values():
@@ -211,7 +245,7 @@ class Dispatcher:
                 self._settle(envelope, Unavailable(FULL))
             envelope.tried = True
         for envelope in (*again, *self._mailbox):
-            if isinstance(envelope.message, Create | CreateMany):
+            if isinstance(envelope.message, EXPENDABLE):
                 self._settle(envelope, Unavailable(FULL))
         kept = (envelope for envelope in (*again, *self._mailbox) if not isinstance(envelope.message, FLEETING))
         self._mailbox = deque(envelope for envelope in kept if not envelope.reply.done())
@@ -240,7 +274,8 @@ class Dispatcher:
         return outcomes
 
     def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Exception:
-        if isinstance(envelope.message, Create | CreateMany) and self._journal.short_of_room:
+        self.roll.hear(envelope.message, self._board.working, now)
+        if isinstance(envelope.message, EXPENDABLE) and self._journal.short_of_room:
             return Unavailable(FULL)
         if isinstance(envelope.message, Claim) and self._board.agenda.places >= PARKED_MAX:
             return Unavailable(CROWDED)
@@ -253,7 +288,7 @@ class Dispatcher:
             self._parked[envelope.ticket] = envelope
         return effects
 
-    def _answer(self, envelope: Envelope[Any], outcome: Effects[Any] | Exception) -> None:
+    def _answer(self, envelope: Envelope[Any], outcome: Effects[Any] | Exception, now: int) -> None:
         if isinstance(outcome, Exception):
             self._settle(envelope, outcome)
             return
@@ -262,7 +297,9 @@ class Dispatcher:
         if isinstance(envelope.message, Leave):
             self._parked.pop(envelope.message.ticket, None)
         for ticket, tasks in outcome.served:
-            self._settle(self._parked.pop(ticket), tasks)
+            parked = self._parked.pop(ticket)
+            self.roll.hear(parked.message, {}, now)  # it waited until now
+            self._settle(parked, tasks)
 
     def _settle(self, envelope: Envelope[Any], outcome: Any) -> None:
         if envelope.reply.cancelled():  # gone during the commit
@@ -295,3 +332,9 @@ class Dispatcher:
                 envelope.reply.set_exception(Unavailable())
         self._mailbox.clear()
         self._parked.clear()
+
+
+def _size(message: Message[Any]) -> int:
+    if isinstance(message, CreateMany):
+        return len(message.drafts)
+    return len(message.task_ids) if isinstance(message, SteerMany) else 1

@@ -29,17 +29,9 @@ IsOpen = Callable[[str], bool]
 
 
 class Agenda:
-    """`aging_seconds`: after so long a task is as urgent as a new one of the next priority; 0 for never."""
-
-    def __init__(
-        self,
-        window: int = WINDOW,
-        resident_max: int = RESIDENT_MAX,
-        shelves_max: int = SHELVES_MAX,
-        aging_seconds: float = 0,
-    ) -> None:
+    def __init__(self, window: int = WINDOW, resident_max: int = RESIDENT_MAX, shelves_max: int = SHELVES_MAX) -> None:
         self._window, self._resident_max, self._shelves_max = window, resident_max, shelves_max
-        self._aging_ms = round(aging_seconds * 1000)
+        self._aging_ms = 0
         self._directories: dict[str, dict[Filter, Shelf]] = {}
         self._recency: OrderedDict[ShelfKey, Shelf] = OrderedDict()  # the same shelves, least recent first
         self._resident = 0  # tasks over all lanes; one that lies in two lanes counts twice
@@ -54,7 +46,14 @@ class Agenda:
 
     def emptied(self) -> "Agenda":
         """Another one with the same bounds."""
-        return Agenda(self._window, self._resident_max, self._shelves_max, self._aging_ms / 1000)
+        return Agenda(self._window, self._resident_max, self._shelves_max)
+
+    def age(self, aging_seconds: float) -> None:
+        """From now on a task is after so long as urgent as a new one of the next priority; 0 for never.
+
+        Nothing lies in this order: who comes next is found out when a claim's turn comes.
+        """
+        self._aging_ms = round(aging_seconds * 1000)
 
     # Ready tasks
 

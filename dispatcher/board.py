@@ -15,6 +15,7 @@ from typing import Any, Generic
 from attrs import evolve, frozen
 
 from dispatcher.agenda import WANTING_MAX, Agenda
+from dispatcher.configuration import ConfigVersion
 from dispatcher.decisions import DECISIONS
 from dispatcher.decisions.claims import hand_out
 from dispatcher.decisions.directories import note_drained
@@ -24,7 +25,20 @@ from dispatcher.gates import Gates
 from dispatcher.messages import Claim, Message, R, Ticket
 from dispatcher.needs import comes_too_early, needs
 from dispatcher.pace import Pace
-from dispatcher.ports import Change, Entry, Found, Lease, Mint, Needs, Notice, Ruling, Run, Snapshot
+from dispatcher.ports import (
+    Change,
+    Configured,
+    Entry,
+    Found,
+    Lease,
+    LogLine,
+    Mint,
+    Needs,
+    Notice,
+    Ruling,
+    Run,
+    Snapshot,
+)
 from dispatcher.rules import Rules
 from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
@@ -54,9 +68,11 @@ class Board:
     def __init__(
         self, snapshot: Snapshot, mint: Mint, rules: Rules | None = None, agenda: Agenda | None = None
     ) -> None:
-        self.mint, self.rules = mint, rules or Rules()
-        self.agenda = agenda or Agenda(aging_seconds=self.rules.priority_aging_seconds)
-        self.gates = Gates(self.rules.max_concurrent_tasks, snapshot.directories, snapshot.working)
+        self.mint, self.agenda = mint, agenda or Agenda()
+        self.gates = Gates(snapshot.directories, snapshot.working)
+        self._go_by(rules or Rules())
+        self._committed_rules = self.rules  # those before the batch at hand
+        self.config_version = snapshot.config_version
         self.pace = Pace()
         self.working = {task.task_id: task for task in snapshot.working}
         self._claims: dict[str, dict[str, Task]] = {}  # of those, the tasks of each claim that has a name
@@ -70,8 +86,8 @@ class Board:
         self._served: list[tuple[Ticket, tuple[Task, ...]]] = []
 
     def rebuilt(self, snapshot: Snapshot) -> "Board":
-        """A board on what the record says, where nobody waits."""
-        board = Board(snapshot, self.mint, self.rules, self.agenda.emptied())
+        """A board on what the record says, where nobody waits; new rules that it does not know do not hold."""
+        board = Board(snapshot, self.mint, self._committed_rules, self.agenda.emptied())
         board.draining, board.pace = self.draining, self.pace
         return board
 
@@ -82,6 +98,7 @@ class Board:
             self.note_due(task)
         self.visitors = Visitors()
         self.agenda.forget()
+        self._committed_rules = self.rules
 
     def needs(self, messages: Iterable[Message[Any]], now: int) -> Needs:
         return needs(self, messages, now)
@@ -138,7 +155,8 @@ class Board:
         return self._newest(task_id) is not None
 
     def parent(self, task_id: str) -> Task | None:
-        """A task that a new one is to depend on; without its result if it is completed, so never to be changed then."""
+        """A task that a new one is to depend on, or one of many; without its result if it is completed, so never to be
+        changed then."""
         return self._newest(task_id, self.visitors.parents.get(task_id))
 
     def find(self, task_id: str) -> Task:
@@ -186,7 +204,15 @@ class Board:
     def park(self, claim: Claim, until: int | None) -> Parked:
         return Parked(self.agenda.park(claim, until))
 
-    def put(self, before: Task | None, after: Task, now: int, type: str | None, **details: Any) -> Task:
+    def put(
+        self,
+        before: Task | None,
+        after: Task,
+        now: int,
+        type: str | None,
+        log: tuple[LogLine, ...] = (),
+        **details: Any,
+    ) -> Task:
         """Record a task's new form and why. The only place where a task changes."""
         if before is not None:
             self._forget_form(before)
@@ -200,7 +226,7 @@ class Board:
             self.agenda.add(after)
         self.note_due(after)
         entry = self._entry(before or after, after, now, type, details) if type else None
-        self._changes.append(Change(before, after, entry))
+        self._changes.append(Change(before, after, entry, log=log))
         if self.gates.count(before, after):
             self.pace.note(after)
             self.agenda.reopen(after.work_directory)
@@ -221,12 +247,12 @@ class Board:
         if task.claim_id:
             self._claims.setdefault(task.claim_id, {})[task.task_id] = task
 
-    def remove(self, task: Task, now: int, type: str) -> None:
+    def remove(self, task: Task, now: int, type: str, **details: Any) -> None:
         """Forget a task that is over."""
         self.visitors.tasks[task.task_id] = None
         if task.idempotency_key:
             self.visitors.keys[task.idempotency_key] = None
-        self._changes.append(Change(task, task, self._entry(task, task, now, type, {}), gone=True))
+        self._changes.append(Change(task, task, self._entry(task, task, now, type, details), gone=True))
 
     def note(self, task: Task, now: int, type: str, **details: Any) -> None:
         """Record a line about a task that stays as it is."""
@@ -243,18 +269,23 @@ class Board:
         """Record the rules of a work directory and why. The only place where they change."""
         self.gates.lay_down(directory)
         self.agenda.reopen(directory.work_directory)
-        self._last_seq += 1
-        entry = Entry(
-            seq=self._last_seq,
-            type=type,
-            task_id=None,
-            work_directory=directory.work_directory,
-            priority=None,
-            status=None,
-            at=now,
-            details=_given(details),
-        )
-        self._changes.append(Ruling(directory, entry))
+        self._changes.append(Ruling(directory, self._taskless(directory.work_directory, now, type, details)))
+
+    def configure(self, rules: Rules, after: ConfigVersion, now: int) -> None:
+        """Go by new rules from now on, and record why. The only place where they change."""
+        self._go_by(rules)
+        self.config_version = after.version
+        details = {"version": after.version, "who": after.who, "reason": after.reason, "changes": after.changes}
+        self._changes.append(Configured(self._taskless(None, now, "config.changed", details), after))
+
+    def notice(self, now: int, type: str, **details: Any) -> None:
+        """Record a line about the server itself."""
+        self._changes.append(Notice(self._taskless(None, now, type, details)))
+
+    def _go_by(self, rules: Rules) -> None:
+        self.rules = rules
+        self.gates.limit(rules.max_concurrent_tasks)
+        self.agenda.age(rules.priority_aging_seconds)
 
     def note_due(self, task: Task) -> None:
         if task.due_at is not None:
@@ -285,10 +316,25 @@ class Board:
     def _lacks(self, claim: Claim, now: int) -> bool:
         return next(self.agenda.lacks(claim, self.gates.is_open, now), None) is not None
 
-    def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
+    def _next_seq(self) -> int:
         self._last_seq += 1
+        return self._last_seq
+
+    def _taskless(self, work_directory: str | None, now: int, type: str, details: dict[str, Any]) -> Entry:
         return Entry(
-            seq=self._last_seq,
+            seq=self._next_seq(),
+            type=type,
+            task_id=None,
+            work_directory=work_directory,
+            priority=None,
+            status=None,
+            at=now,
+            details=_given(details),
+        )
+
+    def _entry(self, before: Task, after: Task, now: int, type: str, details: dict[str, Any]) -> Entry:
+        return Entry(
+            seq=self._next_seq(),
             type=type,
             task_id=after.task_id,
             work_directory=after.work_directory,

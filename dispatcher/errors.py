@@ -104,6 +104,14 @@ class RetryLimitReached(Refusal):
         self.max_retries = max_retries
 
 
+class LogFull(Refusal):
+    """There is no room for so many more lines in the task's log; none of them was kept."""
+
+    def __init__(self, log_lines: int, log_lines_max: int) -> None:
+        super().__init__(f"the task's log has {log_lines} lines, and may have {log_lines_max}")
+        self.log_lines, self.log_lines_max = log_lines, log_lines_max
+
+
 class PromptMismatch(Refusal):
     """The original_prompt is not the prompt of this task. Both figures lie between 0 and 1."""
 

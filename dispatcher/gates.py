@@ -11,14 +11,18 @@ from dispatcher.task import Status, Task
 class Gates:
     """A slot is bound to a lease: it is taken as long as the task is working."""
 
-    def __init__(self, max_concurrent_tasks: int, directories: Iterable[Directory], working: Iterable[Task]) -> None:
-        self._max_concurrent_tasks = max_concurrent_tasks
+    def __init__(self, directories: Iterable[Directory], working: Iterable[Task]) -> None:
+        self._max_concurrent_tasks = 0
         self._directories: dict[str, Directory] = {}  # those that have rules
         self._working_in = Counter(task.work_directory for task in working)
         self._working = self._working_in.total()
         self._pauses: list[tuple[int, str]] = []  # heap of the ends of pauses; may name pauses that have ended
         for directory in directories:
             self.lay_down(directory)
+
+    def limit(self, max_concurrent_tasks: int) -> None:
+        """How many may be worked on from now on, 0 for any number; those that already are more may go on."""
+        self._max_concurrent_tasks = max_concurrent_tasks
 
     def count(self, before: Task | None, after: Task) -> bool:
         """Keep count of who works; true if a slot has become free."""

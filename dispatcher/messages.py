@@ -4,7 +4,7 @@ Names, units and bounds are those of the wire contract; durations are seconds, `
 since the epoch. Fields marked INTERNAL come from the server, never from a body.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, Final, Generic, Literal, NewType, TypeVar
 
@@ -23,6 +23,7 @@ from dispatcher.fields import (
     JsonObject,
     LeaseSeconds,
     LeaseToken,
+    LogLines,
     MaxRetries,
     MaxWorking,
     OnDependencyFailure,
@@ -39,6 +40,8 @@ from dispatcher.fields import (
     WorkDirectory,
     WorkerId,
 )
+from dispatcher.record import Filter
+from dispatcher.rules import Rules
 from dispatcher.task import Task
 
 R = TypeVar("R", covariant=True)
@@ -194,6 +197,15 @@ class Release(Message[Task]):
 
 
 @frozen(kw_only=True)
+class Log(Message[Task]):
+    """More of what the attempt prints. It renews no lease, and what is said twice is kept twice."""
+
+    task_id: str = field(metadata=INTERNAL)
+    lines: LogLines
+    lease_token: LeaseToken | None = None
+
+
+@frozen(kw_only=True)
 class Cancel(Message[Task]):
     """Nobody is to work on it. A task that is being worked on needs `force`: its lease is void at once."""
 
@@ -234,6 +246,34 @@ class Delete(Message[None]):
     if_version: int | None = field(default=None, metadata=INTERNAL)
 
 
+Action = Literal["cancel", "retry", "delete", "priority"]
+
+
+@frozen
+class Steered:
+    """What came of it: `matched` is `changed` and the number of those skipped, each with what refused it."""
+
+    matched: int
+    changed: int
+    skipped: tuple[tuple[str, Refusal], ...]
+
+
+@frozen(kw_only=True)
+class SteerMany(Message[Steered]):
+    """To each of these tasks, in this order, what Cancel, Retry, Delete, or Edit of the `priority` would do to it.
+
+    Those to which it may not be done are skipped, and leave the others alone. With `only`, a task counts if in its turn
+    it is what that means; if not, it is passed over. A `dry_run` tells the same, and changes nothing.
+    """
+
+    task_ids: tuple[str, ...]
+    action: Action
+    only: Filter | None = None
+    priority: Priority | None = None
+    reason: str | None = None
+    dry_run: bool = False
+
+
 @frozen(kw_only=True)
 class Regulate(Message[Directory]):
     """New rules for a work directory; what is not given stays. Draining: whoever holds a task there finishes it, nobody
@@ -245,6 +285,18 @@ class Regulate(Message[Directory]):
     paused_reason: Reason | Unset | None = UNSET
     paused_until: Instant | Unset | None = UNSET
     draining: bool | Unset = field(default=UNSET, metadata=INTERNAL)
+
+
+@frozen(kw_only=True)
+class Reconfigure(Message[int]):
+    """The server is to go by these rules from now on; the reply is the number of the new version of the settings. The
+    rest is as in ConfigVersion."""
+
+    rules: Rules
+    who: str
+    reason: str | None = None
+    changes: Mapping[str, Any]
+    runtime: Mapping[str, Any] = field(repr=False)
 
 
 @frozen
@@ -277,7 +329,7 @@ class Drain(Message[None]):
     """Answer every parked claim now, and park no more."""
 
 
-LeaseMessage = Heartbeat | Complete | Fail | Release
+LeaseMessage = Heartbeat | Complete | Fail | Release | Log
 """What the holder of a lease says about its task."""
 
 TaskMessage = LeaseMessage | Cancel | Retry | Edit | Delete

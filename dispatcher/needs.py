@@ -6,7 +6,18 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.fields import REF
-from dispatcher.messages import Claim, Create, CreateMany, Delete, LeaseMessage, Message, Retry, TaskMessage, Tick
+from dispatcher.messages import (
+    Claim,
+    Create,
+    CreateMany,
+    Delete,
+    LeaseMessage,
+    Message,
+    Retry,
+    SteerMany,
+    TaskMessage,
+    Tick,
+)
 from dispatcher.ports import LaneKey, Needs, Slice
 
 if TYPE_CHECKING:
@@ -35,7 +46,9 @@ def needs(board: Board, messages: Iterable[Message[Any]], now: int) -> Needs:
         elif isinstance(message, Create | CreateMany):
             keys.update(key for key in message.idempotency_keys() if key not in board.visitors.keys)
             for create in (message,) if isinstance(message, Create) else message.drafts:
-                parents.update(_parents(board, create) if create else ())
+                parents.update(_unknown(board, create.depends_on) if create else ())
+        elif isinstance(message, SteerMany):
+            parents.update(_unknown(board, message.task_ids))
         if len(lanes) >= LANES_PER_BATCH:
             break
     return Needs(tasks=tasks, parents=parents, leases=leases, keys=keys, lanes=lanes, due=due, now=now)
@@ -58,9 +71,9 @@ def _lacks_due(board: Board, now: int) -> bool:
     return board.visitors.overdue is None and board.due is not None and board.due <= now
 
 
-def _parents(board: Board, create: Create) -> Iterator[str]:
+def _unknown(board: Board, names: Iterable[str]) -> Iterator[str]:
     known = (board.working, board.visitors.tasks, board.visitors.parents)
-    for name in create.depends_on:
+    for name in names:
         if not name.startswith(REF) and not any(name in tasks for tasks in known):
             yield name
 
@@ -79,5 +92,12 @@ def comes_too_early(board: Board, message: Message[Any], now: int) -> bool:
         may_find_nothing = not message.wait_seconds and board.is_due(now)
         return may_find_nothing and not board.claimed_as(message) and board.best(message) is None
     if isinstance(message, Retry | Delete):
-        return board.exists(message.task_id) and board.find(message.task_id).tell_from is not None
+        return _has_to_tell(board, message.task_id)
+    if isinstance(message, SteerMany) and message.action in ("retry", "delete"):
+        return any(_has_to_tell(board, task_id) for task_id in message.task_ids)
     return False
+
+
+def _has_to_tell(board: Board, task_id: str) -> bool:
+    task = board.parent(task_id)
+    return task is not None and task.tell_from is not None

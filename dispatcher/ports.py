@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.task import Status, Task
@@ -30,7 +31,7 @@ class Entry:
     """One line of the history, and one event of the feed; `seq` grows without gaps."""
 
     seq: int
-    type: str  # task.created, task.claimed, directory.paused …
+    type: str  # one of events.EVENT_TYPES
     task_id: str | None  # None if it is about no task, as are priority and status
     work_directory: str | None  # None if it is about the server
     priority: Priority | None
@@ -43,17 +44,29 @@ class Entry:
 
 
 @frozen
+class LogLine:
+    """One line of what the attempts at a task have printed, counted from 1 over all of them."""
+
+    number: int
+    attempt: int
+    at: int
+    line: str
+
+
+@frozen
 class Change:
     """A task in its new form, and the line that explains it. `before` is None for a new task.
 
-    A heartbeat has no line; a late result has a line and leaves the task as it was. `gone`: it was deleted, and
-    `after` is what it last was.
+    Logs have no line, nor have heartbeats unless they tell of progress; a late result has a line and leaves the task as
+    it was. `gone`: it was deleted, and `after` is what it last was, perhaps without its result. `log`: what is new in
+    its log.
     """
 
     before: Task | None
     after: Task
     entry: Entry | None
     gone: bool = False
+    log: tuple[LogLine, ...] = ()
 
 
 @frozen
@@ -69,6 +82,13 @@ class Notice:
     """Something happened to the server itself."""
 
     entry: Entry
+
+
+@frozen
+class Configured(Notice):
+    """The settings were changed."""
+
+    after: ConfigVersion
 
 
 Changes = Sequence[Change | Ruling | Notice]
@@ -100,7 +120,7 @@ class Needs:
     """What the board must learn from the record before it can decide a batch."""
 
     tasks: Set[str] = frozenset()
-    parents: Set[str] = frozenset()  # tasks that new ones depend on; of those completed the result is not needed
+    parents: Set[str] = frozenset()  # that new ones depend on, or one of many; of those completed no result is needed
     leases: Set[tuple[str, str]] = frozenset()  # (task_id, lease_token)
     lanes: Mapping[LaneKey, Slice] = field(factory=dict)
     keys: Set[str] = frozenset()  # the tasks that idempotency keys stand for
@@ -154,6 +174,8 @@ class Snapshot:
     working: tuple[Task, ...] = ()
     directories: tuple[Directory, ...] = ()  # those that have rules
     next_due: int | None = None
+    config_version: int = 0
+    runtime: Mapping[str, Any] = field(factory=dict, repr=False)  # what is set at run time, as in ConfigVersion
 
 
 class Journal(Protocol):

@@ -5,9 +5,11 @@ from typing import Literal, Protocol
 
 from attrs import frozen
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
-from dispatcher.ports import Entry
+from dispatcher.ports import Entry, LogLine
+from dispatcher.statistics import Statistics
 from dispatcher.task import Status, Task
 
 
@@ -99,6 +101,26 @@ class Stretch:
     last: int  # the seq given out last
 
 
+@frozen(kw_only=True)
+class LogPage:
+    """A stretch of a task's log, oldest line first, and how the task stands: whatever was printed up to then lies on
+    this page or behind it."""
+
+    status: Status
+    attempt: int
+    log_lines: int  # that the task has in all
+    lines: tuple[LogLine, ...]
+
+
+@frozen
+class Sighting:
+    """A worker was at work in a directory, for the last time at that moment as far as is known."""
+
+    worker_id: str
+    work_directory: str
+    at: int
+
+
 class Record(Protocol):
     """Every method raises RecordFailed, and TimeoutError."""
 
@@ -112,6 +134,12 @@ class Record(Protocol):
     async def history(self, task_id: str) -> Sequence[Entry]:
         """Every line about the task, oldest first."""
 
+    async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
+        """At most `limit` lines with a number beyond `after`, of one attempt or of all; None if there is no task."""
+
+    async def sightings(self, after: int) -> Sequence[Sighting]:
+        """Who was at work later than `after`, as far as the end of the history and the leases tell; oldest first."""
+
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         """At most `limit` entries with a seq beyond `after`. Where few match, the stretch ends sooner, perhaps with
         none, so that no single call takes long: go on from `up_to` until that is `last`."""
@@ -122,6 +150,13 @@ class Record(Protocol):
         """At most `limit` of these tasks, from `offset` on, or behind a spot; fewer if they are large, or if a search
         finds few in as many as are looked through in one go. Not `counted`: the total is 0."""
 
+    async def last_arrival(self) -> int:
+        """That of the newest task there has ever been; 0 if there has been none."""
+
+    async def matching(self, only: Filter, first: int, last: int) -> Sequence[str]:
+        """The ids of those tasks among these arrivals, in order of arrival. As many rows are looked through, so ask for
+        a stretch at a time."""
+
     async def directories(self) -> Sequence[DirectoryCount]:
         """Every work directory that has ever had a task or rules, by name."""
 
@@ -130,3 +165,15 @@ class Record(Protocol):
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""
+
+    async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
+        """The changes of the settings, newest first, and how many there are in all."""
+
+    async def config_version(self, version: int) -> ConfigVersion | None: ...
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        """Of what happened in [start, end) in the directory (None: in all of them). In milliseconds; the range is of
+        whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""
+
+    async def oldest_waiting(self) -> int | None:
+        """When the task that has waited longest was created; with very many work directories, among part of them."""

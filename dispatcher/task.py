@@ -82,6 +82,8 @@ class Task:
     started_at: int | None = None
     progress: Mapping[str, object] | None = None
 
+    log_lines: int = 0  # of all attempts; the version does not tell of them
+
     # How it ended.
     completed_at: int | None = None
     result: object = None

@@ -9,7 +9,7 @@ from dispatcher.task import Task
 @define
 class Visitors:
     tasks: dict[str, Task | None] = field(factory=dict)  # in their newest form; None: no such task
-    parents: dict[str, Task | None] = field(factory=dict)  # of new tasks; those completed are here without their result
+    parents: dict[str, Task | None] = field(factory=dict)  # of new ones, or of many; completed ones without result
     leases: dict[tuple[str, str], Lease | None] = field(factory=dict)
     keys: dict[str, str | None] = field(factory=dict)  # idempotency keys: the id of the task each stands for
     dependants: dict[str, Run] = field(factory=dict)

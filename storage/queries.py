@@ -7,14 +7,17 @@ from typing import Any
 
 import orjson
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority, to_json
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
 from dispatcher.task import Status, Task
-from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
+from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
+BUSY_MAX = 10_000  # directories that are looked through for the task that has waited longest
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
+STRETCH_BYTES_MAX = 1024 * 1024  # about how much text of them is given
 
 TASK_BY_ID = f"{TASKS.select} where task_id = ?"
 CREATED_AT = "select created_at from tasks where arrival >= ? order by arrival limit 1"
@@ -31,6 +34,12 @@ DIRECTORY_COUNTS = f"""
     ", ".join(OLDEST_WAITING.format(priority.rank) for priority in Priority)
 }))
     from work_directories"""
+
+OLDEST_WAITING = """
+    select min((
+        select created_at from tasks where tasks.work_directory = busy.work_directory
+        and status = 'waiting' order by arrival limit 1))
+    from (select work_directory from work_directories where waiting > 0 limit ?) as busy"""
 
 
 def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
@@ -109,7 +118,15 @@ def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
 
 
 def events(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) -> Stretch:
-    """The history of one task is looked through whole, it has an index."""
+    """All as of one moment. The history of one task is looked through whole, it has an index."""
+    db.execute("begin")
+    try:
+        return _stretch(db, after, limit, only)
+    finally:
+        db.execute("rollback")
+
+
+def _stretch(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) -> Stretch:
     (last,) = db.execute("select seq from last_numbers").fetchone()
     (first,) = db.execute("select coalesce(min(seq), ?) from history", (last + 1,)).fetchone()
     end = last if only.task_id else min(last, max(after, first - 1) + STRETCH_MAX)
@@ -122,13 +139,32 @@ def events(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) ->
     if only.task_id:
         where.append("task_id = ?")
         values.append(only.task_id)
-    rows = db.execute(f"{HISTORY.select} where {' and '.join(where)} order by seq limit ?", (*values, limit))
-    entries = tuple(map(HISTORY.value, rows))
-    up_to = entries[-1].seq if len(entries) == limit else max(after, end)
-    return Stretch(entries=entries, up_to=up_to, first=first, last=last)
+    entries, size, up_to = [], 0, max(after, end)
+    for row in db.execute(f"{HISTORY.select} where {' and '.join(where)} order by seq limit ?", (*values, limit)):
+        entries.append(HISTORY.value(row))
+        size += sum(len(value) for value in row if isinstance(value, str))
+        if len(entries) == limit or size > STRETCH_BYTES_MAX:
+            up_to = entries[-1].seq
+            break
+    return Stretch(entries=tuple(entries), up_to=up_to, first=first, last=last)
 
 
 def waiting(db: sqlite3.Connection, work_directory: str | None) -> int:
     where, values = ("", ()) if work_directory is None else ("where work_directory = ?", (work_directory,))
     (total,) = db.execute(f"select coalesce(sum(waiting), 0) from work_directories {where}", values).fetchone()
     return int(total)
+
+
+def config_versions(db: sqlite3.Connection, limit: int, offset: int) -> tuple[list[ConfigVersion], int]:
+    rows = db.execute(f"{CONFIG.select} order by version desc limit ? offset ?", (limit, offset))
+    (total,) = db.execute("select count(*) from config_versions").fetchone()
+    return list(map(CONFIG.value, rows)), total
+
+
+def config_version(db: sqlite3.Connection, version: int) -> ConfigVersion | None:
+    return next(map(CONFIG.value, db.execute(f"{CONFIG.select} where version = ?", (version,))), None)
+
+
+def oldest_waiting(db: sqlite3.Connection) -> int | None:
+    (created_at,) = db.execute(OLDEST_WAITING, (BUSY_MAX,)).fetchone()
+    return None if created_at is None else int(created_at)

@@ -8,12 +8,27 @@ from typing import Any, Concatenate
 
 import aiosqlite
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
-from dispatcher.record import DirectoryCount, EventFilter, Filter, Outcome, Page, Place, Sort, Spot, Stretch
+from dispatcher.record import (
+    DirectoryCount,
+    EventFilter,
+    Filter,
+    LogPage,
+    Outcome,
+    Page,
+    Place,
+    Sighting,
+    Sort,
+    Spot,
+    Stretch,
+)
+from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage import lists, queries
+from storage import lists, matching, queries, traces
 from storage.hop import P, T, hop
+from storage.statistics import statistics
 
 INTERRUPT_SECONDS = 0.02  # between two tries to stop what is no longer wanted
 
@@ -38,6 +53,12 @@ class SqliteRecord:
     async def place(self, task: Task, aging_seconds: float) -> Place:
         return await self._read(queries.place_of, task, aging_seconds)
 
+    async def last_arrival(self) -> int:
+        return await self._read(matching.last_arrival)
+
+    async def matching(self, only: Filter, first: int, last: int) -> Sequence[str]:
+        return await self._read(matching.matching, only, first, last)
+
     async def directories(self) -> Sequence[DirectoryCount]:
         return await self._read(queries.directories)
 
@@ -50,6 +71,12 @@ class SqliteRecord:
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read(queries.events, after, limit, only)
 
+    async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
+        return await self._read(traces.log, task_id, after, limit, attempt)
+
+    async def sightings(self, after: int) -> Sequence[Sighting]:
+        return await self._read(traces.sightings, after)
+
     async def page(
         self, only: Filter, sort: Sort, limit: int, *, offset: int = 0, after: Spot | None = None, counted: bool = True
     ) -> Page:
@@ -58,6 +85,18 @@ class SqliteRecord:
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
+
+    async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
+        return await self._read(queries.config_versions, limit, offset)
+
+    async def config_version(self, version: int) -> ConfigVersion | None:
+        return await self._read(queries.config_version, version)
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        return await self._read(statistics, work_directory, start, end, bucket)
+
+    async def oldest_waiting(self) -> int | None:
+        return await self._read(queries.oldest_waiting)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from attrs import fields
 
+from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority, to_json
 from dispatcher.ports import Entry
@@ -80,4 +81,5 @@ HISTORY = Table(
         "details": JSON,
     },
 )
+CONFIG = Table("config_versions", ConfigVersion, {"changes": JSON, "runtime": JSON})
 DIRECTORIES = Table("work_directories", Directory, {"paused": BOOLEAN, "draining": BOOLEAN})

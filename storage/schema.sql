@@ -42,6 +42,7 @@ create table tasks (
     deadline_at         integer,
     started_at          integer,
     progress            text,
+    log_lines           integer not null,
 
     completed_at        integer,
     result              text,
@@ -115,6 +116,74 @@ insert into last_numbers values (1, 0, 0);
 
 -- Written after the disk was full, to see whether there is room again; otherwise empty.
 create table room (filling blob) strict;
+
+-- How far the webhook has been told of the history; no row: there is none.
+create table webhook (
+    only_row integer primary key check (only_row = 1),
+    seq      integer not null
+) strict;
+
+-- Each change of the settings while the server ran; the newest row tells what is set at run time.
+create table config_versions (
+    version integer primary key,
+    at      integer not null,
+    who     text    not null,
+    reason  text,
+    changes text    not null check (json_type(changes) = 'object'), -- what the history shows: secrets masked
+    runtime text    not null check (json_type(runtime) = 'object') -- secrets as they are, never shown
+) strict;
+
+-- What the attempts at each task have printed; it goes when the task is deleted.
+create table task_logs (
+    arrival integer not null, -- of the task
+    number  integer not null, -- 1, 2, 3 … over all attempts
+    attempt integer not null,
+    at      integer not null,
+    line    text    not null,
+    primary key (arrival, number)
+) strict, without rowid;
+
+-- What happened in each minute and in each hour, in each work directory ('' for all of them together); `span` is the
+-- length of that time in milliseconds, `at` its begin. What the latest batches add to it stands in `additions`.
+create table rollups (
+    work_directory text    not null,
+    span           integer not null check (span in (60000, 3600000)),
+    at             integer not null check (at % span = 0),
+
+    -- How many lines the history has of each type.
+    created        integer not null,
+    claimed        integer not null,
+    completed      integer not null,
+    failed         integer not null,
+    cancelled      integer not null,
+    retried        integer not null,
+    released       integer not null,
+    lease_expired  integer not null,
+    deleted        integer not null,
+
+    -- The tasks created then, as they are now, or were when they were deleted.
+    now_waiting    integer not null,
+    now_working    integer not null,
+    now_completed  integer not null,
+    now_failed     integer not null,
+    now_cancelled  integer not null,
+    now_low        integer not null,
+    now_medium     integer not null,
+    now_high       integer not null,
+
+    -- How long tasks had waited that were claimed, and attempts taken that completed or failed their task:
+    -- {"bins": {BIN: number}, "most": ms, "sum": ms}
+    waiting        text check (json_type(waiting) = 'object'),
+    processing     text check (json_type(processing) = 'object'),
+
+    primary key (work_directory, span, at)
+) strict, without rowid;
+
+-- [[work_directory, minute, [as many numbers as above], [waiting, in ms …], [processing, in ms …]], …], a row per batch.
+create table additions (
+    number  integer primary key,
+    tallies text not null check (json_type(tallies) = 'array')
+) strict;
 
 -- Lists. What they are filtered and sorted by lies in narrow indexes, so that only the tasks of the page itself are read.
 create index tasks_by_status on tasks (status, priority, arrival);

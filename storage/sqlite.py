@@ -9,11 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from itertools import chain
 from operator import attrgetter
+from time import perf_counter
+
+import orjson
 
 from dispatcher.fields import to_json
 from dispatcher.ports import (
     Change,
     Changes,
+    Configured,
     Found,
     LaneKey,
     Lease,
@@ -24,8 +28,8 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
-from storage import search
-from storage.rows import DIRECTORIES, HISTORY, TASKS, Row
+from storage import rollups, search
+from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 DEPENDANTS_SLICE = 256  # and so many of those that wait for them
@@ -65,11 +69,14 @@ UPDATE_TASK = f"""
 UPDATE_EDITABLE = f"update tasks set {', '.join(f'{name} = ?' for name in EDITABLE)} where arrival = ?"
 DELETE_TASK = "delete from tasks where arrival = ? and version = ?"
 INSERT_ENTRY = f"insert into history ({', '.join(HISTORY.columns)}) values ({_marks(HISTORY.columns)})"
+INSERT_CONFIG = f"insert into config_versions ({', '.join(CONFIG.columns)}) values ({_marks(CONFIG.columns)})"
 INSERT_READY_TAG = "insert into ready_tags values (?, ?, ?, ?)"
 DELETE_READY_TAG = "delete from ready_tags where work_directory = ? and tag = ? and priority = ? and arrival = ?"
 INSERT_TAG = "insert into task_tags values (?, ?)"
 DELETE_TAG = "delete from task_tags where tag = ? and arrival = ?"
 INSERT_DEPENDENCY = "insert into dependencies values (?, ?)"
+INSERT_LOG_LINE = "insert into task_logs values (?, ?, ?, ?, ?)"
+DELETE_LOG = "delete from task_logs where arrival = ?"
 DELETE_DEPENDENCY = "delete from dependencies where parent_id = ? and arrival = ?"
 INSERT_DIRECTORY = "insert into work_directories (work_directory) values (?) on conflict do nothing"
 ADD_COUNT = f"""
@@ -83,6 +90,7 @@ PARENTS = TASKS_BY_ID.replace("tasks.result", "case tasks.status when 'completed
 TASK_BY_KEY = f"{TASKS.select} where idempotency_key = ?"
 WORKING = f"{TASKS.select} where status = 'working'"
 RULED = f"{DIRECTORIES.select} where max_working is not null or paused or draining"
+CONFIGURED = "select version, runtime from config_versions order by version desc limit 1"
 LAST_AT = """
     select max(coalesce((select at from history order by seq desc limit 1), 0),
                coalesce((select max(updated_at) from tasks where status = 'working'), 0))"""
@@ -117,6 +125,7 @@ def load(db: sqlite3.Connection) -> Snapshot:
     arrival, seq = db.execute("select arrival, seq from last_numbers").fetchone()
     (next_due,) = db.execute(NEXT_DUE).fetchone()
     (last_at,) = db.execute(LAST_AT).fetchone()
+    config_version, runtime = db.execute(CONFIGURED).fetchone() or (0, "{}")
     return Snapshot(
         last_arrival=arrival,
         last_seq=seq,
@@ -124,6 +133,8 @@ def load(db: sqlite3.Connection) -> Snapshot:
         working=_tasks(db.execute(WORKING)),
         directories=tuple(map(DIRECTORIES.value, db.execute(RULED))),
         next_due=next_due,
+        config_version=config_version,
+        runtime=orjson.loads(runtime),
     )
 
 
@@ -145,10 +156,25 @@ def fetch(db: sqlite3.Connection, needs: Needs) -> Found:
     )
 
 
-def commit(db: sqlite3.Connection, changes: Changes) -> None:
+def commit(db: sqlite3.Connection, changes: Changes) -> float:
+    """The seconds that it took to make the changes durable, once they were written."""
     db.execute("begin immediate")
     try:
         _write(db, changes)
+        began = perf_counter()
+        db.execute("commit")
+        return perf_counter() - began
+    except BaseException:
+        db.rollback()
+        raise
+
+
+def probe(db: sqlite3.Connection) -> None:
+    """Write a page for good, as a commit does, and change nothing. Raises sqlite3.Error."""
+    db.execute("begin immediate")
+    try:
+        db.execute("insert into room values (null)")
+        db.execute("delete from room")
         db.execute("commit")
     except BaseException:
         db.rollback()
@@ -159,6 +185,18 @@ def take_room(db: sqlite3.Connection, size: int) -> None:
     """Write so many bytes for good, and give them back. Raises sqlite3.Error if they do not fit."""
     db.execute("insert into room values (zeroblob(?))", (size,))
     db.execute("delete from room")
+
+
+def webhook_place(db: sqlite3.Connection) -> int | None:
+    row = db.execute("select seq from webhook").fetchone()
+    return row and int(row[0])
+
+
+def keep_webhook_place(db: sqlite3.Connection, seq: int | None) -> None:
+    if seq is None:
+        db.execute("delete from webhook")
+    else:
+        db.execute("insert into webhook values (1, ?) on conflict do update set seq = excluded.seq", (seq,))
 
 
 def _write(db: sqlite3.Connection, changes: Changes) -> None:
@@ -182,9 +220,13 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     db.executemany(INSERT_TAG, chain.from_iterable(_tags_won(change) for change in net))
     db.executemany(DELETE_DEPENDENCY, chain.from_iterable(_no_longer_unmet(change) for change in net))
     db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in _unmet(task)))
+    db.executemany(INSERT_LOG_LINE, _log_rows(changes))
+    db.executemany(DELETE_LOG, ((it.after.arrival,) for it in net if it.gone and it.after.log_lines))
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
+    rollups.write(db, rollups.tallies(net, entries))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
+    db.executemany(INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
     search.keep_in_step(db, net)
     last_arrival = max((task.arrival for task in created), default=0)
     db.execute(KEEP_NUMBERS, (last_arrival, max((entry.seq for entry in entries), default=0)))
@@ -244,6 +286,14 @@ def _no_longer_unmet(change: Change) -> Iterable[Row]:
     if change.before is not None:
         left = () if change.gone else _unmet(change.after)
         yield from ((parent, change.after.arrival) for parent in _unmet(change.before) if parent not in left)
+
+
+def _log_rows(changes: Changes) -> Iterable[Row]:
+    for change in changes:
+        if not isinstance(change, Change):
+            continue
+        for line in change.log:
+            yield change.after.arrival, line.number, line.attempt, line.at, line.line
 
 
 def _counts(net: Iterable[Change]) -> Iterable[Row]:

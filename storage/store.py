@@ -3,23 +3,26 @@
 import asyncio
 import contextlib
 import logging
+import shutil
 import sqlite3
 from asyncio import Event
 from asyncio import Task as Job
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from time import perf_counter
+from typing import Concatenate, Literal
 
 import aiosqlite
 
-from dispatcher.errors import NoRoom
+from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
+from dispatcher.medium import Room
 from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
 from storage import search, sqlite
 from storage.errors import NotOurs, StorageError
-from storage.hop import hop
+from storage.hop import P, T, hop
 from storage.owner import OwnerLock
 from storage.record import SqliteRecord
 from storage.versions import migrate, steps
@@ -27,10 +30,12 @@ from storage.versions import migrate, steps
 READERS = 3  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
 CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
+LOG_LINE_BYTES = 32  # and so much a line of a task's log, its text aside
 SEARCH_SECONDS = 0.5  # so long after a commit its prompts begin to be indexed
 SEARCH_SHARE = 0.1  # of the writer's time, while it has other work too
 TAIL_MAX = 5_000  # with more prompts not indexed yet, every search has to look through too many: half of its time
 IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
+PROBE_BYTES = 4120  # how much a probe adds to the log: a page and its header
 ROOM_BYTES = 256 * 1024  # so much must fit on the disk again before it counts as having room
 ROOM_SECONDS = 0.5  # between two looks whether it has
 FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # nothing was written, and it may be tried again
@@ -45,13 +50,16 @@ class SqliteStore:
         self,
         writer: aiosqlite.Connection,
         record: SqliteRecord,
-        log_bytes: int,
+        path: Path,
     ) -> None:
-        self._writer, self.record = writer, record
+        self._writer, self.record, self._path = writer, record, path
+        self._watchers: list[Callable[[int, float, float], None]] = []
         self._log_bytes = 0
         self._committed, self._written, self._log_is_long, self._full = Event(), Event(), Event(), Event()
         self._written.set()  # the last owner may have left some prompts to be indexed
-        if log_bytes:
+        if log_bytes := _log_size(
+            path
+        ):  # the last owner did not stop in peace; one that dies again and again adds to it
             self._log_grew(log_bytes)
 
     async def load(self) -> Snapshot:
@@ -65,8 +73,9 @@ class SqliteStore:
         return await hop(self._writer, sqlite.fetch, needs)
 
     async def commit(self, changes: Changes) -> None:
+        began = perf_counter()
         try:
-            await hop(self._writer, sqlite.commit, changes)
+            flushed_seconds = await hop(self._writer, sqlite.commit, changes)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in FULL:
                 raise
@@ -76,6 +85,28 @@ class SqliteStore:
             raise NoRoom from error
         self._log_grew(sum(map(_log_bytes, changes)))
         self._written.set()
+        for watcher in self._watchers:
+            watcher(len(changes), perf_counter() - began, flushed_seconds)
+
+    def watch(self, watcher: Callable[[int, float, float], None]) -> None:
+        """From now on it is told of every commit: how many changes it had, how many seconds it took, and how many of
+        these to make what was written durable. It must not wait, nor raise."""
+        self._watchers.append(watcher)
+
+    async def probe(self) -> None:
+        try:
+            await hop(self._writer, sqlite.probe)
+        except sqlite3.Error as error:
+            raise RecordFailed(str(error)) from error
+        self._log_bytes += PROBE_BYTES  # alone it is not worth a checkpoint, unlike a commit
+        if self._log_bytes > LOG_BYTES_MAX:
+            self._log_grew(0)
+
+    async def room(self) -> Room:
+        try:
+            return await asyncio.to_thread(_room, self._path)
+        except OSError as error:
+            raise RecordFailed(str(error)) from error
 
     @property
     def short_of_room(self) -> bool:
@@ -90,6 +121,22 @@ class SqliteStore:
                 await hop(self._writer, sqlite.take_room, ROOM_BYTES)
                 self._full.clear()
                 log.warning("the disk has room again")
+
+    async def webhook_place(self) -> int | None:
+        return await self._alone(sqlite.webhook_place)
+
+    async def keep_webhook_place(self, seq: int | None) -> None:
+        await self._alone(sqlite.keep_webhook_place, seq)
+        self._log_grew(CHANGE_BYTES)
+
+    async def _alone(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """A transaction by itself, beside those of the dispatcher."""
+        try:
+            return await hop(self._writer, work, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise RecordFailed(str(error)) from error
 
     async def keep_search_ready(self) -> None:
         """Indexes the prompts, in the gaps between the commits."""
@@ -162,7 +209,7 @@ async def open_store(
         except (OSError, sqlite3.Error) as error:
             full = getattr(error, "sqlite_errorcode", None) in FULL
             raise StorageError(f"{path}: {'the disk is full' if full else error}") from error
-        store = SqliteStore(writer, SqliteRecord(readers, timeout_seconds), _left_behind(path))
+        store = SqliteStore(writer, SqliteRecord(readers, timeout_seconds), path)
         for job in (store.keep_log_short(), store.look_for_room(), store.keep_search_ready()):
             stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store
@@ -207,17 +254,22 @@ def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
         db.execute(f"pragma busy_timeout = {patience}")
 
 
-def _left_behind(path: Path) -> int:
-    """How long a log the last owner has left, who did not stop in peace; one that dies again and again adds to it."""
+def _log_size(path: Path) -> int:
     log = Path(f"{path.resolve()}-wal")
     return log.stat().st_size if log.exists() else 0
+
+
+def _room(path: Path) -> Room:
+    disk = shutil.disk_usage(path)
+    return Room(free_bytes=disk.free, total_bytes=disk.total, log_bytes=_log_size(path))
 
 
 def _log_bytes(change: Change | Ruling | Notice) -> int:
     if not isinstance(change, Change):
         return CHANGE_BYTES
     details = change.entry.details if change.entry else None
-    return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details]))
+    printed = sum(LOG_LINE_BYTES + len(line.line.encode()) for line in change.log)
+    return CHANGE_BYTES + len(change.after.prompt) + len(to_json([change.after.result, details])) + printed
 
 
 async def _stop(job: Job[None]) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from task_orchestrator.backoff import pauses
 from task_orchestrator.client import Client
 from task_orchestrator.errors import Refused, Unreachable
-from task_orchestrator.process import ProcessGroup
+from task_orchestrator.printing import Printing
+from task_orchestrator.process import ProcessGroup, deaf
 
 ERROR_MESSAGE_BYTES_MAX = 16 * 1024  # as bytes it holds whichever way the limit is counted
 OUTPUT_HEAD = b"\n--- output ---\n"
@@ -44,6 +45,7 @@ class Attempt:
         *,
         worker_id: str,
         lease_seconds: float,
+        logs: bool,
         notice: Notice,
     ) -> None:
         self.task_id: str = task["task_id"]
@@ -57,6 +59,7 @@ class Attempt:
         self._group: ProcessGroup | None = None
         self._why = ""  # it was lost or given back, or could not be started
         self._delay_seconds: float | None = None
+        self._printing = Printing(self._log) if logs else None
 
     @property
     def ending(self) -> bool:
@@ -79,14 +82,22 @@ class Attempt:
 
     async def run(self, slots: Semaphore) -> bool:
         """Returns whether the command succeeded and the server took note of it."""
-        keeping = create_task(self._keep_lease())
+        jobs = [create_task(self._keep_lease())]
+        if self._printing:
+            jobs.append(create_task(self._printing.run()))
         try:
             if not self.ending:
                 async with slots:  # the one before us may still be dying
                     await self._execute()
+            if self._printing and self._end.result() is not _End.LOST:
+                await self._printing.finish()
             return await self._report()
         finally:
-            keeping.cancel()
+            for job in jobs:
+                job.cancel()
+
+    async def _log(self, lines: list[str]) -> None:
+        await self._client.log(self.task_id, lines, lease_token=self.lease_token)
 
     def _decide(self, end: _End, why: str = "") -> None:
         if not self._end.done():
@@ -99,7 +110,12 @@ class Attempt:
         directory = self._task["work_directory"]
         try:
             self._group = await ProcessGroup.start(
-                self._command, directory=directory, environment=self._environment(), input_text=self._task["prompt"]
+                self._command,
+                directory=directory,
+                environment=self._environment(),
+                input_text=self._task["prompt"],
+                hear_stdout=self._printing.stdout.feed if self._printing else deaf,
+                hear_stderr=self._printing.stderr.feed if self._printing else deaf,
             )
         except OSError as error:
             return self._decide(_End.EXITED, _obstacle(directory, error))

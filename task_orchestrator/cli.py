@@ -3,38 +3,45 @@
 import os
 import sys
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from cyclopts import App
 
-from task_orchestrator import Refused, Unreachable, __version__, directories
+from task_orchestrator import Refused, Unreachable, __version__, config, directories
 from task_orchestrator.connection import Connection, Flag
 from task_orchestrator.display import (
-    FINAL,
     complain,
     say,
     say_json,
-    show_entry,
     show_explanation,
     show_task,
 )
 from task_orchestrator.listing import list_
-from task_orchestrator.patience import patiently
+from task_orchestrator.logs import logs
+from task_orchestrator.priority import priority
+from task_orchestrator.stats import stats
 from task_orchestrator.submit import submit
+from task_orchestrator.watch import watch
 from task_orchestrator.work import worker
+from task_orchestrator.workers import workers
 
 REFUSED, UNREACHABLE, INTERRUPTED, PIPE_CLOSED = 1, 3, 130, 141
-STEP_SECONDS = 1  # how long `watch` may be behind
 
 app = App(name="task-orchestrator", help="A durable task queue for coding agents and those who run them.")
 app.version = __version__
 app.command("web.serve:app", name="serve", help="Run the server.")
+app.command("web.commands:description", name="openapi", help="Print the description of the contract, OpenAPI 3.1.")
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
 app.command(submit)
 app.command(worker)
+app.command(watch)
+app.command(logs)
+app.command(workers)
+app.command(stats)
+app.command(priority)
 app.command(list_, name="list")
 directories.add_to(app)
+app.command(config.app)
 
 
 @app.command
@@ -46,25 +53,6 @@ async def show(task_id: str, /, *, json: Flag = False, connection: Connection = 
         say_json(task)
     else:
         show_task(task)
-
-
-@app.command
-async def watch(task_id: str, /, *, json: Flag = False, connection: Connection = Connection()) -> None:  # noqa: B008
-    """Print what happens to a task, as it happens, until nothing more will."""
-    seen = 0
-    async with connection.open() as client:
-        while True:
-            if not seen:
-                task = await client.get(task_id)
-            else:
-                task = await patiently(partial(client.get, task_id, wait_seconds=STEP_SECONDS, until="terminal"))
-            for entry in await patiently(partial(client.history, task_id)):
-                if entry["seq"] > seen:
-                    seen = entry["seq"]
-                    (say_json if json else show_entry)(entry)
-            sys.stdout.flush()
-            if task["status"] in FINAL:
-                return
 
 
 @app.command

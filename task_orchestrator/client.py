@@ -1,7 +1,7 @@
 """The HTTP client: one method per call, one exception per kind of failure, and no hidden retries."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import aiohttp
@@ -10,6 +10,7 @@ from task_orchestrator.answers import decoded, refusal, unreachable
 from task_orchestrator.session import CONNECT_SECONDS, Json, Session
 from task_orchestrator.sse import Event, EventParser
 
+MANY_SECONDS = 600.0  # how long the server may need for very many tasks
 SILENCE_SECONDS = 45.0  # a stream sends a comment every 15 s: after three missed ones it is dead
 
 JsonList = list[Json]
@@ -183,6 +184,30 @@ class Client(Session):
         body = {"lease_token": lease_token, "reason": reason, "delay_seconds": delay_seconds}
         return await self.data("POST", _task(task_id, "release"), body=body)
 
+    async def log(self, task_id: str, lines: Sequence[str], *, lease_token: str | None = None) -> Json:
+        """Add up to 1000 lines to the log of a task we work on: `{task_id, accepted, last_number}`.
+
+        Not harmless to repeat: what is said twice is kept twice.
+        """
+        return await self.data("POST", _task(task_id, "logs"), body={"lines": list(lines), "lease_token": lease_token})
+
+    async def logs(self, task_id: str, *, after: int = 0, limit: int | None = None, attempt: int | None = None) -> Json:
+        """What the attempts at a task have printed: `{task_id, lines: [{number, attempt, at, line}], next_after}`."""
+        return await self.data(
+            "GET", _task(task_id, "logs"), query={"after": after, "limit": limit, "attempt": attempt}
+        )
+
+    def follow(
+        self, task_id: str, *, after: int = 0, attempt: int | None = None, opened: Callable[[], None] | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """The same as it is printed: events `log` (a line), and `end` `{task_id, status}` when no more will come.
+
+        It ends without that when the server closes it and raises Unreachable when it breaks; reconnecting, after the
+        number of the last line, is the caller's business. `opened` is called once the server has let us in.
+        """
+        query = {"follow": True, "after": after, "attempt": attempt}
+        return self._events(_task(task_id, "logs"), query, opened)
+
     async def cancel(self, task_id: str, reason: str | None = None, force: bool = False) -> Json:
         """Nobody is to work on it any more: the whole task. One that is being worked on needs `force`."""
         return await self.data("POST", _task(task_id, "cancel"), body={"reason": reason, "force": force})
@@ -191,10 +216,40 @@ class Client(Session):
         """Let a failed task wait again, for one of its `max_retries`: the whole task."""
         return await self.data("POST", _task(task_id, "retry"), body={})
 
+    async def steer_many(
+        self,
+        verb: Literal["cancel", "retry", "delete", "priority"],
+        *,
+        ids: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        all: bool | None = None,
+        priority: str | None = None,
+        reason: str | None = None,
+        dry_run: bool | None = None,
+    ) -> Json:
+        """Do it to each of these tasks to which it may be done; an empty `filter` needs `all`. A `dry_run` only counts.
+
+        Returns `{matched, changed, skipped: [{task_id, code}], skipped_count}`.
+        """
+        body = {"ids": ids, "filter": filter, "all": all, "priority": priority, "reason": reason, "dry_run": dry_run}
+        return await self.data("POST", f"tasks/{verb}", body=body, wait_seconds=MANY_SECONDS)
+
     async def directories(self) -> JsonList:
         """Every work directory: how many tasks it has by status, its rules, and how many workers wait there."""
         directories: JsonList = (await self.data("GET", "work-directories"))["work_directories"]
         return directories
+
+    async def statistics(
+        self,
+        *,
+        since: str | None = None,
+        to: str | None = None,
+        bucket: str | None = None,
+        work_directory: str | None = None,
+    ) -> Json:
+        """What happened from `since` to `to` (RFC 3339; the last 24 hours), by `bucket`: minute, hour or day."""
+        query = {"from": since, "to": to, "bucket": bucket, "work_directory": work_directory}
+        return await self.data("GET", "statistics", query=query)
 
     async def pause(self, work_directory: str, reason: str | None = None, until: str | None = None) -> Json:
         """Nobody is given a task of this directory until it is resumed, or until that time comes: the directory."""
@@ -214,6 +269,36 @@ class Client(Session):
         body = {"max_working": max_working}
         return await self.data("PATCH", "work-directories", query={"path": work_directory}, body=body, nulls=True)
 
+    async def config(self) -> Json:
+        """The settings in force: `{version, settings: {"section.key": {value, source, default, reloadable}}}`."""
+        return await self.data("GET", "config")
+
+    async def configure(self, changes: Mapping[str, Any], reason: str | None = None) -> Json:
+        """Change settings, `{"section.key": value}`, while the server runs; None takes back what was set so before.
+
+        All or none. Returns the settings afterwards, as `config` does.
+        """
+        body = {"changes": changes, **({"reason": reason} if reason is not None else {})}
+        return await self.data("PATCH", "config", body=body, nulls=True)
+
+    async def config_history(self, *, limit: int | None = None, offset: int | None = None) -> Json:
+        """Who changed which settings, newest first: `{versions: [{version, at, who, reason, changes}], total}`."""
+        return await self.data("GET", "config/history", query={"limit": limit, "offset": offset})
+
+    async def rollback_config(self, version: int, reason: str | None = None) -> Json:
+        """Set at run time what was set so at that version, and nothing else: the settings afterwards."""
+        return await self.data("POST", "config/rollback", body={"version": version, "reason": reason})
+
+    async def limits(self) -> Json:
+        """Every bound of the interface by its name, such as `prompt_characters`."""
+        limits: Json = (await self.data("GET", "limits"))["limits"]
+        return limits
+
+    async def workers(self) -> JsonList:
+        """Who was seen in the last hour: `{worker_id, work_directories, working, last_seen_at, connection}` each."""
+        workers: JsonList = (await self.data("GET", "workers"))["workers"]
+        return workers
+
     async def health(self) -> Json:
         """The health document, also when it says `unhealthy`."""
         status, document = await self.exchange("GET", "/health")
@@ -221,7 +306,7 @@ class Client(Session):
             raise refusal(status, document)
         return document
 
-    async def stream(
+    def stream(
         self,
         *,
         work_directory: str,
@@ -246,10 +331,42 @@ class Client(Session):
             "tags": tags or None,
             "mode": mode,
         }
+        return self._events("tasks/stream", query, opened)
+
+    def events(
+        self,
+        task_id: str | None = None,
+        *,
+        after: int | None = None,
+        work_directory: str | Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
+        opened: Callable[[], None] | None = None,
+        stands_at: Callable[[str], None] | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """The event feed, of one task or of all that matches: `{seq, type, task_id, work_directory, status, …}` each.
+
+        It begins behind the event `after`; without it with the creation of the task, or else with what happens from
+        now on. `gap` `{from, to}` tells of events that are not on record any more. `stands_at` is told the id to come
+        again with, also where nothing has happened yet. Like `stream` it may end or break at any time; of a task that
+        is over and of which all has been seen before it ends without having been `opened`.
+        """
+        path = "events" if task_id is None else _task(task_id, "events")
+        query = {"after": after, "work_directory": work_directory, "types": types or None}
+        return self._events(path, query, opened, stands_at)
+
+    async def _events(
+        self,
+        path: str,
+        query: Mapping[str, Any],
+        opened: Callable[[], None] | None,
+        stands_at: Callable[[str], None] | None = None,
+    ) -> AsyncGenerator[Event, None]:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         parser = EventParser()
         try:
-            async with self.open("GET", "/api/v1/tasks/stream", timeout, query=query) as response:
+            async with self.open("GET", f"/api/v1/{path}", timeout, query=query) as response:
+                if response.status == 204:
+                    return
                 if response.status != 200 or response.content_type != "text/event-stream":
                     raise refusal(response.status, decoded(await response.read()))
                 if opened is not None:
@@ -257,6 +374,8 @@ class Client(Session):
                 async for chunk in response.content.iter_any():
                     for event in parser.feed(chunk):
                         yield event
+                    if stands_at is not None and parser.id:
+                        stands_at(parser.id)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise unreachable(self.url, error, f"the stream from {self.url} broke") from error
 

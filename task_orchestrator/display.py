@@ -128,11 +128,12 @@ def show_explanation(explanation: dict[str, Any]) -> None:
         say(f"{reason['kind']:<24}{reason['detail']}")
 
 
-def show_entry(entry: dict[str, Any]) -> None:
-    """One line for one entry of a task's history."""
-    details = {name: value for name, value in (entry.get("details") or {}).items() if value is not None}
-    worker = f"  {entry['worker_id']}" if entry.get("worker_id") else ""
-    say(f"{entry['at']}  {entry['type']}{worker}" + (f"  {json.dumps(details)}" if details else ""))
+def show_event(event: dict[str, Any], *, about: bool) -> None:
+    """One line for one event; `about`: say what it is about."""
+    names = ("task_id", "work_directory", "worker_id") if about else ("worker_id",)
+    details = {name: value for name, value in (event.get("details") or {}).items() if value is not None}
+    facts = [event["at"], event["type"], *(event[name] for name in names if event.get(name))]
+    say("  ".join([*facts, json.dumps(details)] if details else facts))
 
 
 def _divided(result: Any) -> tuple[dict[str, Any], str | None]:

@@ -9,7 +9,7 @@ import signal
 import tempfile
 from asyncio import create_subprocess_exec, get_running_loop, sleep
 from asyncio.subprocess import Process
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -24,11 +24,17 @@ _WITHHELD = frozenset({b"TASK_ORCHESTRATOR_API_KEY"})  # it may do more than the
 _PIPE_BYTES_MAX = 1024 * 1024  # what a pipe can hold at the end; more is from somebody who escaped the group
 
 
-class Tail:
-    """The reading end of a pipe: takes all that comes and keeps the last `limit` bytes."""
+Hear = Callable[[bytes], None]
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+
+def deaf(piece: bytes) -> None: ...
+
+
+class Tail:
+    """The reading end of a pipe: takes all that comes, lets `hear` have it, and keeps the last `limit` bytes."""
+
+    def __init__(self, limit: int, hear: Hear = deaf) -> None:
+        self._limit, self._hear = limit, hear
         self._kept = bytearray()
         self._total = 0
         self._reader, self.writer = os.pipe()
@@ -66,6 +72,7 @@ class Tail:
             return False
         self._total += len(piece)
         self._kept += piece
+        self._hear(piece)
         if len(self._kept) > self._limit + _CHUNK_BYTES:
             del self._kept[: -self._limit]
         return True
@@ -82,14 +89,21 @@ class ProcessGroup:
 
     @classmethod
     async def start(
-        cls, command: str, *, directory: str, environment: Mapping[str, str], input_text: str
+        cls,
+        command: str,
+        *,
+        directory: str,
+        environment: Mapping[str, str],
+        input_text: str,
+        hear_stdout: Hear = deaf,
+        hear_stderr: Hear = deaf,
     ) -> "ProcessGroup":
         """Run `/bin/sh -c command` in `directory`, with `environment` added to ours. Raises OSError.
 
-        Our API key is withheld.
+        Our API key is withheld. What it prints is heard as it comes.
         """
         ours = {name: value for name, value in os.environb.items() if name not in _WITHHELD}
-        stdout, stderr = Tail(STDOUT_BYTES_MAX), Tail(STDERR_BYTES_MAX)
+        stdout, stderr = Tail(STDOUT_BYTES_MAX, hear_stdout), Tail(STDERR_BYTES_MAX, hear_stderr)
         try:
             with _file_holding(input_text) as stdin:
                 leader = await create_subprocess_exec(

@@ -41,6 +41,11 @@ class EventParser:
         self._type = ""
         self._data: list[str] = []
 
+    @property
+    def id(self) -> str:
+        """The last one the stream has named, perhaps without an event; empty if it has named none."""
+        return self._id
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Raises ValueError when an event grows beyond EVENT_BYTES_MAX."""
         if self._after_return and chunk.startswith(b"\n"):  # CR LF cut in two is one line's end

@@ -36,6 +36,8 @@ class Terms:
         The name under which the server knows this worker; made of host, process and chance if nothing is said.
     tags
         Take only tasks that bear this label; may be given several times, then they bear all.
+    logs
+        Send what the command prints to the task's log while it runs, for `task-orchestrator logs`.
     """
 
     concurrency: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 1
@@ -43,6 +45,7 @@ class Terms:
     lease_seconds: Annotated[int, Parameter(validator=Number(gte=1))] = 60
     worker_id: str | None = None
     tags: Annotated[tuple[str, ...], Parameter(name="--tag", negative=(), show_default=False)] = ()
+    logs: bool = True
 
 
 async def worker(

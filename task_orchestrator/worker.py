@@ -44,6 +44,7 @@ class Worker:
     TASK_ATTEMPT, TASK_PRIORITY, TASK_TAGS and TASK_DEPENDENCIES (comma-separated), TASK_WORK_DIRECTORY, TASK_WORKER_ID,
     TASK_LEASE_TOKEN and TASK_ORCHESTRATOR_URL in its environment, but no API key. A task ends when its command ends:
     what it left running in its process group is stopped, too. With `tags` only tasks that bear all of them are taken.
+    With `logs` what the command prints is sent to the task's log meanwhile, as far as the server keeps up.
     The client stays the caller's to close.
     Raises ValueError and NotADirectoryError for arguments that cannot be.
     """
@@ -59,6 +60,7 @@ class Worker:
         lease_seconds: float = 60,
         worker_id: str | None = None,
         tags: Sequence[str] = (),
+        logs: bool = True,
         notice: Notice = _log_notice,
     ) -> None:
         if concurrency < 1 or lease_seconds < 1:
@@ -69,7 +71,7 @@ class Worker:
         self._work_directory = os.path.abspath(work_directory)
         self._concurrency, self._once, self._lease_seconds = concurrency, once, lease_seconds
         self.worker_id = worker_id or default_worker_id()
-        self._tags = tuple(tags)
+        self._tags, self._logs = tuple(tags), logs
         self._slots = Semaphore(concurrency)
         self._attempts: dict[Attempt, Task[None]] = {}
         self._succeeded = False  # the last attempt that ended
@@ -177,6 +179,7 @@ class Worker:
             self._command,
             worker_id=self.worker_id,
             lease_seconds=self._lease_seconds,
+            logs=self._logs,
             notice=self._notice,
         )
         if surplus:

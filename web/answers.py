@@ -16,6 +16,7 @@ from dispatcher.errors import (
     InvalidState,
     LeaseLost,
     LeaseTokenRequired,
+    LogFull,
     NotPaused,
     PromptMismatch,
     RecordFailed,
@@ -27,7 +28,8 @@ from dispatcher.errors import (
 from web.codec import Fault, Invalid, Malformed, encode, rfc3339
 
 REQUEST_ID = "X-Request-Id"
-IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
+IDEMPOTENCY_KEY_CHARACTERS = 255
+IDEMPOTENCY_KEY = re.compile(rf"[ -~]{{1,{IDEMPOTENCY_KEY_CHARACTERS}}}")
 RETRY_AFTER_SECONDS = "1"
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,9 @@ def new_request_id() -> str:
 def idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid([Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")])
+        raise Invalid(
+            [Fault("Idempotency-Key", f"must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters")]
+        )
     return key
 
 
@@ -87,7 +91,7 @@ def failure(error: Exception) -> Failure:
     if describe := FAILURES.get(type(error)):
         return describe(error)
     error_id = uuid4().hex
-    log.error("error %s", error_id, exc_info=error)
+    log.error("an error nobody foresaw", exc_info=error, extra={"error_id": error_id})
     return Failure(500, "INTERNAL_ERROR", "something went wrong in the server", {"error_id": error_id})
 
 
@@ -130,6 +134,9 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     RetryLimitReached: lambda e: Failure(422, "RETRY_LIMIT_REACHED", str(e), {"max_retries": e.max_retries}),
     LeaseLost: lambda e: Failure(
         409, "LEASE_LOST", str(e), {"reason": e.reason, "status": e.status, "attempt": e.attempt}
+    ),
+    LogFull: lambda e: Failure(
+        413, "PAYLOAD_TOO_LARGE", str(e), {"log_lines_max": e.log_lines_max, "log_lines": e.log_lines}
     ),
     PromptMismatch: lambda e: Failure(
         422, "PROMPT_MISMATCH", str(e), {"similarity": round(e.similarity, 4), "threshold": e.threshold}

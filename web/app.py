@@ -1,143 +1,129 @@
-"""The route table, and what every request goes through before and after its handler."""
+"""What every request goes through before and after its handler."""
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 from aiohttp.typedefs import Handler
 from aiohttp.web import (
     Application,
+    HTTPMethodNotAllowed,
     HTTPRequestEntityTooLarge,
     Request,
+    RequestKey,
     RequestPayloadError,
     Response,
     StreamResponse,
     middleware,
 )
-from attrs import frozen
 
-from dispatcher.errors import TaskNotFound
-from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Regulate, Release, Retry
-from web import batches, directories, explain, health, lists, stream, tasks
+from web import docs
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
-from web.bodies import (
-    AboutDirectory,
-    AboutTask,
-    Batch,
-    ClaimBody,
-    CompleteBody,
-    Next,
-    Nothing,
-    Path,
-    Pause,
-    Show,
-    Stream,
-)
-from web.codec import Malformed, decode, decode_query
+from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
-from web.filters import ListQuery
+from web.negotiation import PACKED_BYTES, choose, pack
+from web.openapi import describe
+from web.operations import told_of
+from web.route import Route
+from web.routes import METRICS_PATH, ROUTES
 from web.security import check_key, check_origin
+from web.server_log import request_id
 from web.service import SERVICE, Service
+from web.witness import witness
 
-TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
+NAME = RequestKey("name", str)
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
-
-
-def by_id(request: Request) -> Mapping[str, object]:
-    """The path names the task."""
-    if request.method != "GET" and request.query_string:
-        decode_query(request.query, Nothing)
-    if not TASK_ID.fullmatch(request.match_info.get("task_id", "none")):
-        raise TaskNotFound("of this id")
-    return request.match_info
-
-
-def by_path(request: Request) -> Mapping[str, object]:
-    """The query names the work directory."""
-    return {"work_directory": decode_query(request.query, Path).path}
-
-
-@frozen
-class Route:
-    """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest. `says` is a
-    TypedDict, the data of the answer."""
-
-    method: str
-    path: str
-    handler: Callable[[Service, Any, Request], Awaitable[StreamResponse]]
-    asks: type
-    about: Callable[[Request], Mapping[str, object]] = by_id
-    says: type | None = None
-
-
-ROUTES = (
-    Route("POST", "/api/v1/tasks", tasks.create, Create),
-    Route("POST", "/api/v1/tasks/batch", batches.create_many, Batch),
-    Route("GET", "/api/v1/tasks", lists.listing, ListQuery, says=lists.TaskPage),
-    Route("GET", "/api/v1/tasks/next", tasks.claim_next, Next),
-    Route("POST", "/api/v1/tasks/claim", tasks.claim, ClaimBody),
-    Route("GET", "/api/v1/tasks/stream", stream.stream, Stream),
-    Route("GET", "/api/v1/tasks/{task_id}", tasks.show, Show),
-    Route("GET", "/api/v1/tasks/{task_id}/history", tasks.history, AboutTask),
-    Route("GET", "/api/v1/tasks/{task_id}/explain", explain.explain, AboutTask),
-    Route("POST", "/api/v1/tasks/{task_id}/heartbeat", tasks.heartbeat, Heartbeat),
-    Route("POST", "/api/v1/tasks/{task_id}/complete", tasks.complete, CompleteBody),
-    Route("POST", "/api/v1/tasks/{task_id}/fail", tasks.fail, Fail),
-    Route("POST", "/api/v1/tasks/{task_id}/release", tasks.release, Release),
-    Route("PATCH", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
-    Route("PUT", "/api/v1/tasks/{task_id}", tasks.edit, Edit),
-    Route("DELETE", "/api/v1/tasks/{task_id}", tasks.delete, Delete),
-    Route("POST", "/api/v1/tasks/{task_id}/cancel", tasks.cancel, Cancel),
-    Route("POST", "/api/v1/tasks/{task_id}/retry", tasks.retry, Retry),
-    Route("GET", "/api/v1/work-directories", directories.listing, Nothing),
-    Route("PATCH", "/api/v1/work-directories", directories.regulate, Regulate, by_path),
-    Route("POST", "/api/v1/work-directories/pause", directories.pause, Pause, by_path),
-    Route("POST", "/api/v1/work-directories/resume", directories.resume, AboutDirectory, by_path),
-    Route("POST", "/api/v1/work-directories/drain", directories.drain, AboutDirectory, by_path),
-    Route("GET", "/health", health.health, Nothing),
-    Route("GET", "/health/live", health.live, Nothing),
-    Route("GET", "/health/ready", health.ready, Nothing),
-)
 
 
 def make_app(service: Service) -> Application:
     app = Application(middlewares=[guard], client_max_size=service.settings.server.max_body_bytes)
     app[SERVICE] = service
-    app.on_response_prepare.append(_name_request)
+    app[docs.DOCUMENT] = encode(describe(ROUTES, service.version))
+    app.on_response_prepare.append(_mark)
+    methods: dict[str, dict[str, Handler]] = {}
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(service, route), expect_handler=_expect)
+        handler = _handler(service, route)
+        there = methods.setdefault(route.path, {})
+        there[route.method] = handler
+        if route.is_read and told_of(route.handler).has_head:
+            there["HEAD"] = handler
+    for path, handlers in methods.items():
+        resource = app.router.add_resource(path)
+        for method, handler in handlers.items():
+            resource.add_route(method, handler, expect_handler=_expect)
+        resource.add_route("*", _others(*handlers), expect_handler=_expect)
+    docs.add_files(app)
     return app
 
 
 @middleware
 async def guard(request: Request, handler: Handler) -> StreamResponse:
-    """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    """Every request has a name, and is witnessed."""
     service = request.app[SERVICE]
-    with service.handling():
-        try:
-            check_origin(request, service.settings.security.api_key)
-            check_key(request, service.settings.security.api_key)
-            response = await handler(request)
-            if (
-                isinstance(response, Response)
-                and (response.content_length or 0) > LARGE_BYTES
-                and not response.prepared
-            ):
+    name, status, began = _name_of(request), None, perf_counter()
+    in_force = request_id.set(name)
+    try:
+        with service.handling():
+            response = await _answer(service, request, handler)
+        status = response.status
+        return response
+    finally:
+        witness(service, request, name, status, perf_counter() - began)
+        request_id.reset(in_force)
+
+
+async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
+    """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    security = service.settings.security
+    try:
+        check_origin(request, security.api_key)
+        if not (security.open_metrics and request.path == METRICS_PATH):
+            check_key(request, security.api_key)
+        response = await handler(request)
+        if (
+            isinstance(response, Response)
+            and not response.prepared
+            and (size := response.content_length or 0) > PACKED_BYTES
+        ):
+            pack(request, response)
+            if size > LARGE_BYTES:
                 await deliver(request, response, service.settings.server.request_timeout_seconds)
-            return response
-        except ConnectionError:
-            raise  # nobody is there to be answered
-        except Exception as error:
-            if request.writer.output_size:
-                raise ConnectionAbortedError("the answer had already begun") from error
-            return failed(failure(error), service.clock())
+        return response
+    except ConnectionError:
+        raise  # nobody is there to be answered
+    except Exception as error:
+        if request.writer.output_size:
+            raise ConnectionAbortedError("the answer had already begun") from error
+        refusal = failed(failure(error), service.clock())
+        pack(request, refusal)
+        return refusal
 
 
-async def _name_request(request: Request, response: StreamResponse) -> None:
-    given = request.headers.get(REQUEST_ID, "")
-    response.headers[REQUEST_ID] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+def _name_of(request: Request) -> str:
+    """The caller's, if sane, else a new one; the same whenever it is asked for."""
+    if (name := request.get(NAME)) is None:
+        given = request.headers.get(REQUEST_ID, "")
+        name = request[NAME] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    return name
+
+
+async def _mark(request: Request, response: StreamResponse) -> None:
+    response.headers[REQUEST_ID] = _name_of(request)
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+def _others(*methods: str) -> Handler:
+    """What any other method gets."""
+    allowed = sorted({*methods, "OPTIONS"})
+
+    async def handle(request: Request) -> StreamResponse:
+        if request.method == "OPTIONS":
+            return Response(status=204, headers={"Allow": ", ".join(allowed)})
+        raise HTTPMethodNotAllowed(request.method, allowed)
+
+    return handle
 
 
 async def _expect(request: Request) -> StreamResponse | None:
@@ -148,6 +134,7 @@ async def _expect(request: Request) -> StreamResponse | None:
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
     except Failure as failure:
+        witness(service, request, _name_of(request), failure.status, 0)
         return failed(failure, service.clock())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not the answer yet
@@ -166,10 +153,14 @@ def _too_large(limit: int) -> Failure:
 
 
 def _handler(service: Service, route: Route) -> Handler:
+    offered = told_of(route.handler).media
+
     async def handle(request: Request) -> StreamResponse:
         asked: Any
+        if offered:
+            choose(request, offered)
         known = route.about(request)
-        if route.method == "GET":
+        if route.is_read:
             asked = decode_query(request.query, route.asks, **known)
         else:
             asked = decode(await _body(service, request), route.asks, **known)

@@ -2,24 +2,47 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypedDict
 
 from aiohttp.web import Request, Response
 
 from dispatcher.errors import BatchRefused, DependencyNotFound, Refusal
 from dispatcher.fields import REF
 from dispatcher.messages import Created, CreateMany, Draft
+from dispatcher.task import Status
 from web.answers import Failure, failure, idempotency_key, ok
 from web.bodies import Batch
-from web.codec import Fault, Invalid, structure
+from web.codec import Fault, Invalid, rfc3339, structure
+from web.refusals import FaultyFields, FieldFault
 from web.service import Service
 from web.strict import FAULTS_MAX
-from web.views import moment
 
 Faults = Mapping[int, Exception]
 
 
+class MadeTask(TypedDict):
+    index: int
+    task_id: str
+    ref: str | None
+    status: Status
+    blocked_by: Sequence[str]
+    created_at: str
+
+
+class RefusedTask(TypedDict):
+    index: int
+    code: str
+    message: str
+    details: FaultyFields
+
+
+class MadeTasks(TypedDict):
+    tasks: list[MadeTask]
+    errors: list[RefusedTask]
+
+
 async def create_many(service: Service, asked: Batch, request: Request) -> Response:
+    """Create many tasks: all or none, or if not `atomic` as many as are right."""
     drafts, invalid = _read(asked.tasks)
     key = idempotency_key(request)
     digest = sha256(await request.read()).hexdigest() if key else None
@@ -29,7 +52,7 @@ async def create_many(service: Service, asked: Batch, request: Request) -> Respo
         raise _refused(invalid | _true_faults(refused.faults, asked.tasks, invalid)) from None
     created = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Created)}
     faults = invalid | {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Refusal)}
-    data = {
+    data: MadeTasks = {
         "tasks": [_created(place, drafts[place], outcome) for place, outcome in created.items()],
         "errors": [_error(place, fault) for place, fault in sorted(faults.items())],
     }
@@ -78,27 +101,27 @@ def _refused(faults: Faults) -> Failure:
     return Failure(first.status, first.code, f"{errors[0]['field']}: {errors[0]['reason']}", details)
 
 
-def _errors(place: int, failure: Failure) -> Iterable[dict[str, Any]]:
+def _errors(place: int, failure: Failure) -> Iterable[FieldFault]:
     of_task: Any = failure.details.get("errors", [{"field": "", "reason": failure.message}])
     for error in of_task:
         path = f"tasks[{place}]" + (f".{error['field']}" if error["field"] not in ("", "body") else "")
         yield {"field": path, "reason": error["reason"], "code": failure.code}
 
 
-def _error(place: int, fault: Exception) -> dict[str, Any]:
+def _error(place: int, fault: Exception) -> RefusedTask:
     told = failure(fault)
     errors = list(_errors(place, told))
-    details = {**told.details, "field": errors[0]["field"], "reason": errors[0]["reason"], "errors": errors}
+    details: Any = {**told.details, "field": errors[0]["field"], "reason": errors[0]["reason"], "errors": errors}
     return {"index": place, "code": told.code, "message": told.message, "details": details}
 
 
-def _created(place: int, draft: Draft | None, created: Created) -> dict[str, Any]:
+def _created(place: int, draft: Draft | None, created: Created) -> MadeTask:
     task = created.task
     return {
         "index": place,
         "task_id": task.task_id,
-        "ref": draft and draft.ref,
+        "ref": draft.ref if draft else None,
         "status": task.status,
         "blocked_by": task.unmet,
-        "created_at": moment(task.created_at),
+        "created_at": rfc3339(task.created_at),
     }

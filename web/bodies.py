@@ -6,20 +6,31 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, MaxLen, MinLen
 from attrs import fields, frozen
 
+from dispatcher.events import EventType
 from dispatcher.fields import (
     ClaimId,
     ClaimLimit,
     Instant,
+    JsonObject,
     LeaseSeconds,
+    Listed,
+    Offset,
+    PageLimit,
+    Priority,
     Reason,
     Rule,
     Tags,
+    TaskId,
     WaitSeconds,
     WorkDirectory,
     WorkerId,
+    by_comma,
+    by_path,
     distinct,
 )
 from dispatcher.messages import Claim, Complete, Regulate
+from dispatcher.record import EventFilter
+from web.filters import TaskFilter
 
 
 @frozen
@@ -118,6 +129,30 @@ class Batch:
 
 
 @frozen(kw_only=True)
+class Many:
+    """Which tasks, by their ids or by what they are. The ids are read a piece at a time, so that nobody is held up."""
+
+    ids: Annotated[tuple[object, ...], MinLen(1), MaxLen(100_000)] | None = None
+    filter: TaskFilter | None = None
+    all: bool = False
+    dry_run: bool = False
+    reason: Reason | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.ids is None and self.filter is None:
+            yield "ids", "is required, or filter"
+        if self.ids is not None and self.filter is not None:
+            yield "filter", "cannot be given together with ids"
+        if self.ids is not None and self.all:
+            yield "all", "cannot be given together with ids"
+
+
+@frozen(kw_only=True)
+class ManyOfPriority(Many):
+    priority: Priority
+
+
+@frozen(kw_only=True)
 class AboutTask:
     task_id: str
 
@@ -152,12 +187,28 @@ class Pause:
 @frozen(kw_only=True)
 class Show:
     task_id: str
+    include: Annotated[tuple[Literal["history", "logs"], ...], Rule(distinct)] = ()
     wait_seconds: WaitSeconds = 0
     until: Literal["terminal"] | None = None
 
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.wait_seconds and self.until is None:
             yield "until", "is required with wait_seconds"
+
+
+@frozen(kw_only=True)
+class Logs:
+    """Lines beyond the number `after`: a page of them, or all there are and will be. `attempt`: of that one alone."""
+
+    task_id: str
+    after: Offset = 0
+    limit: PageLimit | None = None
+    attempt: Annotated[int, Ge(1), Le(2**63 - 1)] | None = None
+    follow: bool = False
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.follow and self.limit is not None:
+            yield "limit", "cannot be given together with follow"
 
 
 @frozen(kw_only=True)
@@ -168,3 +219,49 @@ class Stream:
     lease_seconds: LeaseSeconds = 60
     tags: Tags = ()
     mode: Literal["assign", "notify"] = "assign"
+
+
+@frozen(kw_only=True)
+class ChangeSettings:
+    """`changes` are `{"section.key": value}`; null takes back what was set so before."""
+
+    changes: JsonObject
+    reason: Reason | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if not self.changes:
+            yield "changes", "must name a setting"
+
+
+@frozen(kw_only=True)
+class Rollback:
+    version: Annotated[int, Ge(0), Le(2**63 - 1)]
+    reason: Reason | None = None
+
+
+@frozen(kw_only=True)
+class SettingsHistory:
+    limit: PageLimit = 100
+    offset: Offset = 0
+
+
+@frozen(kw_only=True)
+class EventsQuery:
+    """A stream begins behind `after`, or with what happens from now on; a page behind `after`, or at the beginning."""
+
+    after: Offset | None = None
+    work_directory: Annotated[tuple[WorkDirectory, ...], Listed(by_path), MaxLen(100), Rule(distinct)] = ()
+    types: Annotated[tuple[EventType, ...], Listed(by_comma), MaxLen(100), Rule(distinct)] = ()
+    task_id: TaskId | None = None
+    limit: PageLimit | None = None
+
+    def filter(self) -> EventFilter:
+        return EventFilter(work_directories=self.work_directory, types=self.types, task_id=self.task_id)
+
+
+@frozen(kw_only=True)
+class TaskEventsQuery:
+    """It begins behind `after`, or with the creation of the task."""
+
+    task_id: str
+    after: Offset | None = None

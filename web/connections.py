@@ -1,5 +1,6 @@
 """aiohttp's server, but what is not HTTP at all is answered in the envelope too, and quietly."""
 
+import logging
 import time
 from http import HTTPStatus
 
@@ -7,7 +8,9 @@ from aiohttp.web import AppRunner, Server, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
-from web.answers import REQUEST_ID, Failure, failed, new_request_id
+from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
+
+log = logging.getLogger(__name__)
 
 
 class Connection(RequestHandler):
@@ -18,10 +21,16 @@ class Connection(RequestHandler):
     ) -> StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has already begun")
-        code = "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR"
-        text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
-        response = failed(Failure(status, code, text, closes=True), time.time_ns() // 1_000_000)
-        response.headers[REQUEST_ID] = new_request_id()
+        if status < 500 or not isinstance(exc, Exception):
+            text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
+            what = Failure(status, "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR", text)
+        else:
+            what = failure(exc)
+        what.closes = True
+        name = new_request_id()
+        log.info("not a request", extra={"request_id": name, "status": status, "client": request.remote})
+        response = failed(what, time.time_ns() // 1_000_000)
+        response.headers[REQUEST_ID] = name
         return response
 
 

@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager
 
 from aiohttp.web import Request, Response
 
+from web.negotiation import pack
+
 
 async def deliver(request: Request, response: Response, timeout_seconds: float) -> None:
     """Send a whole answer; ConnectionError if the system does not take all of it in time."""
     async with delivering(request, timeout_seconds):
+        pack(request, response)
         await response.prepare(request)
         await response.write_eof()
 

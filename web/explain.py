@@ -1,7 +1,7 @@
 """Why is a task not being worked on, and how long will that last?"""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 from aiohttp.web import Request, Response
 from attrs import frozen
@@ -15,7 +15,25 @@ from web.bodies import AboutTask
 from web.codec import rfc3339
 from web.service import Service
 
-Reason = dict[str, Any]
+
+class Reason(TypedDict):
+    """One of those that keep a task from being worked on; `detail` is a sentence for people."""
+
+    kind: Literal["paused", "run_at", "dependency", "directory_limit", "global_limit", "priority", "no_worker"]
+    detail: str
+    task_id: NotRequired[str]  # the dependency
+    status: NotRequired[Status | None]  # of the dependency; null: it has been deleted
+    run_at: NotRequired[str]
+    ahead: NotRequired[int]  # tasks that come first
+    working: NotRequired[int]  # tasks of its directory that are being worked on
+
+
+class Explanation(TypedDict):
+    task_id: str
+    status: Status
+    position: int | None
+    estimated_wait_seconds: float | None
+    blocked_by: list[Reason]
 
 
 @frozen
@@ -30,6 +48,7 @@ class Case:
 
 
 async def explain(service: Service, asked: AboutTask, request: Request) -> Response:
+    """Say why a task is not being worked on, what its position is, and how long that may last."""
     task = await service.record.task(asked.task_id)
     if task is None:
         raise TaskNotFound(asked.task_id)
@@ -38,16 +57,14 @@ async def explain(service: Service, asked: AboutTask, request: Request) -> Respo
     parents = await service.record.outcomes(task.unmet, 0) if task.unmet else {}
     now = service.clock()
     case = Case(task, service.dispatcher.situation(task), place, parents, now)
-    return ok(
-        {
-            "task_id": task.task_id,
-            "status": task.status,
-            "position": None if place is None else 1 + place.more_urgent + place.older,
-            "estimated_wait_seconds": estimate(case),
-            "blocked_by": list(reasons(case)) if task.status is Status.WAITING else [],
-        },
-        now,
-    )
+    told: Explanation = {
+        "task_id": task.task_id,
+        "status": task.status,
+        "position": None if place is None else 1 + place.more_urgent + place.older,
+        "estimated_wait_seconds": estimate(case),
+        "blocked_by": list(reasons(case)) if task.status is Status.WAITING else [],
+    }
+    return ok(told, now)
 
 
 def reasons(case: Case) -> Iterator[Reason]:
@@ -68,7 +85,7 @@ def _of_itself(case: Case) -> Iterator[Reason]:
         parent = case.parents.get(task_id)
         state = f"which is {parent.status}" if parent else "which has been deleted and will never complete"
         detail = f"it waits for task {task_id}, {state}"
-        yield {"kind": "dependency", "detail": detail, "task_id": task_id, "status": parent and parent.status}
+        yield {"kind": "dependency", "detail": detail, "task_id": task_id, "status": parent.status if parent else None}
     if case.task.available_at > case.now:
         moment = rfc3339(case.task.available_at)
         yield {"kind": "run_at", "detail": f"it is not to run before {moment}", "run_at": moment}

@@ -1,17 +1,17 @@
 """The list of tasks: a page of it as JSON, or all of it as a stream of CSV or of lines of JSON."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from aiohttp.web import Request, StreamResponse
 
-from web.accept import preferred
-from web.answers import Failure, ok
+from web.answers import ok
 from web.codec import Fault, Invalid
 from web.cursors import Cursor, read, write
 from web.export import FORMS, export
 from web.filters import ListQuery
+from web.negotiation import choose
 from web.service import Service
-from web.views import whole
+from web.views import WholeTask, whole
 
 JSON = "application/json"
 PAGING = ("limit", "offset", "cursor")
@@ -21,7 +21,7 @@ class TaskPage(TypedDict):
     """Where `total_is_exact` is false there are at least `total`. A page may hold fewer than `limit` before the last
     one, so go on as long as there is a `next_cursor`."""
 
-    tasks: list[dict[str, Any]]
+    tasks: list[WholeTask]
     total: int
     total_is_exact: bool
     page: int
@@ -32,10 +32,7 @@ class TaskPage(TypedDict):
 
 async def listing(service: Service, asked: ListQuery, request: Request) -> StreamResponse:
     """Tasks that match every filter given: a page as JSON, or all of them as text/csv or application/x-ndjson."""
-    wanted = preferred(", ".join(request.headers.getall("Accept", [])), [JSON, *FORMS])
-    if wanted is None:
-        message = f"there is no such form of a list; it comes as {', '.join([JSON, *FORMS])}"
-        raise Failure(406, "NOT_ACCEPTABLE", message, {"available": [JSON, *FORMS]})
+    wanted = choose(request, [JSON, *FORMS])
     if wanted == JSON:
         return ok(await _page(service, asked), service.clock(), headers={"Vary": "Accept"})
     if faults := [

@@ -10,7 +10,7 @@ from aiohttp.web import Request
 from web.answers import Failure
 
 HOST = re.compile(r"\A(\[[^]]*\]|[^:]*)(?::\d*)?\Z")  # a name or address, and perhaps a port
-OPEN_PATHS = "/health"  # without a key: the probes of those who run the server
+OPEN_PATHS = ("/health", "/docs", "/openapi.json")  # without a key: probes, and what the contract is
 
 
 def is_loopback(host: str) -> bool:
@@ -29,9 +29,14 @@ def _names_loopback(host: str) -> bool:
     return is_loopback(HOST.sub(r"\1", host.lower()))
 
 
+def is_open(path: str) -> bool:
+    """Whoever asks for this needs no key."""
+    return path.startswith(OPEN_PATHS) and (path in OPEN_PATHS or path.startswith(tuple(f"{it}/" for it in OPEN_PATHS)))
+
+
 def check_key(request: Request, api_key: str | None) -> None:
     """The key as a bearer token or in X-API-Key; raises a 401 Failure."""
-    if api_key is None or request.path == OPEN_PATHS or request.path.startswith(OPEN_PATHS + "/"):
+    if api_key is None or request.method == "OPTIONS" or is_open(request.path):
         return
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
     given = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")

@@ -1,4 +1,4 @@
-"""`task-orchestrator serve`: the composition root, the only place that knows all layers."""
+"""`task-orchestrator serve`: from the command line to a running server, and its end."""
 
 import asyncio
 import gc
@@ -8,37 +8,28 @@ import resource
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import uvloop
-from aiohttp.web import TCPSite
 from cyclopts import App, Parameter
 
-from dispatcher.actor import Dispatcher
-from dispatcher.board import Board
-from dispatcher.clock import SystemClock
 from dispatcher.errors import Unavailable
-from dispatcher.hub import Hub
-from dispatcher.messages import Drain
-from dispatcher.mint import SystemMint
-from dispatcher.rules import Rules
 from storage.errors import StorageError
-from storage.store import SqliteStore, open_store
-from web.app import make_app
+from storage.store import open_store
 from web.codec import Fault
-from web.connections import Runner
+from web.composition import compose, listen
+from web.reconfiguring import read_again
 from web.security import is_loopback
+from web.server_log import Log
 from web.service import Service
-from web.settings import Settings, SettingsError, load
+from web.settings import Settings, SettingsError
+from web.sources import Given, gather, settings_of
 
-SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
-BACKLOG = 1024  # connections that the system keeps until they are accepted
-
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 app = App(name="serve", help="Run the server.")
 
@@ -52,25 +43,31 @@ def serve(
     database: Annotated[str | None, Parameter(help="sqlite:///relative/path.db or sqlite:////absolute/path.db")] = None,
     api_key: Annotated[str | None, Parameter(help="What callers must present; better set API_SECRET_KEY.")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning, error or critical.")] = None,
+    log_format: Annotated[str | None, Parameter(help="json, or pretty: to be read by people.")] = None,
 ) -> int:
     """Run the server until it is told to stop (SIGTERM or Ctrl-C). Every setting is described in the README."""
-    options = {"host": host, "port": port, "database": database, "api_key": api_key, "log_level": log_level}
+    options = {"host": host, "port": port, "database": database, "api_key": api_key}
+    options |= {"log_level": log_level, "log_format": log_format}
+    log = Log()
     try:
-        settings = load(options, os.environ, config)
+        gather_again = partial(gather, options, os.environ, config)
+        given = gather_again()
+        settings = settings_of(given)
         refuse_open_door(settings)
+        log.configure(settings.logging)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # it tells of every function it runs
-    logging.basicConfig(level=settings.logging.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     allow_many_connections()
     collect_rarely()
     try:
-        return uvloop.run(run(settings))
+        return uvloop.run(run(given, gather_again, log))
     except (StorageError, OSError, Unavailable) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1
+    finally:
+        log.close()
 
 
 def refuse_open_door(settings: Settings) -> None:
@@ -91,90 +88,53 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def run(settings: Settings) -> int:
-    """Serve until a signal comes (0) or the record can no longer be written (1)."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = settings.database
+async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
+    """Serve until a signal comes (0) or the record can no longer be written (1). SIGHUP reads the settings again."""
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
+        asyncio.get_running_loop().add_signal_handler(number, event.set)
+    database = settings_of(given).database
     async with (
         open_store(database.path, synchronous=database.synchronous, timeout_seconds=database.timeout_seconds) as store,
-        compose(settings, store) as (service, deciding),
+        compose(given, store, log) as (service, deciding),
         listen(service) as url,
+        heeding(hangup, partial(hang_up, service, gather_again)),
     ):
         with suppress(OSError):  # nobody need read it
-            print(greeting(url, settings), flush=True)
+            print(greeting(url, service.settings), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
     if error := deciding.exception():
-        log.critical("the record cannot be written, or the dispatcher is at fault: the server stops", exc_info=error)
+        logger.critical("the record cannot be written, or the dispatcher is at fault: the server stops", exc_info=error)
         return 1
     return 0
 
 
-@asynccontextmanager
-async def compose(settings: Settings, store: SqliteStore) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
-    """The service on its record, and the task in which the dispatcher decides. At the end all asked is answered."""
-    task = settings.task
-    rules = Rules(
-        default_timeout_seconds=task.default_task_timeout,
-        default_max_retries=task.max_task_retries,
-        prompt_match_threshold=task.prompt_match_threshold,
-        require_lease_token=task.require_lease_token,
-        restart_grace_seconds=task.restart_grace_seconds,
-        max_concurrent_tasks=task.max_concurrent_tasks,
-        priority_aging_seconds=task.priority_aging_seconds,
-    )
-    snapshot = await store.load()
-    clock, hub = SystemClock(snapshot.last_at), Hub()
-    dispatcher = Dispatcher(Board(snapshot, SystemMint(), rules), store, hub, clock)
-    deciding = asyncio.create_task(dispatcher.run())
-    await dispatcher.begun.wait()
-    try:
-        yield (
-            Service(
-                dispatcher=dispatcher,
-                record=store.record,
-                hub=hub,
-                clock=clock,
-                settings=settings,
-                version=version("task-orchestrator"),
-            ),
-            deciding,
-        )
-    finally:
-        dispatcher.close()
-        await asyncio.wait([deciding])
+async def hang_up(service: Service, gather_again: Callable[[], Given]) -> None:
+    """What SIGHUP does: the settings are read again, and the file of the log is opened anew, for it may have moved."""
+    await read_again(service, gather_again)
+    service.log.configure(service.settings.logging)
 
 
 @asynccontextmanager
-async def listen(service: Service) -> AsyncIterator[str]:
-    """Take requests at the URL given. At the end whoever waits is sent away first, so that nobody holds it up."""
-    server = service.settings.server
-    runner = Runner(
-        make_app(service),
-        handler_cancellation=True,
-        access_log=None,
-        keepalive_timeout=server.request_timeout_seconds,
-        shutdown_timeout=SHUTDOWN_SECONDS,
-    )
-    await runner.setup()
+async def heeding(signal: asyncio.Event, act: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Act whenever the signal comes; many at once count as one, and one that goes wrong does not end it."""
+
+    async def heed() -> None:
+        while await signal.wait():
+            signal.clear()
+            try:
+                await act()
+            except Exception:
+                logger.exception("what a signal asked for could not be done")
+
+    heeding = asyncio.create_task(heed())
     try:
-        site = TCPSite(runner, server.host, server.port, backlog=BACKLOG)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        await site.stop()
+        yield
     finally:
-        service.draining.set()
-        with suppress(Unavailable):
-            await service.dispatcher.ask(Drain())
-        service.hub.close()
-        await runner.cleanup()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SHUTDOWN_SECONDS):
-                await service.idle.wait()  # who was cut off still gives back what did not get through
+        heeding.cancel()
+        await asyncio.wait([heeding])
 
 
 def greeting(url: str, settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """What the handlers work with."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -10,28 +10,62 @@ from attrs import define, field
 
 from dispatcher.actor import Dispatcher
 from dispatcher.hub import Hub
+from dispatcher.medium import Medium
 from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.record import Record
+from web.configuration import Configuration
+from web.feed import Feed
+from web.looks import Looks
+from web.metrics import Metrics
+from web.pulse import Pulse
+from web.server_log import Log
 from web.settings import Settings
+from web.webhooks import Courier
 
 
 @define(kw_only=True, eq=False)
 class Service:
     dispatcher: Dispatcher
     record: Record
+    medium: Medium
     hub: Hub
+    feed: Feed
     clock: Clock
-    settings: Settings
+    configuration: Configuration
     version: str
+    courier: Courier
+    log: Log
+    metrics: Metrics
+    pulse: Pulse
+    looks: Looks = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
+    reconfiguring: asyncio.Lock = field(factory=asyncio.Lock, init=False)  # held while the settings change
+    errands: set["asyncio.Task[Configuration]"] = field(factory=set, init=False)  # changes of the settings under way
+    _followers: list[Callable[[Settings], None]] = field(factory=list, init=False)
     started_at: int = field(init=False)
     requests: int = field(default=0, init=False)  # being handled now
     idle: asyncio.Event = field(factory=asyncio.Event, init=False)  # set while there are none
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
+        self.looks = Looks(self.record, self.medium, self.clock)
         self.idle.set()
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force now."""
+        return self.configuration.settings
+
+    def follow(self, follower: Callable[[Settings], None]) -> None:
+        """Tell it the settings, now and whenever they have changed. It must not wait, nor raise."""
+        self._followers.append(follower)
+        follower(self.settings)
+
+    def adopt(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        for follower in self._followers:
+            follower(self.settings)
 
     async def ask(self, message: Message[R]) -> R:
         """The dispatcher's reply. Raises Refusal, Unavailable, or TimeoutError if the record hangs: it is unknown then

@@ -1,22 +1,24 @@
-"""The settings of the server, each with its rule and its default, and `load`, which finds out what is set.
+"""The settings of the server, each with its rule and its default. Where they come from is told in web/sources.py.
 
-The strongest first: the option on the command line, the variable APP_<SECTION>_<KEY>, a short variable such as
-DATABASE_URL, the key in the TOML file, the default. The file is the one given, or config/<APP_ENV>.toml in the working
-directory if APP_ENV is set; a file that is named must exist.
+All that is known of a setting stands at its field: a short variable and an option beside APP_<SECTION>_<KEY>, whether
+it may change while the server runs (RELOADABLE, also of a whole section), and whether it is never shown (SECRET).
 """
 
+import base64
 import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from types import NoneType
+from typing import Annotated, Any, Literal, cast, get_args
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import Attribute, Factory, field, fields, frozen
 
-from dispatcher.fields import MaxRetries, Rule, Seconds
-from web.codec import Fault, Invalid, Text, structure
+from dispatcher.events import EventType
+from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
+from dispatcher.rules import Rules
+from web.codec import Fault
 
 SQLITE = "sqlite:///"
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -52,13 +54,41 @@ def level(name: str) -> str:
     return name.lower()
 
 
+def webhook_url(url: str) -> str:
+    """`https://host/path`, or `http://`; without a name and password in it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username is not None or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
+        raise ValueError("must be an http or https URL, without credentials and fragment")
+    return url
+
+
+def webhook_secret(value: str) -> str:
+    """`whsec_` and a key in base64, or any other text of 16 characters or more."""
+    if value.startswith("whsec_"):
+        try:
+            base64.b64decode(value.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            raise ValueError("must be in base64 after whsec_") from None
+    return value
+
+
 Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
+WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
+WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 
-def _also(variable: str, option: str) -> dict[str, str]:
+RELOADABLE = {"reloadable": True}
+SECRET = {"secret": True}
+
+
+def _also(variable: str, option: str) -> dict[str, Any]:
     """The short names of a setting: an environment variable, and an option (`log_level` is --log-level)."""
     return {"variable": variable, "option": option}
 
@@ -92,102 +122,92 @@ class Tasks:
     max_concurrent_tasks: Annotated[int, Ge(0), Le(1_000_000)] = 0
     priority_aging_seconds: Annotated[float, Ge(0), Le(31_536_000)] = 0
 
+    def rules(self) -> Rules:
+        """What the dispatcher goes by."""
+        return Rules(
+            default_timeout_seconds=self.default_task_timeout,
+            default_max_retries=self.max_task_retries,
+            prompt_match_threshold=self.prompt_match_threshold,
+            require_lease_token=self.require_lease_token,
+            restart_grace_seconds=self.restart_grace_seconds,
+            max_concurrent_tasks=self.max_concurrent_tasks,
+            priority_aging_seconds=self.priority_aging_seconds,
+        )
+
 
 @frozen(kw_only=True)
 class Security:
-    api_key: ApiKey | None = field(default=None, repr=False, metadata=_also("API_SECRET_KEY", "api_key"))
+    api_key: ApiKey | None = field(default=None, repr=False, metadata=_also("API_SECRET_KEY", "api_key") | SECRET)
+    open_metrics: bool = False
 
 
 @frozen(kw_only=True)
 class Logging:
-    level: Level = field(default="info", metadata=_also("LOG_LEVEL", "log_level"))
+    level: Level = field(default="info", metadata=_also("LOG_LEVEL", "log_level") | RELOADABLE)
+    format: Literal["json", "pretty"] | None = field(default=None, metadata=_also("LOG_FORMAT", "log_format"))
+    file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    redact: bool = field(default=True, metadata=RELOADABLE)
+
+
+@frozen(kw_only=True)
+class Webhooks:
+    """`events` are the types that the endpoint is told of; none given: all."""
+
+    url: WebhookUrl | None = None
+    secret: WebhookSecret | None = field(default=None, repr=False, metadata=SECRET)
+    events: Annotated[tuple[EventType, ...], MaxLen(100), Rule(distinct)] = ()
+    allow_private: bool = False
+    timeout_seconds: Annotated[float, Gt(0), Le(60)] = 10
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.url is not None and self.secret is None:
+            yield "secret", "is required with url: what is sent is signed with it"
 
 
 @frozen(kw_only=True)
 class Settings:
     server: Server = Factory(Server)
     database: Database = Factory(Database)
-    task: Tasks = Factory(Tasks)
+    task: Tasks = field(factory=Tasks, metadata=RELOADABLE)
     security: Security = Factory(Security)
     logging: Logging = Factory(Logging)
+    webhooks: Webhooks = field(factory=Webhooks, metadata=RELOADABLE)
 
 
-def load(cli: Mapping[str, object], environ: Mapping[str, str], config: Path | None = None) -> Settings:
-    """The settings in force. `cli` maps options (`log_level`) to their values, None if not given.
+@frozen
+class Setting:
+    """What is known of one setting."""
 
-    Raises SettingsError with every fault of every source.
-    """
-    faults = list(_unknown_variables(environ))
-    file, values = config, dict[str, Any]()
-    try:
-        file = file or _file_of(environ)
-        values = _read_toml(file) if file else {}
-    except SettingsError as error:
-        faults += error.faults
-    origins = _overlay(values, cli, environ)
-    try:
-        settings = structure(values, Settings)
-    except Invalid as error:
-        faults += [Fault(origins.get(it.field, f"{it.field} in {file}"), it.reason) for it in error.faults]
-    if faults:
-        raise SettingsError(faults)
-    return settings
+    section: str
+    field: "Attribute[Any]"
+    reloadable: bool
 
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.field.name}"
 
-def _file_of(environ: Mapping[str, str]) -> Path | None:
-    name = environ.get("APP_ENV")
-    if name is None:
-        return None
-    if not re.fullmatch(r"[a-z0-9_-]+", name):
-        raise SettingsError([Fault("APP_ENV", "must be a plain name such as development or production")])
-    return Path("config", f"{name}.toml")
+    @property
+    def variable(self) -> str:
+        return f"APP_{self.section}_{self.field.name}".upper()
+
+    @property
+    def secret(self) -> bool:
+        return bool(self.field.metadata.get("secret"))
+
+    @property
+    def may_be_null(self) -> bool:
+        return NoneType in get_args(self.field.type)
+
+    def of(self, settings: Settings) -> Any:
+        """Its value."""
+        return getattr(getattr(settings, self.section), self.field.name)
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError([Fault(str(file), f"cannot be read: {error.strerror}")]) from None
-    except ValueError as error:
-        raise SettingsError([Fault(str(file), f"is not TOML: {error}")]) from None
-
-
-def _overlay(values: dict[str, Any], cli: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, str]:
-    """Put what options and variables say over the file's `values`; tells which of them each setting comes from."""
-    origins = {}
-    for section, setting in _settings():
-        table = values.setdefault(section, {})
-        for origin, value in _sources(section, setting, cli, environ):
-            if value is not None and isinstance(table, dict):
-                table[setting.name] = Text(value) if isinstance(value, str) else value
-                origins[f"{section}.{setting.name}"] = origin
-    return origins
-
-
-def _sources(
-    section: str, setting: "Attribute[Any]", cli: Mapping[str, object], environ: Mapping[str, str]
-) -> Iterator[tuple[str, object]]:
-    """Where a setting may be given besides the file, and what is given there; the strongest last."""
-    if variable := setting.metadata.get("variable"):
-        yield variable, environ.get(variable)
-    variable = _variable(section, setting)
-    yield variable, environ.get(variable)
-    if option := setting.metadata.get("option"):
-        yield f"--{option.replace('_', '-')}", cli.get(option)
-
-
-def _settings() -> Iterator[tuple[str, "Attribute[Any]"]]:
+def _all() -> Iterator[Setting]:
     for section in fields(Settings):
-        yield from ((section.name, setting) for setting in fields(cast(Any, section.type)))
+        for it in fields(cast(Any, section.type)):
+            reloadable = (section.metadata | it.metadata).get("reloadable", False)
+            yield Setting(section.name, it, reloadable)
 
 
-def _variable(section: str, setting: "Attribute[Any]") -> str:
-    return f"APP_{section}_{setting.name}".upper()
-
-
-def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Fault]:
-    known = ["APP_ENV", *(_variable(section, setting) for section, setting in _settings())]
-    for name in sorted(environ):
-        if name.startswith("APP_") and name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0)[0]
-            yield Fault(name, f"unknown variable, did you mean {near!r}?")
+SETTINGS = {setting.key: setting for setting in _all()}

@@ -4,6 +4,7 @@ import asyncio
 from asyncio import FIRST_COMPLETED
 from asyncio import Task as Job
 from contextlib import suppress
+from typing import Literal, TypedDict
 
 from aiohttp.web import Request, StreamResponse
 from aiohttp_sse import EventSourceResponse, sse_response
@@ -21,14 +22,37 @@ from web.delivery import delivering
 from web.service import Service
 
 PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
-REPORTS = {None, "task.completed", "task.failed", "task.retried", "task.released"}  # None: a heartbeat
-LOST = {"task.cancelled": "cancelled", "task.lease_expired": "expired"}
+# None: a heartbeat, or a log
+REPORTS = {None, "task.progress", "task.completed", "task.failed", "task.retried", "task.released"}
+LOST: dict[str | None, Literal["cancelled", "expired"]] = {
+    "task.cancelled": "cancelled",
+    "task.lease_expired": "expired",
+}
+
+
+class Lost(TypedDict):
+    task_id: str
+    reason: Literal["cancelled", "expired"]
+
+
+class Available(TypedDict):
+    work_directory: str
+    waiting: int
+
+
+class Over(TypedDict):
+    """There will be no more tasks: the server is stopping, or the worker gives no sign of life."""
 
 
 async def stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
+    """Send a worker its tasks as long as it has hands free (`assign`), or only the news of them (`notify`)."""
     timeout = service.settings.server.request_timeout_seconds
     async with sse_response(request, sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS) as events:
-        with suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed):  # the worker has gone, or we are going
+        with (
+            service.metrics.reading("worker"),
+            suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed),  # the worker has gone, or we are going
+            service.dispatcher.roll.present("stream", asked.worker_id, asked.work_path, service.clock),
+        ):
             if asked.mode == "notify":
                 await _notify(service, asked, events)
             else:
@@ -48,7 +72,8 @@ async def _notify(service: Service, asked: Stream, events: EventSourceResponse) 
             heard.clear()  # what comes from here on may not be in the number yet
             waiting = await service.record.waiting(asked.work_path)
             if waiting != told:
-                await send(events, "available", {"work_directory": asked.work_path, "waiting": waiting})
+                available: Available = {"work_directory": asked.work_path, "waiting": waiting}
+                await send(events, "available", available)
                 told = waiting
             try:
                 await heard.next()
@@ -136,7 +161,7 @@ class _Assignment:
         task, type = change.after, change.entry.type if change.entry else None
         if self.held.get(task.task_id) == task.attempt:
             if type in LOST:
-                await send(self.events, "cancel", {"task_id": task.task_id, "reason": LOST[type]})
+                await self._tell_lost(task.task_id, LOST[type])
             self._listen_for_life(task, type)
         if task.status is Status.WORKING:
             if self.asked.worker_id and self._is_mine(task):
@@ -169,8 +194,12 @@ class _Assignment:
             if found is None or (found.status, found.attempt) != (Status.WORKING, attempt):
                 del self.held[task_id]
                 self.service.hub.unfollow(heard, about_task(task_id))
-                reason = "cancelled" if found and found.status is Status.CANCELLED else "expired"
-                await send(self.events, "cancel", {"task_id": task_id, "reason": reason})
+                is_cancelled = found is not None and found.status is Status.CANCELLED
+                await self._tell_lost(task_id, "cancelled" if is_cancelled else "expired")
+
+    async def _tell_lost(self, task_id: str, reason: Literal["cancelled", "expired"]) -> None:
+        lost: Lost = {"task_id": task_id, "reason": reason}
+        await send(self.events, "cancel", lost)
 
     def _stop(self) -> None:
         if self.news:

@@ -3,7 +3,8 @@
 Nothing is coerced, nothing unknown is let through, and every fault is named with its path. cattrs writes the reading
 function of each class; the hooks here say what a type accepts. A class may close fields to the outside with the
 metadata `{"internal": True}`, and may check fields against each other in a method `faults(self) ->
-Iterable[tuple[str, str]]`, which is asked once each field is right by itself.
+Iterable[tuple[str, str]]`, which is asked once each field is right by itself. A field whose name Python keeps for
+itself bears an underscore: `from_` is `from` outside.
 """
 
 import math
@@ -198,8 +199,9 @@ def reader(cls: Any, known: tuple[str, ...] = ()) -> Hook:
     fields = attrs.fields(attrs.resolve_types(cls))
     closed: dict[str, Any] = {field.name: override(omit=True) for field in fields if field.metadata.get("internal")}
     closed |= {name: override(struct_hook=lambda value, _: value) for name in known}
+    names = [outside(field.name) for field in fields if field.name not in closed]
+    closed |= {field.name: override(rename=outside(field.name)) for field in fields if field.name.endswith("_")}
     build = make_dict_structure_fn(cls, _converter, **closed)
-    names = [field.name for field in fields if field.name not in closed]
     cross_check = getattr(cls, "faults", lambda _: ())
 
     def read(value: Any, _: Any) -> Any:
@@ -216,14 +218,20 @@ def reader(cls: Any, known: tuple[str, ...] = ()) -> Hook:
     return read
 
 
+def outside(name: str) -> str:
+    """What a field is called on the wire."""
+    return name.removesuffix("_")
+
+
 def _faults(error: ClassValidationError, names: list[str]) -> Iterator[Fault]:
     """What cattrs collected while it read the fields `names`; anything but a fault is raised again."""
     named, others = error.group_exceptions()
     for cause, note in named:
-        if isinstance(cause, KeyError) and cause.args == (note.name,):
-            yield Fault(note.name, "is required")
+        name = outside(note.name)
+        if isinstance(cause, KeyError) and cause.args == (name,):
+            yield Fault(name, "is required")
         elif isinstance(cause, ValueError):
-            yield from within(note.name, cause)
+            yield from within(name, cause)
         else:
             raise cause
     for cause in others:

@@ -1,31 +1,54 @@
 """Tasks: create, claim, report, look. Handlers decide nothing: they ask, and say the answer."""
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import TypedDict
 
 from aiohttp.web import Request, Response, StreamResponse
 from attrs import evolve
 
-from dispatcher.errors import TaskNotFound, Unavailable
-from dispatcher.hub import Closed, LostTouch, about_task
+from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
-from dispatcher.task import FINAL, Task
+from dispatcher.task import Task
 from web.answers import idempotency_key, ok
-from web.bodies import AboutTask, ClaimBody, CompleteBody, Next, Show
+from web.bodies import ClaimBody, CompleteBody, Next
 from web.briefing import briefing
-from web.codec import Fault, Invalid
+from web.codec import Fault, Invalid, rfc3339
 from web.delivery import deliver
 from web.service import Service
-from web.views import history_line, moment, outcome, whole
+from web.views import ClaimedTask, TaskOutcome, moment, outcome, whole
 
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
 UNCACHED = {"Cache-Control": "no-store"}
 
 
+class ClaimedTasks(TypedDict):
+    tasks: list[ClaimedTask]
+
+
+class Renewed(TypedDict):
+    lease_expires_at: str | None
+    deadline_at: str | None
+
+
+class Completed(TaskOutcome):
+    next: ClaimedTask | None
+
+
+class Returned(TaskOutcome):
+    """`available_at`: when it may be claimed again, if it may."""
+
+    available_at: str
+
+
+class Deleted(TypedDict):
+    task_id: str
+    deleted: bool
+
+
 async def create(service: Service, asked: Create, request: Request) -> Response:
+    """Create a task; said again with the same Idempotency-Key it is answered with the task that was made then."""
     if key := idempotency_key(request):
         digest = sha256(await request.read()).hexdigest()
         asked = evolve(asked, idempotency_key=key, request_digest=digest)
@@ -37,27 +60,43 @@ async def create(service: Service, asked: Create, request: Request) -> Response:
 
 
 async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
+    """Claim the next task of one work directory: the most urgent, then the oldest; null if there is none in time."""
     tasks = await service.ask(asked.claim())
     return await _deliver(service, request, tasks, lambda briefed: briefed[0] if briefed else None)
 
 
 async def claim(service: Service, asked: ClaimBody, request: Request) -> StreamResponse:
+    """Claim up to `limit` tasks of one or several work directories; said again with the same `claim_id` while the
+    leases live, it gets the same tasks."""
     tasks = await service.ask(asked.claim())
-    return await _deliver(service, request, tasks, lambda briefed: {"tasks": briefed})
+    return await _deliver(service, request, tasks, _claimed)
+
+
+def _claimed(briefed: list[ClaimedTask]) -> ClaimedTasks:
+    return {"tasks": briefed}
 
 
 async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Response:
+    """Renew the lease of a task that is being worked on, and tell of its progress."""
     task = await service.ask(asked)
-    return ok(
-        {"lease_expires_at": moment(task.lease_expires_at), "deadline_at": moment(task.deadline_at)}, service.clock()
-    )
+    renewed: Renewed = {
+        "lease_expires_at": moment(task.lease_expires_at),
+        "deadline_at": moment(task.deadline_at),
+    }
+    return ok(renewed, service.clock())
 
 
 async def complete(service: Service, asked: CompleteBody, request: Request) -> StreamResponse:
+    """Report the outcome of a task, and claim the next one in the same call; said again with the same token it gets the
+    stored outcome."""
     task = await service.ask(asked.report())
     tasks = await _claim_after(service, asked.claim())
     ended = outcome(task)
-    return await _deliver(service, request, tasks, lambda briefed: ended | {"next": briefed[0] if briefed else None})
+
+    def say(briefed: list[ClaimedTask]) -> Completed:
+        return {**ended, "next": briefed[0] if briefed else None}
+
+    return await _deliver(service, request, tasks, say)
 
 
 async def _claim_after(service: Service, claim: Claim | None) -> tuple[Task, ...]:
@@ -73,41 +112,39 @@ async def _claim_after(service: Service, claim: Claim | None) -> tuple[Task, ...
 
 
 async def fail(service: Service, asked: Fail, request: Request) -> Response:
-    task = await service.ask(asked)
-    return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
+    """Report that the attempt failed; the task is tried again if it is to be."""
+    return ok(_returned(await service.ask(asked)), service.clock())
 
 
 async def release(service: Service, asked: Release, request: Request) -> Response:
-    task = await service.ask(asked)
-    return ok(outcome(task) | {"available_at": moment(task.available_at)}, service.clock())
+    """Give a task back unfinished: it waits again, and no retry is burnt."""
+    return ok(_returned(await service.ask(asked)), service.clock())
+
+
+def _returned(task: Task) -> Returned:
+    return {**outcome(task), "available_at": rfc3339(task.available_at)}
 
 
 async def edit(service: Service, asked: Edit, request: Request) -> Response:
+    """Change a task: tags and metadata always, the rest while it waits or has failed; what is not given stays."""
     return _whole(service, await service.ask(evolve(asked, if_version=_if_version(request))))
 
 
 async def delete(service: Service, asked: Delete, request: Request) -> Response:
+    """Delete a task that is over; its history stays."""
     await service.ask(evolve(asked, if_version=_if_version(request)))
-    return ok({"task_id": asked.task_id, "deleted": True}, service.clock())
+    deleted: Deleted = {"task_id": asked.task_id, "deleted": True}
+    return ok(deleted, service.clock())
 
 
 async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
+    """Cancel a task; with `force` also one that is being worked on: its lease is void at once, its worker is told."""
     return _whole(service, await service.ask(asked))
 
 
 async def retry(service: Service, asked: Retry, request: Request) -> Response:
+    """Let a failed task be tried once more."""
     return _whole(service, await service.ask(asked))
-
-
-async def show(service: Service, asked: Show, request: Request) -> Response:
-    task = await (_final(service, asked) if asked.until else _task(service, asked.task_id))
-    return _whole(service, task)
-
-
-async def history(service: Service, asked: AboutTask, request: Request) -> Response:
-    await _task(service, asked.task_id)
-    entries = await service.record.history(asked.task_id)
-    return ok({"task_id": asked.task_id, "history": [history_line(entry) for entry in entries]}, service.clock())
 
 
 def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -124,31 +161,8 @@ def _if_version(request: Request) -> int | None:
     return int(given.strip('"'))
 
 
-async def _task(service: Service, task_id: str) -> Task:
-    task = await service.record.task(task_id)
-    if task is None:
-        raise TaskNotFound(task_id)
-    return task
-
-
-async def _final(service: Service, asked: Show) -> Task:
-    """The task once nobody works on it any more; as it is when the time is over or the server stops."""
-    with service.hub.listen(about_task(asked.task_id)) as heard:
-        task = await _task(service, asked.task_id)
-        try:
-            async with asyncio.timeout(asked.wait_seconds):
-                while task.status not in FINAL:
-                    try:
-                        task = (await heard.next()).after
-                    except LostTouch:
-                        task = await _task(service, asked.task_id)
-        except (TimeoutError, Closed):
-            pass
-        return task
-
-
 async def _deliver(
-    service: Service, request: Request, tasks: tuple[Task, ...], say: Callable[[list[dict[str, Any]]], object]
+    service: Service, request: Request, tasks: tuple[Task, ...], say: Callable[[list[ClaimedTask]], object]
 ) -> StreamResponse:
     """Write the answer here and now: tasks that do not get through are given back at once."""
     if not tasks:

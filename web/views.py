@@ -1,21 +1,139 @@
 """What the wire shows of a task and its history. Names and units are those of the contract."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from orjson import Fragment
 
+from dispatcher.fields import OnDependencyFailure, Priority
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, Outcome
 from dispatcher.task import Status, Task
 from web.codec import rfc3339
 
 
+class TaskProgress(TypedDict):
+    percent: float | None
+    message: str | None
+
+
+class WholeTask(TypedDict):
+    task_id: str
+    work_directory: str
+    prompt: str
+    priority: Priority
+    tags: Sequence[str]
+    status: Status
+    worker_id: str | None
+    attempt: int
+    lease_expires_at: str | None
+    deadline_at: str | None
+    progress: TaskProgress | None
+    created_at: str
+    updated_at: str
+    available_at: str
+    started_at: str | None
+    completed_at: str | None
+    result: object
+    error_message: str | None
+    retry_count: int
+    max_retries: int
+    auto_retry: bool
+    retry_delay_seconds: float
+    timeout_seconds: float
+    expires_at: str | None
+    depends_on: Sequence[str]
+    on_dependency_failure: OnDependencyFailure
+    blocked_by: Sequence[str]
+    metadata: Mapping[str, object]
+    created_by: str | None
+    version: int
+
+
+class Dependency(TypedDict):
+    """What a worker learns of a task that its own one depended on; `status` null: it has been deleted since."""
+
+    task_id: str
+    status: Status | None
+    result: object
+    result_omitted: NotRequired[bool]  # to be had from the task itself
+
+
+class ClaimedTask(TypedDict):
+    """A task as its worker gets it; nobody else ever sees the lease_token."""
+
+    task_id: str
+    prompt: str
+    work_directory: str
+    priority: Priority
+    tags: Sequence[str]
+    metadata: Mapping[str, object]
+    attempt: int
+    lease_token: str
+    lease_expires_at: str
+    deadline_at: str
+    retry_count: int
+    previous_error: str | None
+    dependencies: Sequence[Dependency]
+
+
+class TaskOutcome(TypedDict):
+    task_id: str
+    status: Status
+    completed_at: str | None
+
+
+class WorkDirectoryState(TypedDict):
+    work_directory: str
+    waiting: int
+    working: int
+    completed: int
+    failed: int
+    cancelled: int
+    oldest_waiting_seconds: float | None
+    paused: bool
+    paused_reason: str | None
+    paused_until: str | None
+    draining: bool
+    max_working: int | None
+    waiting_workers: int
+
+
+class HistoryLine(TypedDict):
+    seq: int
+    type: str
+    status: Status | None
+    worker_id: str | None
+    attempt: int
+    at: str
+    details: Mapping[str, Any]
+
+
+class Event(TypedDict):
+    """A line of the history, in the feed."""
+
+    seq: int
+    type: str
+    task_id: str | None
+    work_directory: str | None
+    status: Status | None
+    priority: Priority | None
+    worker_id: str | None
+    attempt: int
+    at: str
+    details: Mapping[str, Any]
+
+
+def json_object(text: str) -> Any:
+    """JSON that is written into the answer as it is."""
+    return Fragment(text)
+
+
 def moment(ms: int | None) -> str | None:
     return None if ms is None else rfc3339(ms)
 
 
-def whole(task: Task) -> dict[str, Any]:
+def whole(task: Task) -> WholeTask:
     return {
         "task_id": task.task_id,
         "work_directory": task.work_directory,
@@ -27,10 +145,10 @@ def whole(task: Task) -> dict[str, Any]:
         "attempt": task.attempt,
         "lease_expires_at": moment(task.lease_expires_at),
         "deadline_at": moment(task.deadline_at),
-        "progress": task.progress,
-        "created_at": moment(task.created_at),
-        "updated_at": moment(task.updated_at),
-        "available_at": moment(task.available_at),
+        "progress": cast(TaskProgress | None, task.progress),
+        "created_at": rfc3339(task.created_at),
+        "updated_at": rfc3339(task.updated_at),
+        "available_at": rfc3339(task.available_at),
         "started_at": moment(task.started_at),
         "completed_at": moment(task.completed_at),
         "result": task.result,
@@ -44,48 +162,55 @@ def whole(task: Task) -> dict[str, Any]:
         "depends_on": task.depends_on,
         "on_dependency_failure": task.on_dependency_failure,
         "blocked_by": task.unmet if task.status is Status.WAITING else (),
-        "metadata": Fragment(task.metadata),
+        "metadata": json_object(task.metadata),
         "created_by": task.created_by,
         "version": task.version,
     }
 
 
-def claimed(task: Task, dependencies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A task as its worker gets it; nobody else ever sees the lease_token."""
+def claimed(task: Task, dependencies: Sequence[Dependency]) -> ClaimedTask:
+    assert task.lease_token
+    assert task.lease_expires_at
+    assert task.deadline_at
     return {
         "task_id": task.task_id,
         "prompt": task.prompt,
         "work_directory": task.work_directory,
         "priority": task.priority,
         "tags": task.tags,
-        "metadata": Fragment(task.metadata),
+        "metadata": json_object(task.metadata),
         "attempt": task.attempt,
         "lease_token": task.lease_token,
-        "lease_expires_at": moment(task.lease_expires_at),
-        "deadline_at": moment(task.deadline_at),
+        "lease_expires_at": rfc3339(task.lease_expires_at),
+        "deadline_at": rfc3339(task.deadline_at),
         "retry_count": task.retry_count,
         "previous_error": task.error_message,
         "dependencies": dependencies,
     }
 
 
-def outcome(task: Task) -> dict[str, Any]:
+def outcome(task: Task) -> TaskOutcome:
     return {"task_id": task.task_id, "status": task.status, "completed_at": moment(task.completed_at)}
 
 
-def dependency(task_id: str, parent: Outcome | None) -> dict[str, Any]:
-    """What a worker learns of a task that its own one depended on; None: it has been deleted since."""
+def dependency(task_id: str, parent: Outcome | None) -> Dependency:
     if parent is None:
         return {"task_id": task_id, "status": None, "result": None}
-    omitted = {"result_omitted": True} if parent.is_omitted else {}  # to be had from the task itself
-    return {"task_id": task_id, "status": parent.status, "result": parent.result, **omitted}
+    known: Dependency = {"task_id": task_id, "status": parent.status, "result": parent.result}
+    if parent.is_omitted:
+        known["result_omitted"] = True
+    return known
 
 
-def directory(count: DirectoryCount, waiting_workers: int, now: int) -> dict[str, Any]:
-    rules, oldest = count.rules, count.oldest_waiting_at
+def directory(count: DirectoryCount, waiting_workers: int, now: int) -> WorkDirectoryState:
+    rules, tasks, oldest = count.rules, count.tasks, count.oldest_waiting_at
     return {
         "work_directory": rules.work_directory,
-        **{status.value: number for status, number in count.tasks.items()},
+        "waiting": tasks[Status.WAITING],
+        "working": tasks[Status.WORKING],
+        "completed": tasks[Status.COMPLETED],
+        "failed": tasks[Status.FAILED],
+        "cancelled": tasks[Status.CANCELLED],
         "oldest_waiting_seconds": None if oldest is None else (now - oldest) / 1000,
         "paused": rules.paused,
         "paused_reason": rules.paused_reason,
@@ -96,13 +221,28 @@ def directory(count: DirectoryCount, waiting_workers: int, now: int) -> dict[str
     }
 
 
-def history_line(entry: Entry) -> Mapping[str, Any]:
+def history_line(entry: Entry) -> HistoryLine:
     return {
         "seq": entry.seq,
         "type": entry.type,
         "status": entry.status,
         "worker_id": entry.worker_id,
         "attempt": entry.attempt,
-        "at": moment(entry.at),
+        "at": rfc3339(entry.at),
+        "details": entry.details,
+    }
+
+
+def event(entry: Entry) -> Event:
+    return {
+        "seq": entry.seq,
+        "type": entry.type,
+        "task_id": entry.task_id,
+        "work_directory": entry.work_directory,
+        "status": entry.status,
+        "priority": entry.priority,
+        "worker_id": entry.worker_id,
+        "attempt": entry.attempt,
+        "at": rfc3339(entry.at),
         "details": entry.details,
     }

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dispatcher.decisions.batches import create_many
+from dispatcher.decisions.bulk import steer_many
 from dispatcher.decisions.claims import claim, drain, held, leave
 from dispatcher.decisions.creation import create
 from dispatcher.decisions.directories import regulate
+from dispatcher.decisions.logs import log
 from dispatcher.decisions.reports import complete, fail, heartbeat, release
+from dispatcher.decisions.settings import reconfigure
 from dispatcher.decisions.steering import cancel, delete, edit, retry
 from dispatcher.decisions.time import resume, tick
 from dispatcher.messages import (
@@ -26,11 +29,14 @@ from dispatcher.messages import (
     Heartbeat,
     Held,
     Leave,
+    Log,
     Message,
+    Reconfigure,
     Regulate,
     Release,
     Resume,
     Retry,
+    SteerMany,
     Tick,
 )
 
@@ -42,11 +48,14 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     Complete: complete,
     Fail: fail,
     Release: release,
+    Log: log,
     Cancel: cancel,
     Retry: retry,
     Edit: edit,
     Delete: delete,
+    SteerMany: steer_many,
     Regulate: regulate,
+    Reconfigure: reconfigure,
     Held: held,
     Tick: tick,
     Resume: resume,

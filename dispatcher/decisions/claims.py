@@ -44,7 +44,10 @@ def leave(board: Board, leave: Leave, now: int) -> None:
 
 
 def drain(board: Board, drain: Drain, now: int) -> None:
-    board.draining = True
+    """It is told once, and not at all where there was no room for it: a full disk keeps nobody from stopping."""
+    if not board.draining:
+        board.draining = True
+        board.notice(now, "server.draining")
     for waiter in board.agenda.waiters():
         board.dismiss(waiter.ticket)
 
@@ -64,4 +67,5 @@ def _lend(board: Board, task: Task, claim: Claim, now: int) -> Task:
         started_at=now,
         progress=None,
     )
-    return board.put(task, lent, now, "task.claimed")
+    waiting_seconds = (now - max(task.created_at, task.available_at)) / 1000
+    return board.put(task, lent, now, "task.claimed", waiting_seconds=waiting_seconds)

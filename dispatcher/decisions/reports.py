@@ -28,20 +28,22 @@ LOSSES: dict[str | None, LossReason] = {
 
 
 def heartbeat(board: Board, heartbeat: Heartbeat, now: int) -> Task:
-    task = _leased(board, heartbeat)
+    task = leased(board, heartbeat)
     assert task.deadline_at is not None
     lease_seconds = heartbeat.lease_seconds or task.lease_seconds
     changes: dict[str, Any] = {"lease_seconds": lease_seconds}
     changes["lease_expires_at"] = lease_end(now, lease_seconds, task.deadline_at)
-    if progress := heartbeat.progress:
-        changes["progress"] = {"percent": progress.percent, "message": progress.message}
-    return board.put(task, task.change(now, **changes), now, None)
+    if heartbeat.progress is None:
+        return board.put(task, task.change(now, **changes), now, None)
+    progress: dict[str, Any] = {"percent": heartbeat.progress.percent, "message": heartbeat.progress.message}
+    line = None if progress == task.progress else "task.progress"
+    return board.put(task, task.change(now, progress=progress, **changes), now, line, **progress)
 
 
 def complete(board: Board, complete: Complete, now: int) -> Task | LeaseLost:
     to = Status(complete.status)
     try:
-        task = _leased(board, complete, complete.worker_id)
+        task = leased(board, complete, complete.worker_id)
     except LeaseLost as lost:
         return _repeated(board, complete, to) or _too_late(
             board, complete, lost, now, status=to, result=complete.result, error_message=complete.error_message
@@ -55,7 +57,7 @@ def complete(board: Board, complete: Complete, now: int) -> Task | LeaseLost:
 
 def fail(board: Board, fail: Fail, now: int) -> Task | LeaseLost:
     try:
-        task = _leased(board, fail)
+        task = leased(board, fail)
     except LeaseLost as lost:
         return _repeated(board, fail, Status.FAILED) or _too_late(
             board, fail, lost, now, status=Status.FAILED, error_message=fail.error_message
@@ -66,11 +68,11 @@ def fail(board: Board, fail: Fail, now: int) -> Task | LeaseLost:
 
 
 def release(board: Board, release: Release, now: int) -> Task:
-    task = _leased(board, release)
+    task = leased(board, release)
     return give_back(board, task, now, "task.released", delay_seconds=release.delay_seconds or 0, reason=release.reason)
 
 
-def _leased(board: Board, message: LeaseMessage, worker_id: str | None = None) -> Task:
+def leased(board: Board, message: LeaseMessage, worker_id: str | None = None) -> Task:
     """The working task that the caller holds. Without a token it is believed, unless it names another worker."""
     task, token = board.find(message.task_id), message.lease_token
     if token is not None:

@@ -56,6 +56,8 @@ def end(
     error_message: str | None = None,
     **details: Any,
 ) -> Task:
+    if to is not Status.CANCELLED and task.started_at is not None:
+        details["processing_seconds"] = (now - task.started_at) / 1000
     ended = task.move(
         to,
         now,

@@ -96,7 +96,9 @@ async def test_json_is_the_servers_answer(cli, client, finished, directory):
     listed = await cli("list", "--json", "--work-directory", str(directory), "--limit", "5")
     assert [task["task_id"] for task in listed.json["tasks"]] == [task_id]
     watched = await cli("watch", task_id, "--json")
-    assert [json.loads(line) for line in watched.out.splitlines()] == await client.history(task_id)
+    events, history = [json.loads(line) for line in watched.out.splitlines()], await client.history(task_id)
+    assert [{name: event[name] for name in history[0]} for event in events] == history
+    assert {event["task_id"] for event in events} == {task_id}
     submitted = await cli("submit", "x", "--work-directory", str(directory), "--json")
     assert submitted.json["status"] == "waiting"
 

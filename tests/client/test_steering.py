@@ -66,6 +66,37 @@ async def test_the_client_cancels_and_retries(client, directory, submitted):
     assert (await client.cancel(task_id, "over", force=True))["prompt"] == "x"
 
 
+async def test_priority(cli, client, directory, submitted):
+    """Of several tasks at once; those whose priority cannot change are named, and the others change."""
+    first, second = await submitted(), await submitted()
+    done = await cli("priority", "high", first, second, first, "--reason", "urgent")
+    assert (done.code, done.out, done.err) == (0, f"{first} high\n{second} high\n", "")
+    assert [(await client.get(task_id))["priority"] for task_id in (first, second)] == ["high", "high"]
+    assert (await client.history(first))[-1]["details"] == {"changed": ["priority"], "reason": "urgent"}
+    await client.cancel(first)
+    done = await cli("priority", "low", first, second, "nobody")
+    assert (done.code, done.out) == (1, f"{second} low\n")
+    assert done.err == f"refused (INVALID_STATE): {first}\nrefused (TASK_NOT_FOUND): nobody\n"
+    done = await cli("priority", "medium", first, second, "--json")
+    assert done.code == 1
+    assert done.json["skipped"] == [{"task_id": first, "code": "INVALID_STATE"}]
+    for wrong in (["urgent", first], ["low"], [first]):
+        assert (await cli("priority", *wrong)).code == 2
+
+
+async def test_the_client_steers_many(client, directory, submitted):
+    """By ids or by a filter, which may not be empty unless all are meant."""
+    ids = [await submitted() for _ in range(3)]
+    nothing = {"skipped": [], "skipped_count": 0}
+    only = {"work_directory": str(directory)}
+    assert await client.steer_many("cancel", filter=only, dry_run=True) == {"matched": 3, "changed": 3, **nothing}
+    assert await client.steer_many("cancel", ids=ids[:2], reason="over") == {"matched": 2, "changed": 2, **nothing}
+    with pytest.raises(Refused) as refused:
+        await client.steer_many("delete", filter={})
+    assert refused.value.code == "FILTER_TOO_WIDE"
+    assert (await client.steer_many("delete", filter={}, all=True))["changed"] == 2
+
+
 async def test_an_idempotency_key(client, submitted):
     """With the same key the same task comes back, and no second one is made."""
     assert await submitted(idempotency_key="k") == await submitted(idempotency_key="k")

@@ -5,7 +5,7 @@ from typing import Any
 
 from dispatcher.directory import Directory
 from dispatcher.errors import BatchRefused, DependencyNotFound, LeaseLost, Refusal, Unavailable
-from dispatcher.messages import Created
+from dispatcher.messages import Created, Steered
 from dispatcher.task import Task
 from tests.dispatcher.births import not_found
 from tests.dispatcher.oracle import DONE
@@ -14,7 +14,8 @@ GONE, UNAVAILABLE = "gone", "unavailable"
 SHOWN = (
     *("arrival", "task_id", "status", "priority", "tags", "prompt", "depends_on", "unmet", "ready", "created_at"),
     *("available_at", "attempt", "worker_id", "lease_token", "lease_expires_at", "deadline_at", "started_at"),
-    *("completed_at", "retry_count", "lost_leases", "error_message", "result"),
+    "progress",
+    *("completed_at", "retry_count", "lost_leases", "log_lines", "error_message", "result"),
 )
 
 
@@ -32,6 +33,8 @@ def _plain(answer: Any) -> Any:
             return shown(task)
         case Directory():
             return {name: getattr(answer, name) for name in Directory.__slots__ if not name.startswith("_")}
+        case Steered(matched=matched, changed=changed, skipped=skipped):
+            return {"matched": matched, "changed": changed, "skipped": {name: _plain(why) for name, why in skipped}}
         case tuple(answers):
             return [_plain(one) if one is not None else None for one in answers]
         case LeaseLost() as lost:
@@ -44,6 +47,8 @@ def _plain(answer: Any) -> Any:
             return UNAVAILABLE
         case Refusal() as refusal:
             return type(refusal).__name__
+        case int():
+            return answer
         case None:
             return DONE
     raise AssertionError(answer)

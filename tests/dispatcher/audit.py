@@ -4,16 +4,27 @@ memory. Knows nothing of the oracle."""
 from collections import Counter, defaultdict
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispatcher.directory import Directory
-from dispatcher.ports import Change, Entry, Ruling
+from dispatcher.events import EVENT_TYPES
+from dispatcher.ports import Change, Configured, Entry, Notice, Ruling
+from dispatcher.rules import Rules
 from dispatcher.task import MOVES, Status, Task
 from storage.rows import DIRECTORIES, HISTORY, TASKS
 from tests.dispatcher.world import World
 
 MOVING = {f"task.{move}" for move in ("claimed", "completed", "failed", "cancelled", "retried", "released")}
-UNSEEN = {"version", "updated_at", "has_dependants", "tell_from", "idempotency_key", "request_digest", "claim_id"}
+UNSEEN = {
+    "version",
+    "updated_at",
+    "has_dependants",
+    "tell_from",
+    "idempotency_key",
+    "request_digest",
+    "claim_id",
+    "log_lines",
+}
 
 
 @define
@@ -62,6 +73,10 @@ class Audit:
     recorded: list[Task] = field(factory=list)
     tasks: dict[str, Task] = field(factory=dict)  # by the changes committed so far
     rules: dict[str, Directory] = field(factory=dict)
+    in_force: Rules = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.in_force = self.world.rules
 
     # The changes, one by one
 
@@ -70,13 +85,16 @@ class Audit:
             for change in batch:
                 if isinstance(change, Ruling):
                     self.rules[change.after.work_directory] = change.after
-                else:
+                elif isinstance(change, Configured):
+                    self.in_force = Rules(**change.after.runtime)
+                elif not isinstance(change, Notice):
                     self._change(change)
         self.commits = len(self.world.journal.commits)
 
     def _change(self, change: Change) -> None:
         task = change.after
-        assert change.before == self.tasks.get(task.task_id), "it was decided on an old form of the task"
+        newest = self.tasks.get(task.task_id)
+        assert change.before == newest or _is_gone(change, newest), "it was decided on an old form of the task"
         if change.entry and change.entry.type == "task.claimed":
             self._claimed(self.tasks[task.task_id])
         if task.deadline_at is not None:
@@ -95,7 +113,7 @@ class Audit:
         assert not here.draining
         working = [other.work_directory for other in self.tasks.values() if other.status is Status.WORKING]
         assert here.max_working is None or working.count(task.work_directory) < here.max_working
-        limit = self.world.rules.max_concurrent_tasks
+        limit = self.in_force.max_concurrent_tasks
         assert not limit or len(working) < limit
         before = [other for other in self.tasks.values() if other.ready and self._goes_before(other, task)]
         assert not before, "an equal one was there before"
@@ -103,7 +121,7 @@ class Audit:
     def _goes_before(self, other: Task, task: Task) -> bool:
         """Whatever the claim asked for, it would have got the other one."""
         fits = other.work_directory == task.work_directory and set(other.tags) >= set(task.tags)
-        aging = self.world.rules.priority_aging_seconds * 1000
+        aging = self.in_force.priority_aging_seconds * 1000
         ahead = other.priority.rank - task.priority.rank
         if aging:
             sooner = other.created_at - other.priority.rank * aging <= task.created_at - task.priority.rank * aging
@@ -136,6 +154,7 @@ class Audit:
         for line in map(HISTORY.value, self._rows(f"{HISTORY.select} where seq > ? order by seq", self.last_seq)):
             assert line.seq == self.last_seq + 1
             assert line.at >= self.last_at
+            assert line.type in EVENT_TYPES
             self.last_seq, self.last_at = line.seq, line.at
             if line.task_id is not None:
                 self.lives[line.task_id].read(line)
@@ -204,6 +223,11 @@ class Audit:
         (first,) = self._rows("select min(due_at) from tasks")[0]
         due = self.world.board.next_due()
         assert first is None or (due is not None and due <= first)
+
+
+def _is_gone(change: Change, newest: Task | None) -> bool:
+    """The result of what is deleted need not have been looked at."""
+    return change.gone and newest is not None and change.before == evolve(newest, result=None)
 
 
 def _visible(task: Task) -> dict[str, Any]:

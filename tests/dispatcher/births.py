@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from dispatcher.messages import Create, CreateMany, Draft
+from dispatcher.rules import Rules
 from tests.dispatcher.jobs import ENDED, Job
 
 if TYPE_CHECKING:
@@ -66,9 +67,17 @@ def _make(oracle: Oracle, create: Create, parents: tuple[str, ...], now: int) ->
     available_at = now + round((create.delay_seconds or 0) * 1000)
     if create.run_at is not None:
         available_at = max(now, create.run_at)
+    create = _with_defaults(create, oracle.rules)
     job = Job(len(oracle.jobs) + 1, create, parents, now, available_at, available_at <= now, list(parents))
     oracle.jobs.append(job)
     return job
+
+
+def _with_defaults(create: Create, rules: Rules) -> Create:
+    """What it does not say is as the settings are when it is created, whatever they become."""
+    retries = rules.default_max_retries if create.max_retries is None else create.max_retries
+    seconds = rules.default_timeout_seconds if create.timeout_seconds is None else create.timeout_seconds
+    return evolve(create, max_retries=retries, timeout_seconds=seconds)
 
 
 def _look_at_parents(oracle: Oracle, job: Job, before: list[str], now: int) -> None:

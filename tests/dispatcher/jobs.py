@@ -5,7 +5,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from dispatcher.fields import UNSET
-from dispatcher.messages import Complete, Create, Edit, Fail, Heartbeat, Release
+from dispatcher.messages import Complete, Create, Edit, Fail, Heartbeat, Log, Release
 
 NEVER = float("inf")
 ENDED = ("completed", "failed", "cancelled")
@@ -29,11 +29,14 @@ class Job:
     lease_ends: int | None = None
     deadline: int | None = None
     started_at: int | None = None
+    progress: dict[str, Any] | None = None
+    steps: int = 0  # of progress that were told
     ended_at: int | None = None
     retries: int = 0
     lost: int = 0
     error: str | None = None
     result: Any = None
+    printed: list[tuple[int, int, str]] = field(factory=list)  # attempt, time and text of each line
     reason: str | None = None  # why it was cancelled
     has_children: bool = False  # others wait for it, or did so once
     tell: int | None = None  # it has ended, and its children from this number on have yet to hear of it
@@ -56,7 +59,7 @@ class Job:
 
     @property
     def retries_left(self) -> bool:
-        return self.retries < (3 if self.create.max_retries is None else self.create.max_retries)
+        return self.retries < self.create.max_retries
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -77,9 +80,11 @@ class Job:
             "lease_expires_at": self.lease_ends,
             "deadline_at": self.deadline,
             "started_at": self.started_at,
+            "progress": self.progress,
             "completed_at": self.ended_at,
             "retry_count": self.retries,
             "lost_leases": self.lost,
+            "log_lines": len(self.printed),
             "error_message": self.error,
             "result": self.result,
         }
@@ -96,8 +101,8 @@ class Job:
             claim.claim_id,
             claim.lease_seconds,
         )
-        self.started_at = now
-        self.deadline = now + round((self.create.timeout_seconds or 3600) * 1000)
+        self.started_at, self.progress = now, None
+        self.deadline = now + round(self.create.timeout_seconds * 1000)
         self.renew(now)
 
     def renew(self, now: int) -> None:
@@ -118,13 +123,13 @@ class Job:
     def back(self, how: str, available_at: int, now: int, error: str | None = None) -> None:
         self._end_lease(how)
         self.status, self.available_at, self.worker, self.started_at = "waiting", available_at, None, None
-        self.available = available_at <= now
+        self.available, self.progress = available_at <= now, None
         self.error = error or self.error
 
     def retry(self, now: int) -> None:
         self.touched = True
         self.status, self.retries, self.worker, self.result = "waiting", self.retries + 1, None, None
-        self.started_at = self.ended_at = self.tell = None
+        self.started_at = self.ended_at = self.tell = self.progress = None
         self.available_at = max(now, self.available_at)
         self.available = self.available_at <= now
 
@@ -189,10 +194,12 @@ class Job:
 
     # What its holder says
 
-    def hear(self, message: Any, now: int, token_required: bool) -> Any:
+    def hear(self, message: Any, now: int, token_required: bool, log_lines_max: int) -> Any:
         """None if it was accepted, else the answer."""
         if refusal := self._refusal(message, token_required):
             return refusal
+        if isinstance(message, Log) and len(self.printed) + len(message.lines) > log_lines_max:
+            return "LogFull"
         if isinstance(message, Complete) and message.original_prompt not in (None, self.create.prompt):
             return "PromptMismatch"
         match message:
@@ -200,12 +207,17 @@ class Job:
                 self.touched = True
                 self.lease = message.lease_seconds or self.lease
                 self.renew(now)
+                if said := message.progress:
+                    before, self.progress = self.progress, {"percent": said.percent, "message": said.message}
+                    self.steps += self.progress != before
             case Complete(status="completed"):
                 self.end("completed", now, "completed", message.error_message, message.result)
             case Complete():
                 self._fail(message, self.create.auto_retry, now)
             case Fail():
                 self._fail(message, self.create.auto_retry if message.retryable is None else message.retryable, now)
+            case Log():
+                self.printed += [(self.attempt, now, line) for line in message.lines]
             case Release():
                 self.back("released", now + round((message.delay_seconds or 0) * 1000), now)
         return None

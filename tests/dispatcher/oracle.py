@@ -19,12 +19,15 @@ from dispatcher.messages import (
     Edit,
     Held,
     Message,
+    Reconfigure,
     Regulate,
     Retry,
+    SteerMany,
     Tick,
 )
 from dispatcher.rules import Rules
 from tests.dispatcher.births import create, create_many
+from tests.dispatcher.crowds import steer_many
 from tests.dispatcher.folders import Folder
 from tests.dispatcher.jobs import ENDED, NEVER, Job
 
@@ -43,12 +46,15 @@ class Parked:
 class Oracle:
     rules: Rules
     told_at_once: int  # children that hear of the end of others in one go
+    log_lines_max: int
 
     jobs: list[Job] = field(factory=list)
     folders: dict[str, Folder] = field(factory=dict)
     parked: list[Parked] = field(factory=list)
     answers: dict[object, Any] = field(factory=dict)  # of parked claims, by their key
     draining: bool = False
+    versions: list[tuple[int, str, None]] = field(factory=list)  # of the rules: a line of history for each
+    lines: list[tuple[int, str, None]] = field(factory=list)  # about the server itself
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
         """The answer, or None if the claim is parked."""
@@ -59,17 +65,24 @@ class Oracle:
                 answer = create_many(self, message, now)
             case Claim():
                 answer = self._claim(key, message, now)
+            case SteerMany():
+                answer = steer_many(self, message, now)
             case Regulate():
                 answer = self._folder(message.work_directory).regulate(message, now)
+            case Reconfigure():
+                self.rules = message.rules
+                self.versions.append((now, "config.changed", None))
+                answer = len(self.versions)
             case Held():
                 answer = self._held_by(message)
             case Drain():
+                self.lines += [] if self.draining else [(now, "server.draining", None)]
                 self.draining, answer = True, DONE
                 self._dismiss(list(self.parked))
             case Tick():
                 answer = DONE
             case _:
-                answer = self._speak_of_one(message, now)
+                answer = self.speak_of_one(message, now)
         self._settle(now)
         return answer
 
@@ -213,7 +226,7 @@ class Oracle:
     def ids(self) -> list[str]:
         return [job.id for job in self.jobs if not job.deleted]
 
-    def _speak_of_one(self, message: Any, now: int) -> Any:
+    def speak_of_one(self, message: Any, now: int) -> Any:
         job = next((job for job in self.jobs if job.id == message.task_id and not job.deleted), None)
         if job is None:
             return "TaskNotFound"
@@ -230,7 +243,7 @@ class Oracle:
                 job.deleted = job.status in ENDED
                 return DONE if job.deleted else "InvalidState"
             case _:
-                answer = job.hear(message, now, self.rules.require_lease_token)
+                answer = job.hear(message, now, self.rules.require_lease_token, self.log_lines_max)
         return answer or job.summary()
 
     def _cancel(self, job: Job, cancel: Cancel, now: int) -> Any:

@@ -7,7 +7,7 @@ Nobody names a task or a lease before the batch that makes it is over, for nobod
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve
+from attrs import asdict, evolve
 from hypothesis import strategies as st
 
 from dispatcher.fields import UNSET, Priority
@@ -24,11 +24,18 @@ from dispatcher.messages import (
     Fail,
     Heartbeat,
     Held,
+    Log,
     Message,
+    Progress,
+    Reconfigure,
     Regulate,
     Release,
     Retry,
+    SteerMany,
 )
+from dispatcher.record import Filter
+from dispatcher.rules import Rules
+from dispatcher.task import Status
 
 DIRECTORIES = ("/a", "/b", "/c")
 WORKERS = ("ann", "bob")
@@ -158,18 +165,23 @@ failures = st.builds(
 )
 
 
+progress = st.sampled_from([None, Progress(), Progress(percent=1), Progress(message="on")])
+
+
 @st.composite
 def reports(draw: st.DrawFn) -> Message[Any]:
     task_id, token = draw(leases())
     report: dict[str, Any] = {"task_id": task_id, "lease_token": None if draw(now_and_then) else token}
-    kind = draw(st.sampled_from([Complete, Fail, Release, Heartbeat, Complete, Fail]))
+    kind = draw(st.sampled_from([Complete, Fail, Release, Heartbeat, Log, Complete, Fail]))
     if kind is Complete:
         return evolve(draw(completions), **report)
     if kind is Fail:
         return evolve(draw(failures), **report)
+    if kind is Log:
+        return Log(lines=draw(st.sampled_from([("a",), ("b", ""), ("c", "c", "c")])), **report)
     if kind is Release:
         return Release(task_id=task_id, lease_token=token, delay_seconds=draw(delays))
-    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds))
+    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds), progress=draw(progress))
 
 
 # What people do
@@ -194,6 +206,29 @@ edits = st.builds(
 )
 deletions = st.builds(Delete, task_id=task_ids(), if_version=versions)
 
+some_tasks = st.lists(task_ids(), min_size=1, max_size=8, unique=True).map(tuple)
+filters = st.builds(
+    Filter,
+    statuses=st.just(()) | st.lists(st.sampled_from(Status), unique=True).map(tuple),
+    work_directories=st.just(()) | st.lists(directories, unique=True).map(tuple),
+    priorities=st.just(()) | st.lists(priorities, unique=True).map(tuple),
+    tags=st.just(()) | tags,
+    tag_mode=st.sampled_from(["all", "any"]),
+    worker_ids=st.sampled_from([(), (), (), ("ann",), WORKERS]),
+    created_after=moments([None] * 10),
+    created_before=moments([None] * 10),
+    text=st.sampled_from([None, None, "DO"]),
+)
+crowds = st.builds(
+    SteerMany,
+    task_ids=some_tasks,
+    action=st.sampled_from(["cancel", "retry", "retry", "delete", "priority"]),
+    only=st.none() | filters,
+    priority=priorities,
+    reason=st.sampled_from([None, "so"]),
+    dry_run=now_and_then,
+)
+
 
 @st.composite
 def regulations(draw: st.DrawFn) -> Regulate:
@@ -205,6 +240,20 @@ def regulations(draw: st.DrawFn) -> Regulate:
         said["paused_until"] = draw(moments([UNSET] * 4 + [None] * 2))
         said["paused_reason"] = draw(st.sampled_from([UNSET, UNSET, None, "so"]))
     return Regulate(**said)
+
+
+some_rules = st.builds(
+    Rules,
+    default_max_retries=st.sampled_from([3, 3, 0]),
+    default_timeout_seconds=st.sampled_from([3600, 3600, 2]),
+    max_concurrent_tasks=st.sampled_from([0, 0, 1, 2, 3]),
+    priority_aging_seconds=st.sampled_from([0, 0, 0.5, 2]),
+    restart_grace_seconds=st.sampled_from([0, 0, 2]),
+    require_lease_token=st.sampled_from([False, False, False, True]),
+)
+reconfigurations = some_rules.map(
+    lambda rules: Reconfigure(rules=rules, who="ann", changes={"some": "thing"}, runtime=asdict(rules))
+)
 
 
 @st.composite
@@ -237,8 +286,9 @@ def everything(draw: st.DrawFn) -> Message[Any]:
         retries,
         edits,
         deletions,
+        crowds,
     ]
-    kinds += [batches(), regulations()] * 2
+    kinds += [batches(), regulations()] * 2 + [reconfigurations]
     if len([job for job in jobs if job.status == "waiting"]) < 6:
         kinds += [creates, chains()] * 3
     if any(job.ready for job in jobs):

@@ -12,10 +12,12 @@ from dispatcher.actor import BATCH_MAX, Dispatcher
 from dispatcher.board import Board
 from dispatcher.errors import LeaseLost, NoRoom, TaskNotFound, Unavailable
 from dispatcher.hub import Hub, about_directory
-from dispatcher.messages import FOREVER, Claim, Complete, Create, Drain, Heartbeat, Tick
+from dispatcher.messages import FOREVER, Claim, Complete, Create, Drain, Heartbeat, Reconfigure, Tick
 from dispatcher.ports import Change, Found, Needs, Snapshot
+from dispatcher.rules import Rules
 from dispatcher.task import Status
 from tests.dispatcher.world import CountingMint, DirectJournal, World, database
+from tests.web.conftest import until
 
 CREATE = Create(work_directory="/w", prompt="do it")
 CLAIM = Claim(work_directories=("/w",))
@@ -254,6 +256,41 @@ async def test_drain_sends_the_parked_away_and_parks_no_more(stage: Stage) -> No
     assert await asyncio.gather(*parked, stage.ask(WAIT)) == [(), (), (), ()]
 
 
+async def test_that_it_drains_is_on_record_once(stage: Stage) -> None:
+    """Also where nobody waited: whoever follows the feed is told why it ends."""
+    for _ in range(2):
+        await stage.ask(Drain())
+    lines = [change.entry for batch in stage.journal.commits for change in batch]
+    assert [(line.type, line.task_id, line.work_directory) for line in lines] == [("server.draining", None, None)]
+
+
+@pytest.mark.parametrize("error", [NoRoom(), None])
+async def test_whether_it_can_be_recorded_or_not_a_drain_drains(stage: Stage, error: Exception | None) -> None:
+    """The disk is full, or gets full just then."""
+    parked = [stage.ask(WAIT) for _ in range(3)]
+    await turns()
+    stage.journal.error, stage.journal.short_of_room = error, error is not None
+    stage.journal.full_at = (1,)
+    await asyncio.wait_for(stage.ask(Drain()), 5)
+    assert await asyncio.gather(*parked, stage.ask(WAIT)) == [(), (), (), ()]
+    assert stage.journal.commits == []
+
+
+async def test_what_is_published_is_the_history_in_its_order(stage: Stage) -> None:
+    """Without a hole, whatever there was no room for and whoever was refused."""
+    published: list[int] = []
+    stage.hub.watch(lambda changes: published.extend(change.entry.seq for change in changes if change.entry))
+    for full_at in ((), (1,), (2,)):
+        stage.journal.full_at = full_at
+        asks = [stage.ask(message) for message in (CREATE, UNKNOWN, CREATE, CLAIM, CREATE, CLAIM)]
+        await asyncio.gather(*asks, return_exceptions=True)
+        assert published[-1:] == [len(published)]
+    await stage.ask(Drain())
+    rows = stage.journal.db.execute("select seq from history order by seq").fetchall()
+    assert published == [seq for (seq,) in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > 5
+
+
 async def test_it_rings_for_itself_when_something_falls_due(stage: Stage) -> None:
     """A waiting time that is over and a lease that is lost need nobody to ask."""
     await stage.ask(CREATE)
@@ -357,3 +394,65 @@ async def test_who_has_left_is_forgotten_before_what_is_due(stage: Stage) -> Non
     await asyncio.gather(first, task)
     assert len(await stage.ask(CLAIM)) == 1
     assert len(stage.journal.commits) == 3, "the task was given to nobody before"
+
+
+def lowered(to: int) -> Reconfigure:
+    rules = Rules(max_concurrent_tasks=to)
+    return Reconfigure(rules=rules, who="ann", changes={"x": {"from": 0, "to": to}}, runtime={"x": to})
+
+
+async def test_new_rules_that_could_not_be_recorded_do_not_hold(stage: Stage) -> None:
+    """Those before them do, also for what was decided together with them."""
+    assert await stage.ask(lowered(2)) == 1
+    await asyncio.gather(*(stage.ask(CREATE) for _ in range(4)))
+    stage.journal.shut()
+    first = stage.ask(evolve(CREATE, work_directory="/x"))
+    await stage.journal.committing.wait()
+    ask = stage.ask(lowered(1))
+    stage.journal.full_at = (2, 3)
+    stage.journal.gate.set()
+    await first
+    with pytest.raises(Unavailable, match="full"):
+        await ask
+    assert len(await stage.ask(evolve(CLAIM, limit=4))) == 2
+    assert await stage.ask(lowered(3)) == 2
+    assert len(await stage.ask(evolve(CLAIM, limit=4))) == 1
+    snapshot = await stage.journal.load()
+    assert (snapshot.config_version, snapshot.runtime) == (2, {"x": 3})
+
+
+async def test_new_rules_hold_after_the_board_was_built_anew(stage: Stage) -> None:
+    """It was something else that there was no room for."""
+    await asyncio.gather(*(stage.ask(CREATE) for _ in range(4)))
+    assert await stage.ask(lowered(2)) == 1
+    stage.journal.full_at = (1,)
+    with pytest.raises(Unavailable, match="full"):
+        await stage.ask(CREATE)
+    assert len(await stage.ask(evolve(CLAIM, limit=4))) == 2
+
+
+async def test_the_oldest_message_is_as_old_as_it_has_not_been_saved(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is being saved or has not had its turn; a claim that waits for a task waits for something else."""
+    await stage.dispatcher.begun.wait()
+    now = 100.0
+    monkeypatch.setattr(actor, "monotonic", lambda: now)
+    assert (stage.dispatcher.oldest_seconds, stage.dispatcher.parked) == (0, 0)
+    waiting = [stage.ask(WAIT), stage.ask(evolve(WAIT, work_directories=("/elsewhere",)))]
+    await until(lambda: stage.dispatcher.parked == 2)
+    now = 200.0
+    assert stage.dispatcher.oldest_seconds == 0
+    stage.journal.shut()
+    first = stage.ask(CREATE)
+    await stage.journal.committing.wait()
+    now = 205.0
+    second = stage.ask(CREATE)
+    await asyncio.sleep(0)
+    now = 207.0
+    assert stage.dispatcher.oldest_seconds == 7
+    stage.journal.gate.set()
+    await asyncio.gather(first, second)
+    await waiting[0]
+    await asyncio.sleep(0)
+    assert (stage.dispatcher.oldest_seconds, stage.dispatcher.parked) == (0, 1)

@@ -10,11 +10,12 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
-from attrs import evolve
+from attrs import asdict, evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from dispatcher.decisions import logs
 from dispatcher.fields import Priority
 from dispatcher.messages import (
     FOREVER,
@@ -25,8 +26,10 @@ from dispatcher.messages import (
     Edit,
     Held,
     Message,
+    Reconfigure,
     Regulate,
     Retry,
+    SteerMany,
     Tick,
 )
 from dispatcher.rules import Rules
@@ -34,13 +37,24 @@ from storage import sqlite
 from tests.dispatcher.answers import GONE, UNAVAILABLE, answer_of, in_any_order, shown
 from tests.dispatcher.audit import Audit
 from tests.dispatcher.oracle import Oracle
-from tests.dispatcher.strategies import DIRECTORIES, SECONDS, claims, directories, endings, everything, priorities
+from tests.dispatcher.strategies import (
+    DIRECTORIES,
+    SECONDS,
+    claims,
+    directories,
+    endings,
+    everything,
+    priorities,
+    reconfigurations,
+    some_rules,
+)
 from tests.dispatcher.world import World
+from tests.storage.counted import agree_with_the_history
 
 T = TypeVar("T")
 
 CLAIM_MOST = 5
-FREES_NOTHING = Create | CreateMany | Retry | Edit
+FREES_NOTHING = Create | CreateMany | Retry | Edit | SteerMany
 batches = st.lists(everything(), min_size=1, max_size=6)
 
 
@@ -50,23 +64,26 @@ class Model(RuleBasedStateMachine):
         resident_max=st.sampled_from([1000, 4]),
         shelves_max=st.sampled_from([1000, 2]),
         slice=st.sampled_from([256, 256, 1, 2]),
+        log_lines_max=st.sampled_from([1000, 4]),
         max_working=st.sampled_from([None, 1, 2]),
-        rules=st.builds(
-            Rules,
-            max_concurrent_tasks=st.sampled_from([0, 0, 1, 2, 3]),
-            priority_aging_seconds=st.sampled_from([0, 0, 0.5, 2]),
-            restart_grace_seconds=st.sampled_from([0, 0, 2]),
-            require_lease_token=st.sampled_from([False, False, False, True]),
-        ),
+        rules=some_rules,
     )
     def start(
-        self, window: int, resident_max: int, shelves_max: int, slice: int, max_working: int | None, rules: Rules
+        self,
+        window: int,
+        resident_max: int,
+        shelves_max: int,
+        slice: int,
+        log_lines_max: int,
+        max_working: int | None,
+        rules: Rules,
     ) -> None:
         self.loop = asyncio.new_event_loop()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(sqlite, "DEPENDANTS_SLICE", slice)
+        self.patch.setattr(logs, "LOG_LINES_MAX", log_lines_max)
         self.world = World(window, resident_max, shelves_max, rules=rules)
-        self.oracle = Oracle(rules, told_at_once=slice)
+        self.oracle = Oracle(rules, told_at_once=slice, log_lines_max=log_lines_max)
         self.audit = Audit(self.world)
         self.asked: dict[int, tuple[Message[Any], asyncio.Task[Any]]] = {}  # not answered yet, or not yet compared
         self.expected: dict[object, Any] = {}
@@ -79,6 +96,7 @@ class Model(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.loop.run_until_complete(self._finish())
             self.loop.close()
+            agree_with_the_history(self.world.journal.db)
             self.world.journal.db.close()
             self.patch.undo()
 
@@ -104,6 +122,18 @@ class Model(RuleBasedStateMachine):
         patient = [evolve(claim, wait_seconds=FOREVER) for claim in first]
         opened = Regulate(work_directory=directory, paused=False, draining=False)
         self._run(self._say([shut, *patient, opened, *later]))
+
+    @rule(
+        first=st.lists(claims, min_size=1, max_size=3),
+        change=reconfigurations,
+        later=st.lists(claims | reconfigurations, max_size=2),
+    )
+    def change_the_rules(self, first: list[Claim], change: Reconfigure, later: list[Message[Any]]) -> None:
+        """Somebody waits, for the limit at least, when they change; and more comes in the same batch."""
+        none = evolve(change.rules, max_concurrent_tasks=1)
+        shut = evolve(change, rules=none, runtime=asdict(none))
+        patient = [evolve(claim, wait_seconds=FOREVER) for claim in first]
+        self._run(self._say([shut, *patient, change, *later]))
 
     @rule(seconds=st.sampled_from([*SECONDS, *SECONDS, 24 * 3600]), messages=st.just([Tick()]) | batches)
     def let_time_pass(self, seconds: float, messages: list[Message[Any]]) -> None:
@@ -152,6 +182,8 @@ class Model(RuleBasedStateMachine):
             assert not different, (task.task_id, "is, and should be", different)
         late = sum(len(job.late) for job in self.oracle.jobs)
         assert db.execute("select count(*) from history where type = 'task.late_result'").fetchone() == (late,)
+        steps = sum(job.steps for job in self.oracle.jobs)
+        assert db.execute("select count(*) from history where type = 'task.progress'").fetchone() == (steps,)
         cancelled = "select task_id, json_extract(details, '$.reason') from history where type = 'task.cancelled'"
         for task_id, reason in db.execute(cancelled):
             job = next(job for job in self.oracle.jobs if job.id == task_id)
@@ -159,10 +191,24 @@ class Model(RuleBasedStateMachine):
             assert reason == job.reason or both_at_once, (task_id, reason, job.reason)
 
     @invariant()
-    def directories_are_those_of_the_oracle(self) -> None:
+    def logs_are_those_of_the_oracle(self) -> None:
+        rows = self.world.journal.db.execute("select * from task_logs order by arrival, number").fetchall()
+        jobs = [job for job in self.oracle.jobs if not job.deleted]
+        assert rows == [(job.number, place, *it) for job in jobs for place, it in enumerate(job.printed, start=1)]
+
+    @invariant()
+    def lines_about_no_task_are_those_of_the_oracle(self) -> None:
         lines = "select at, type, work_directory from history where task_id is null"
-        expected = [line for folder in self.oracle.folders.values() for line in folder.lines]
+        expected = self.oracle.lines + [line for folder in self.oracle.folders.values() for line in folder.lines]
+        expected += self.oracle.versions
         assert Counter(self.world.journal.db.execute(lines).fetchall()) == Counter(expected)
+
+    @invariant()
+    def the_rules_are_those_of_the_oracle(self) -> None:
+        snapshot = sqlite.load(self.world.journal.db)
+        assert snapshot.config_version == self.world.board.config_version == len(self.oracle.versions)
+        assert self.world.board.rules == self.oracle.rules
+        assert not self.oracle.versions or Rules(**snapshot.runtime) == self.oracle.rules
 
     @invariant()
     def changes_are_legal(self) -> None:
@@ -265,4 +311,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=80, stateful_step_count=40)
+TestModel.settings = settings(max_examples=65, stateful_step_count=40)

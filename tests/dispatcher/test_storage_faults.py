@@ -21,6 +21,7 @@ from dispatcher.messages import (
     Edit,
     Fail,
     Heartbeat,
+    Log,
     Message,
     Regulate,
     Release,
@@ -128,6 +129,7 @@ async def day(caller: Caller) -> None:
     (held,) = await say(claim("one"))
     assert held.task_id == first.task_id
     await say(Heartbeat(task_id=held.task_id, lease_token=held.lease_token, lease_seconds=90))
+    await say(Log(task_id=held.task_id, lease_token=held.lease_token, lines=("once", "or twice")))
     await say(Complete(task_id=held.task_id, lease_token=held.lease_token, result={"n": 1}))
     (after,) = await say(claim("two", "/other"))
     assert after.task_id == child.task_id
@@ -160,15 +162,17 @@ def outcome(caller: Caller) -> Any:
     history = caller.journal.db.execute(
         "select prompt, type, history.attempt from history left join tasks using (task_id) order by seq"
     ).fetchall()
-    return tasks, history
+    lines = caller.journal.db.execute("select distinct arrival, attempt, line from task_logs").fetchall()
+    return tasks, history, lines
 
 
 async def test_a_day_without_faults() -> None:
     """The day is what it should be, so that the others can be compared with it."""
     caller = await lived(0, "fails")
-    tasks, history = outcome(caller)
+    tasks, history, lines = outcome(caller)
     assert [task[1] for task in tasks] == ["completed", "completed", "cancelled", "completed", "completed"]
     assert sum(type == "task.completed" for _, type, _ in history) == 4
+    assert lines == [(1, 1, "once"), (1, 1, "or twice")]
     assert (caller.deaths, caller.full) == (0, 0)
 
 

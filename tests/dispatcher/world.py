@@ -84,9 +84,10 @@ class World:
     looks: int = 0  # at the clock, since it was last at rest
 
     async def start(self) -> "World":
-        aging = self.rules.priority_aging_seconds
-        agenda = Agenda(self.window, self.resident_max, self.shelves_max, aging)
-        self.board = Board(await self.journal.load(), self.mint, self.rules, agenda)
+        agenda = Agenda(self.window, self.resident_max, self.shelves_max)
+        snapshot = await self.journal.load()
+        rules = Rules(**snapshot.runtime) if snapshot.config_version else self.rules
+        self.board = Board(snapshot, self.mint, rules, agenda)
         self.dispatcher = Dispatcher(self.board, self.journal, self.hub, self._clock)
         self.running = asyncio.create_task(self.dispatcher.run())
         return self

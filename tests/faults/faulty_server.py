@@ -61,14 +61,15 @@ class Disk:
         sqlite.commit = lambda db, *args: self._commit(db, commit, args)
         sqlite.fetch = lambda db, *args: self._fetch(db, fetch, args)
 
-    def _commit(self, db: sqlite3.Connection, commit: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def _commit(self, db: sqlite3.Connection, commit: Callable[..., float], args: tuple[Any, ...]) -> float:
         self._make_room(db)
         time.sleep(uniform(*self.slow))
         self._fail_once("commit")
-        commit(db, *args)
+        seconds = commit(db, *args)
         if self.lying:
             self.lying = False
             raise broken_disk()
+        return seconds
 
     def _fetch(self, db: sqlite3.Connection, fetch: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         self._fail_once("fetch")

@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from dispatcher.task import Status
+from tests.storage.counted import agree_with_the_history
 
 from .database import Entry, reading
 from .ledger import Effect, Lease, Ledger
@@ -24,6 +25,7 @@ def check(database: Path, ledger: Ledger) -> None:
     with reading(database) as db:
         replay.advance(db)
         judge(replay, db)
+        agree_with_the_history(db)
     assert not ledger.findings, "\n".join(map(str, ledger.findings))
 
 

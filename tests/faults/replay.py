@@ -191,7 +191,7 @@ class Replay:
         course.ready = True
 
     def _unchanged(self, course: Course, row: Entry) -> None:
-        """A late result, or an edit."""
+        """Progress, a late result, or an edit."""
 
     # Shelves
 
@@ -216,6 +216,7 @@ READERS: dict[str, Callable[[Replay, Course, Entry], None]] = {
     "task.retried": Replay._retried,
     "task.cancelled": Replay._cancelled,
     "task.available": Replay._available,
+    "task.progress": Replay._unchanged,
     "task.updated": Replay._unchanged,
     "task.late_result": Replay._unchanged,
 }

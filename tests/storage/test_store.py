@@ -7,14 +7,16 @@ import shutil
 import sqlite3
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
 
 from dispatcher.errors import RecordFailed
-from dispatcher.messages import Claim, Create
-from dispatcher.ports import Change
+from dispatcher.messages import Claim, Create, Reconfigure
+from dispatcher.ports import Change, Configured
 from dispatcher.record import Filter
+from dispatcher.rules import Rules
 from dispatcher.task import Status
 from storage import lists, queries, sqlite, store
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
@@ -251,3 +253,98 @@ def test_the_counts_of_a_directory_are_kept_in_step() -> None:
     desk.say(Claim(work_directories=("/w",), limit=2))
     counts = desk.db.execute(f"select work_directory, {STATUSES} from work_directories").fetchall()
     assert counts == [("/w", 1, 2, 0, 0, 0)]
+
+
+async def test_a_version_of_the_settings_is_read_back_as_it_was(tmp_path: Path) -> None:
+    """By readers, newest first, and by the next owner of the file."""
+    desk = Desk()
+    made = []
+    for number in (1, 2, 3):
+        runtime = {"task.max_task_retries": number, "webhooks.events": ["é", None]}
+        changes = {"task.max_task_retries": {"from": number - 1, "to": number}}
+        reason = "so" if number % 2 else None
+        made += desk.effects(
+            Reconfigure(rules=Rules(), who="ann", reason=reason, changes=changes, runtime=runtime), number
+        ).changes
+    rows = [change.after for change in made if isinstance(change, Configured)]
+    async with open_store(tmp_path / "tasks.db") as store:
+        await store.commit(made[:1])
+        await store.commit(made[1:])
+        assert await store.record.config_versions(2, 0) == ([rows[2], rows[1]], 3)
+        assert await store.record.config_versions(2, 2) == ([rows[0]], 3)
+        assert await store.record.config_version(2) == rows[1]
+        assert await store.record.config_version(4) is None
+        with pytest.raises(sqlite3.IntegrityError):
+            await store.commit(made[:1])
+    async with open_store(tmp_path / "tasks.db") as store:
+        snapshot = await store.load()
+        assert (snapshot.config_version, snapshot.runtime) == (3, rows[2].runtime)
+        assert snapshot.last_seq == 3
+
+
+async def test_a_probe_writes_to_the_disk_and_changes_nothing(tmp_path: Path) -> None:
+    """So it fails if that cannot be done."""
+    path, log = tmp_path / "tasks.db", tmp_path / "tasks.db-wal"
+    async with open_store(path) as opened:
+        await opened.commit([created()])
+        before, size = await hop(opened._writer, _dump), log.stat().st_size
+        await opened.probe()
+        assert log.stat().st_size >= size + store.PROBE_BYTES - 32
+        assert await hop(opened._writer, _dump) == before
+        await hop(opened._writer, lambda db: db.execute("pragma query_only = on").fetchone())
+        with pytest.raises(RecordFailed):
+            await opened.probe()
+        await hop(opened._writer, lambda db: db.execute("pragma query_only = off").fetchone())
+        await opened.probe()
+
+
+def _dump(db: sqlite3.Connection) -> list[Any]:
+    """All that is in the tables; an index of text does not show what it has."""
+    names = "select name from sqlite_schema where type = 'table' and name <> 'prompts' order by name"
+    return [db.execute(f"select * from {name}").fetchall() for (name,) in db.execute(names).fetchall()]
+
+
+async def test_probes_alone_do_not_let_the_log_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOG_BYTES_MAX", 10 * store.PROBE_BYTES)
+    log = tmp_path / "tasks.db-wal"
+    async with open_store(tmp_path / "tasks.db") as opened:
+        for _ in range(100):
+            await opened.probe()
+        assert log.stat().st_size < 50 * store.PROBE_BYTES
+
+
+async def test_whoever_watches_is_told_of_every_commit(tmp_path: Path) -> None:
+    """But not of one that failed."""
+    told: list[tuple[int, float, float]] = []
+    desk = Desk()
+    changes = [desk.effects(Create(work_directory="/w", prompt="do it")).changes[0] for _ in range(3)]
+    async with open_store(tmp_path / "tasks.db") as opened:
+        opened.watch(lambda *commit: told.append(commit))
+        await opened.commit(changes)
+        with pytest.raises(sqlite3.IntegrityError):
+            await opened.commit(changes)
+    ((number, seconds, flushed_seconds),) = told
+    assert number == 3
+    assert seconds > flushed_seconds > 0
+
+
+async def test_the_store_tells_how_much_room_there_is(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "tasks.db") as opened:
+        await opened.commit([created()])
+        room = await opened.room()
+        assert 0 < room.free_bytes <= room.total_bytes
+        assert room.log_bytes == (tmp_path / "tasks.db-wal").stat().st_size > 0
+
+
+async def test_the_task_that_has_waited_longest_is_found_in_any_directory(tmp_path: Path) -> None:
+    """Those that no longer wait do not count."""
+    desk = Desk()
+    async with open_store(tmp_path / "tasks.db") as opened:
+        assert await opened.record.oldest_waiting() is None
+        for at, path in ((10, "/w"), (20, "/c"), (30, "/a"), (40, "/w")):
+            await opened.commit(desk.effects(Create(work_directory=path, prompt="do it"), at).changes)
+        assert await opened.record.oldest_waiting() == 10
+        await opened.commit(desk.effects(Claim(work_directories=("/w",)), 50).changes)
+        assert await opened.record.oldest_waiting() == 20

@@ -122,6 +122,12 @@ BODIES = {
         "delay_seconds": (f"{NUMBER} null", DELAYS),
         "reason": ("string null", REASONS),
     },
+    "logs": {
+        "lines": ("list", [[], ["a"] * 1001]),
+        "lines[0]": ("", [["a\0b"], ["x" * 8193], [EMOJI * 2049], [5], [None], [["a"]], [{}]]),
+        "lines[1]": ("", [["a", None, "b"]]),
+        "lease_token": ("string null", TOKENS),
+    },
     "rules": {
         "max_working": ("integer null", [0, -1, 100_001, 1.0, *BIG]),
         "paused": ("boolean", [0, "true"]),
@@ -142,6 +148,7 @@ REQUIRED = {
     "claim": ["work_directory"],
     "heartbeat": ["lease_token"],
     "fail": ["error_message"],
+    "logs": ["lines"],
     "release": ["lease_token"],
 }
 OTHER = {"work_directories": "work_directory"}  # what must not stand beside it
@@ -163,14 +170,33 @@ STREAMING = {"capacity": [*NUMBERS, "0", "-1", "101", "1.0", "1.5"], "mode": [""
 QUERIES = {
     "next": CLAIMING | {"wait_seconds": [*NUMBERS, "-1", "60.001", "61"]},
     "stream": CLAIMING | STREAMING,
-    "show": {"wait_seconds": [*NUMBERS, "-1", "61"], "until": ["", "x", "Terminal", "terminal,terminal", "completed"]},
+    "show": {
+        "wait_seconds": [*NUMBERS, "-1", "61"],
+        "until": ["", "x", "Terminal", "terminal,terminal", "completed"],
+        "include": ["logs,logs", "history,logs,history"],
+        "include[0]": ["", "x", "Logs", "%20logs", "%ff", "null", ",logs"],
+        "include[1]": ["logs,", "logs,x", "history,logs%00"],
+    },
     "history": {},
+    "logs": {
+        "after": [*NUMBERS, "-1", "1.5", str(2**63)],
+        "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],
+        "attempt": [*NUMBERS, "0", "-1", "1.5", str(2**63)],
+        "follow": ["", *words("0 1 1.5 True yes null true,true %20true")],
+    },
+    "workers": {},
     "explain": {},
     "directories": {},
     "list": {
         "work_directory": QUERY_PATHS,
         "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],
         "offset": [*NUMBERS, "-1", "1.5", str(2**63)],
+    },
+    "statistics": {
+        "from": [*map(quote, INSTANTS), "2999-01-01T00:00:00Z", "2026-01-01T00:00:00%2B00:00,2026-01-02T00:00:00Z"],
+        "to": [*map(quote, INSTANTS)],
+        "bucket": ["", "week", "Hour", "minute,hour", "3600"],
+        "work_directory": QUERY_PATHS,
     },
     "health": {},
     "live": {},
@@ -193,7 +219,7 @@ NOT_JSON += [
 ]
 NOT_JSON += ["{}".encode("utf-16"), b"[" * 100_000, b'{"a":' * 100_000, b'{"a":' + b"9" * 400 + b"}"]
 
-UNKNOWN_PARAMETERS = ["x", "Work_path", "work_path[]", "", "%ff", "%ed%a0%80", "a%00b", "%zz", "a" * 1000]
+UNKNOWN_PARAMETERS = ["x", "from_", "Work_path", "work_path[]", "", "%ff", "%ed%a0%80", "a%00b", "%zz", "a" * 1000]
 REPEATED = [
     ("next", "work_path=/a&work_path=/a"),
     ("next", "tags=a&tags=b"),
@@ -202,7 +228,10 @@ REPEATED = [
     ("stream", "work_path=/a&work_path=/b"),
     ("stream", "mode=notify&mode=notify"),
     ("show", "until=terminal&until=terminal"),
+    ("show", "include=logs&include=history"),
+    ("logs", "follow=true&follow=true"),
     ("list", "limit=1&limit=2"),
+    ("statistics", "bucket=day&bucket=hour"),
 ]
 EXCLUSIVE = [
     ("create", {"run_at": "2999-01-01T00:00:00Z", "delay_seconds": 1}, "delay_seconds"),

@@ -188,7 +188,8 @@ class Wire:
     async def answer(self) -> Answer:
         async with asyncio.timeout(PATIENCE_SECONDS):
             status, headers = await self.head()
-            return Answer(status, headers, await self.reader.readexactly(int(headers["Content-Length"])))
+            length = 0 if status in (204, 304) else int(headers["Content-Length"])
+            return Answer(status, headers, await self.reader.readexactly(length))
 
     async def rest(self) -> bytes:
         """All that comes until the server closes the connection."""

@@ -51,6 +51,7 @@ class Bench:
             "complete": token,
             "fail": {"error_message": "no", **token},
             "release": token,
+            "logs": {"lines": ["a"], **token},
             **{endpoint: {} for endpoint in RULES},
         }
         claiming = f"work_path={directory}"
@@ -60,8 +61,11 @@ class Bench:
             "show": (self.task, "until=terminal"),
             "history": (f"{self.task}/history", ""),
             "explain": (f"{self.task}/explain", ""),
+            "logs": (f"{self.task}/logs", ""),
+            "workers": ("/api/v1/workers", ""),
             "directories": (DIRECTORIES, ""),
             "list": (TASKS, ""),
+            "statistics": ("/api/v1/statistics", ""),
             "health": ("/health", ""),
             "live": ("/health/live", ""),
             "ready": ("/health/ready", ""),

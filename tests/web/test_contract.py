@@ -284,7 +284,6 @@ async def test_an_unknown_task_is_not_found(api):
     ("method", "path", "allowed"),
     [
         ("DELETE", TASKS, "GET, POST"),
-        ("OPTIONS", TASKS, "GET, POST"),
         ("POST", f"{TASKS}/next", "GET"),
         ("POST", f"{TASKS}/stream", "GET"),
         ("GET", f"{TASKS}/x/complete", "POST"),

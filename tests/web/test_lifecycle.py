@@ -335,11 +335,12 @@ async def test_the_history_explains_the_whole_life(api, directory):
         ("task.claimed", "working", "w3", 3),
         ("task.retried", "waiting", "w3", 3),
         ("task.claimed", "working", "w4", 4),
+        ("task.progress", "working", "w4", 4),
         ("task.completed", "completed", "w4", 4),
         ("task.late_result", "completed", "w3", 3),
     ]
     details = [line["details"] for line in history]
-    assert (details[2], details[9]["result"]) == ({"reason": "busy"}, "late")
+    assert (details[2], details[8], details[10]["result"]) == ({"reason": "busy"}, {"percent": 1}, "late")
     assert (details[6]["error_message"], details[6]["automatic"]) == ("no net", True)
     assert [line["seq"] for line in history] == sorted({line["seq"] for line in history})
     assert [line["at"] for line in history] == sorted(line["at"] for line in history)

@@ -17,7 +17,7 @@ from storage import sqlite
 from tests.conftest import ServerProcess
 from tests.dispatcher.test_board import Desk
 from tests.web.conftest import TASKS, Api, connected, text_of, until, wire
-from web.accept import preferred
+from web.negotiation import best
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FORMS = ["application/json", CSV, NDJSON]
@@ -315,11 +315,11 @@ async def test_the_whole_list_has_no_pages(api, accept):
     ],
 )
 async def test_the_form_is_what_the_caller_likes_best(api, accept, form):
-    assert preferred(accept, FORMS) == (None if form is None else FORMS[form])
+    assert best(accept or "", tuple(FORMS)) == (None if form is None else FORMS[form])
     headers = {} if accept is None else {"Accept": accept}
     answer = await api.call("GET", f"{TASKS}?tags=nobody-bears-this", headers=headers)
     if form is None:
-        assert answer.refused(406, "NOT_ACCEPTABLE") == {"available": FORMS}
+        assert answer.refused(406, "NOT_ACCEPTABLE") == {"offered": FORMS}
     else:
         assert answer.headers["Content-Type"].partition(";")[0] == FORMS[form]
 

@@ -210,8 +210,9 @@ async def test_a_form_of_another_site_cannot_create_tasks(shared, untouched):
 
 
 async def test_no_answer_invites_other_sites(api):
-    for path in (TASKS, "/health", "/nowhere"):
-        answer = await api.call("GET", path)
+    asked = {"Access-Control-Request-Method": "POST"}
+    for method, path in (("GET", TASKS), ("GET", "/health"), ("GET", "/nowhere"), ("GET", "/docs"), ("OPTIONS", TASKS)):
+        answer = await api.call(method, path, headers=asked)
         assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
-    answer = await api.call("OPTIONS", TASKS, headers={"Access-Control-Request-Method": "POST"})
-    answer.refused(405, "METHOD_NOT_ALLOWED")
+    origin = {"Origin": "http://elsewhere.example"}
+    (await api.call("OPTIONS", TASKS, headers=asked | origin)).refused(403, "FORBIDDEN")

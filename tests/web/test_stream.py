@@ -135,6 +135,17 @@ async def test_a_stream_on_which_nobody_is_heard_ends_before_it_uses_up_the_retr
     assert (shown["status"], shown["retry_count"]) == ("waiting", 2)
 
 
+@pytest.mark.parametrize("said", [{}, {"progress": {"percent": 50}}])
+async def test_a_heartbeat_is_a_sign_of_life_with_or_without_progress(api, directory, said):
+    """Leases may be lost one after the other as long as the worker is heard in between."""
+    await api.create(directory, max_retries=10)
+    async with api.stream(directory, lease_seconds=5) as events:
+        for _ in range(4):
+            task = await events.task()
+            assert (await api.tell(task, "heartbeat", lease_seconds=0.02, **said)).status == 200
+            assert (await events.next())[0] == "cancel"
+
+
 @pytest.mark.parametrize("worker", WORKERS, ids=["unnamed", "named"])
 @pytest.mark.parametrize("how", ["expired", "released", "failed"])
 async def test_a_task_that_has_gone_to_another_worker_holds_no_hand(api, directory, worker, how):

@@ -1,0 +1,85 @@
+"""Schemathesis against a running server: thousands of requests made of its own description, and chains of them.
+
+It loads this module for the hooks below, which say what a schema cannot: rules that depend on what the server holds or
+on several fields at once, and that nobody is to be kept waiting.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import schemathesis
+from schemathesis.generation.meta import TestPhase
+
+PROJECT = Path(__file__).parents[2]
+STREAMS = ("stream", "events", "events_task_events")  # they have no end
+# What follows the schema may still be refused, for these reasons and no others: what is stored, what a path means, and
+# the few things that count as the same to JSON Schema and not here.
+STATEFUL = {
+    "IDEMPOTENCY_KEY_REUSED",
+    "DEPENDENCY_NOT_FOUND",
+    "DEPENDENCY_CYCLE",
+    "FILTER_TOO_WIDE",
+    "PROMPT_MISMATCH",
+    "RETRY_LIMIT_REACHED",
+}
+ACROSS_FIELDS = re.compile(
+    r"must not contain '.*' twice"  # two spellings of one path
+    r"|can only be given while the directory is paused, or to pause it"
+    r"|is required with \w+"
+    r"|cannot be given together with follow"
+    r"|must be before (now.*|'to')|must be longer: .*"  # of a range
+    r"|there is no version \d+"
+    r"|is already that of tasks\[\d+\]"
+    r"|must not contain integers beyond 64 bits, nor be nested 246 levels deep"
+    r"|must be a number"  # 1e-7 in a query
+    r"|must be an integer, not a number"  # 1.0
+    r'|must be an ETag of the task, such as "3"',  # schemathesis makes its own for a header of this name
+    re.DOTALL,
+)
+
+
+def fuzz(url: str, key: str, workspace: Path, *options: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    """All checks on all operations but the streams; what it keeps goes into the workspace."""
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", "all"]
+    command += ["--header", f"Authorization: Bearer {key}", "--continue-on-failure", "--warnings", "off"]
+    command += [f"--exclude-operation-id={name}" for name in STREAMS]
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), "SCHEMATHESIS_HOOKS": "tests.web.fuzzing"}
+    settings = {"cwd": workspace, "env": environ, "timeout": seconds, "check": False}
+    return subprocess.run([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    """Nobody waits or follows, and the chains get somewhere: tasks can be claimed at once, and claims take any."""
+    if isinstance(case.query, dict) and case.query.get("follow") in (True, "true"):
+        del case.query["follow"]
+    meta = case.meta
+    if meta and meta.phase.name is TestPhase.STATEFUL and meta.generation.mode.is_positive:
+        for said in (case.query, case.body):
+            if isinstance(said, dict):
+                for name in ("tags", "run_at", "delay_seconds", "depends_on", "expires_at", "status"):
+                    said.pop(name, None)
+    for claim in (case.query, case.body, case.body.get("claim_next") if isinstance(case.body, dict) else None):
+        if isinstance(claim, dict) and type(wait := claim.get("wait_seconds")) in (int, float) and 0 <= wait <= 60:
+            claim["wait_seconds"] = 0
+
+
+@schemathesis.hook
+def filter_failure(context, failure, case, response):
+    """No failures: a request that follows the schema and is refused for what the server holds, and a header for
+    streams that comes with a page of a log, where nobody looks at it."""
+    if type(failure).__name__ == "AcceptedNegativeData" and case.path.endswith("/logs"):
+        return "`Last-Event-ID`" not in failure.message
+    if type(failure).__name__ != "RejectedPositiveData":
+        return True
+    error = response.json()["error"]
+    faults = [{"code": error["code"], **fault} for fault in error["details"].get("errors", [{"reason": ""}])]
+    return not all(
+        fault["code"] in STATEFUL
+        or ACROSS_FIELDS.fullmatch(fault["reason"])
+        or fault.get("field", "").startswith("changes.")  # of settings, each of which has a rule of its own
+        for fault in faults
+    )

@@ -1,0 +1,275 @@
+"""OpenAPI 3.1 of the whole contract, made of the route table and what stands in web/operations.py."""
+
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+
+import attrs
+
+from web.answers import REQUEST_ID
+from web.bodies import Path
+from web.examples import ANSWERS, EVENTS_EXAMPLE, NOW, PARAMETERS, REQUESTS
+from web.operations import EVENTS, JSON, TAGS, Link, Operation, told_of
+from web.refusals import REFUSALS, Refusal
+from web.route import Handle, Route, by_path
+from web.schemas import Schema, Schemas
+from web.security import is_open
+
+_ALWAYS = ("VALIDATION_ERROR", "FORBIDDEN", "NOT_ACCEPTABLE", "INTERNAL_ERROR")
+_WITH_KEY = ("UNAUTHORIZED", "DATABASE_ERROR", "UNAVAILABLE", "TIMEOUT")
+_WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "EXPECTATION_FAILED")
+_SENTENCE = re.compile(r"(.*?)[.;:?](\s|$)", re.DOTALL)
+_VARIABLE = re.compile(r"\{(\w+)\}")
+
+DESCRIPTION = """A durable task queue for coding agents and those who run them.
+
+Times are RFC 3339 in UTC, durations are numbers of seconds. Every answer in JSON comes in one envelope; a refusal says
+in `error.code` why, and a `VALIDATION_ERROR` names every fault. Nothing is coerced, and what is not known is refused.
+`X-Request-Id` comes back if it is sane, else there is a new one. Answers over 1 KiB are compressed if `Accept-Encoding`
+allows it. Wherever there is a GET that changes nothing there is a HEAD; OPTIONS tells what there is."""
+
+_TEXT = {"type": "string"}
+HEADERS: Mapping[str, Schema] = {
+    REQUEST_ID: {"description": "Names the request in the log.", "required": True, "schema": _TEXT},
+    "ETag": {"description": "The task's version, for If-Match.", "schema": {**_TEXT, "pattern": '^"[1-9][0-9]*"$'}},
+    "Location": {"description": "Where the task is to be had.", "schema": _TEXT},
+    "Idempotent-Replayed": {"description": "It had been made before.", "schema": {"const": "true"}},
+    "Allow": {"description": "The methods that may be used here.", "schema": _TEXT},
+    "Retry-After": {"description": "After so many seconds.", "schema": {**_TEXT, "pattern": "^[0-9]+$"}},
+    "WWW-Authenticate": {"description": "How to say who one is.", "schema": _TEXT},
+}
+_HEADER_PARAMETERS: Mapping[str, tuple[str, Schema]] = {
+    "Idempotency-Key": (
+        "Said again with the same key within 24 hours it is done once; another body is refused.",
+        {**_TEXT, "pattern": "^[ -~]+$", "minLength": 1, "maxLength": 255},
+    ),
+    "If-Match": ("Only if this is the task's ETag.", {**_TEXT, "pattern": r'^(\*|"[1-9][0-9]{0,17}")$'}),
+    "If-None-Match": ("Only if the task has another ETag; else 304.", _TEXT),
+    "Last-Event-ID": ("The seq of the last event that came through.", {**_TEXT, "pattern": "^[0-9]{1,18}$"}),
+}
+
+
+def describe(routes: Iterable[Route], version: str) -> Schema:
+    """The document."""
+    schemas = Schemas()
+    paths: dict[str, Schema] = defaultdict(dict)
+    names = _names(routes := tuple(routes))
+    for route in routes:
+        paths[route.path][route.method.lower()] = _operation(route, names, schemas)
+    failures = {f"Refused_{name}": _refused(name, REFUSALS[name], schemas) for name in REFUSALS}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Task Orchestrator",
+            "version": version,
+            "description": DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
+        "security": [{"bearer": []}, {"apiKey": []}],
+        "paths": dict(paths),
+        "components": {
+            "schemas": dict(sorted((schemas.components | failures | _envelopes()).items())),
+            "responses": _refusals(paths),
+            "headers": HEADERS,
+            "examples": {name: {"value": _failure(name, refusal)} for name, refusal in REFUSALS.items()},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+
+
+def operation_id(handler: Handle) -> str:
+    """`tasks_create`, or only `explain` where module and function bear the same name."""
+    module, name = handler.__module__.rpartition(".")[2], handler.__name__.strip("_")
+    return name if name == module else f"{module}_{name}"
+
+
+def _names(routes: Sequence[Route]) -> dict[Route, str]:
+    """The operation ids; a handler's second route adds its method."""
+    names: dict[Route, str] = {}
+    for route in routes:
+        name = operation_id(route.handler)
+        names[route] = f"{name}_{route.method.lower()}" if name in names.values() else name
+    return names
+
+
+def _operation(route: Route, names: Mapping[Route, str], schemas: Schemas) -> Schema:
+    told = told_of(route.handler)
+    about = inspect.cleandoc(route.handler.__doc__ or "").replace("\n", " ")
+    first = _SENTENCE.match(about)
+    is_public = is_open(route.path)
+    described: Schema = {
+        "operationId": names[route],
+        "summary": first[1] if first else about,
+        "description": about,
+        "tags": [told.tag],
+        "parameters": list(_parameters(route, told, schemas)),
+        "responses": _responses(route, told, schemas, is_public),
+    }
+    if is_public:
+        described["security"] = []
+    if not route.is_read:
+        described["requestBody"] = _request_body(route, schemas)
+    if told.events:
+        described["x-events"] = {name: schemas.of(data) for name, data in told.events.items()}
+    return described
+
+
+def _parameters(route: Route, told: Operation, schemas: Schemas) -> Iterable[Schema]:
+    for name in _VARIABLE.findall(route.path):
+        schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$"}
+        example = {"example": PARAMETERS[name]} if name in PARAMETERS else {}
+        yield {"name": name, "in": "path", "required": True, "schema": schema, **example}
+    if route.about is by_path:
+        yield from _query(schemas.request(Path), schemas)
+    if route.is_read:
+        yield from _query(schemas.request(route.asks, _VARIABLE.findall(route.path)), schemas)
+    for name in told.takes:
+        about, schema = _HEADER_PARAMETERS[name]
+        yield {"name": name, "in": "header", "description": about, "schema": schema}
+
+
+def _query(asked: Schema, schemas: Schemas) -> Iterable[Schema]:
+    for name, rules in asked["properties"].items():
+        schema = schemas.parameter(rules)
+        about = {"description": schema.pop("description")} if "description" in schema else {}
+        form = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
+        needed = name in asked.get("required", ())
+        example = {"example": PARAMETERS[name]} if name in PARAMETERS else {}
+        if form and example:
+            example = {"example": [PARAMETERS[name]]}
+        yield {"name": name, "in": "query", "required": needed, **about, "schema": schema, **form, **example}
+
+
+def _request_body(route: Route, schemas: Schemas) -> Schema:
+    known = {*_VARIABLE.findall(route.path), *(["work_directory"] if route.about is by_path else [])}
+    closed = schemas.request(route.asks, known)
+    is_needed = "required" in closed or "oneOf" in closed
+    is_whole = known.isdisjoint(field.name for field in attrs.fields(route.asks) if not field.metadata.get("internal"))
+    schema = schemas.of(route.asks) if is_whole else closed
+    name = operation_id(route.handler)
+    example = {"example": REQUESTS[name]} if name in REQUESTS else {}
+    return {"required": is_needed, "content": {JSON: {"schema": schema, **example}}}
+
+
+def _responses(route: Route, told: Operation, schemas: Schemas, is_public: bool) -> Schema:
+    statuses = (*told.statuses, *((503,) if told.bare and route.says else ()))
+    responses = {str(status): _success(status, route, told, schemas) for status in statuses}
+    refusals: dict[int, list[str]] = defaultdict(list)
+    common = (*_ALWAYS, *(() if is_public else _WITH_KEY), *(() if route.is_read else _WITH_BODY))
+    for name in (*common, *told.refuses):
+        refusals[REFUSALS[name].status].append(name)
+    return responses | {
+        str(status): {"$ref": f"#/components/responses/{_together(names)}"}
+        for status, names in sorted(refusals.items())
+    }
+
+
+def _together(names: Iterable[str]) -> str:
+    """The name of the response that several refusals of one status share."""
+    return "Refused_" + "_or_".join(names)
+
+
+def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Schema:
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, *told.gives)}
+    if status in (204, 304):
+        return {"description": HTTPStatus(status).phrase, "headers": headers}
+    content: Schema = {}
+    for media in told.media:
+        if media != JSON:
+            content[media] = {"schema": {"type": "string"}}
+            if media == EVENTS:
+                content[media]["example"] = EVENTS_EXAMPLE
+            continue
+        data = schemas.of(route.says) if route.says else {"type": "object"}
+        if not told.bare:
+            data = {"allOf": [{"$ref": "#/components/schemas/Success"}, {"properties": {"data": data}}]}
+        content[media] = {"schema": data}
+        if (name := operation_id(route.handler)) in ANSWERS:
+            answer = ANSWERS[name]
+            content[media]["example"] = answer if told.bare else _success_of(answer)
+    links = {operation_id(link.to): _link(link) for link in told.links} if status < 400 else {}
+    described = {"description": HTTPStatus(status).phrase, "headers": headers, "content": content}
+    return described | ({"links": links} if links else {})
+
+
+def _link(link: Link) -> Schema:
+    def expression(pointer: str) -> str:
+        return f"$response.body#{pointer}" if pointer.startswith("/") else pointer
+
+    parameters = {name: expression(pointer) for name, pointer in {**link.path, **link.query}.items()}
+    body = {name: expression(pointer) for name, pointer in link.body.items()}
+    described: Schema = {"operationId": operation_id(link.to)}
+    return described | ({"parameters": parameters} if parameters else {}) | ({"requestBody": body} if body else {})
+
+
+def _refusals(paths: Mapping[str, Schema]) -> dict[str, Schema]:
+    """Those that the operations refer to."""
+    used = {
+        response["$ref"].rpartition("/Refused_")[2]
+        for operations in paths.values()
+        for operation in operations.values()
+        for response in operation["responses"].values()
+        if "$ref" in response
+    }
+    return {f"Refused_{names}": _refusal(names.split("_or_")) for names in sorted(used)}
+
+
+def _refusal(names: Sequence[str]) -> Schema:
+    """One status, and the codes that may come with it."""
+    refusals = [REFUSALS[name] for name in names]
+    headers = {header for refusal in refusals for header in refusal.headers}
+    references = [{"$ref": f"#/components/schemas/Refused_{name}"} for name in names]
+    return {
+        "description": " ".join(
+            f"`{it.code or name}`: {it.meaning}." for name, it in zip(names, refusals, strict=True)
+        ),
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, *sorted(headers))},
+        "content": {
+            JSON: {
+                "schema": references[0] if len(references) == 1 else {"anyOf": references},
+                "examples": {name: {"$ref": f"#/components/examples/{name}"} for name in names},
+            }
+        },
+    }
+
+
+def _refused(name: str, refusal: Refusal, schemas: Schemas) -> Schema:
+    code, details = refusal.code or name, schemas.of(refusal.details)
+    error = {"properties": {"code": {"const": code}, "details": details}}
+    failure = {"$ref": "#/components/schemas/Failure"}
+    return {"description": refusal.meaning + ".", "allOf": [failure, {"properties": {"error": error}}]}
+
+
+def _failure(name: str, refusal: Refusal) -> Schema:
+    error = {"code": refusal.code or name, "message": refusal.meaning, "details": refusal.example}
+    return {"success": False, "data": None, "error": error, "timestamp": NOW}
+
+
+def _success_of(data: object) -> Schema:
+    return {"success": True, "data": data, "error": None, "timestamp": NOW}
+
+
+def _envelopes() -> dict[str, Schema]:
+    moment = {"type": "string", "format": "date-time"}
+    names = ["success", "data", "error", "timestamp"]
+    error = {
+        "type": "object",
+        "properties": {"code": _TEXT, "message": _TEXT, "details": {"type": "object"}},
+        "required": ["code", "message", "details"],
+    }
+
+    def envelope(about: str, success: bool, **properties: Schema) -> Schema:
+        fields = {"success": {"const": success}, **properties, "timestamp": moment}
+        return {"type": "object", "description": about, "properties": fields, "required": names}
+
+    return {
+        "Success": envelope("What was asked for.", True, data={}, error={"type": "null"}),
+        "Failure": envelope("Why not.", False, data={"type": "null"}, error=error),
+    }

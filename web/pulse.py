@@ -1,0 +1,59 @@
+"""How late the event loop is: whoever asks something of it has to wait that long."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+BEAT_SECONDS = 0.1
+MEMORY_SECONDS = 60  # for so long the worst is remembered
+RECENT = 10  # beats; one that was in time among them, and the loop keeps up
+LATE_SECONDS = 0.25
+
+
+class Pulse:
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._worst: deque[tuple[float, float]] = deque()  # moments and lags, each lag larger than all later ones
+
+    def beat(self, now: float, late_seconds: float) -> None:
+        self._recent.append(late_seconds)
+        while self._worst and self._worst[-1][1] <= late_seconds:
+            self._worst.pop()
+        self._worst.append((now, late_seconds))
+        while self._worst[0][0] <= now - MEMORY_SECONDS:
+            self._worst.popleft()
+
+    @property
+    def lag_seconds(self) -> float:
+        return self._recent[-1] if self._recent else 0
+
+    @property
+    def worst_seconds(self) -> float:
+        """Of the last minute."""
+        return self._worst[0][1] if self._worst else 0
+
+    @property
+    def keeps_up(self) -> bool:
+        """A hiccup is no overload; to be late every time is."""
+        return len(self._recent) < RECENT or min(self._recent) < LATE_SECONDS
+
+
+@asynccontextmanager
+async def beating() -> AsyncIterator[Pulse]:
+    pulse = Pulse()
+    job = asyncio.create_task(_beat(pulse))
+    try:
+        yield pulse
+    finally:
+        job.cancel()
+        with suppress(asyncio.CancelledError):
+            await job
+
+
+async def _beat(pulse: Pulse) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + BEAT_SECONDS
+        await asyncio.sleep(BEAT_SECONDS)
+        pulse.beat(loop.time(), max(0.0, loop.time() - due))

@@ -1,0 +1,49 @@
+"""What the route table is made of."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp.web import Request, StreamResponse
+from attrs import frozen
+
+from dispatcher.errors import TaskNotFound
+from web.bodies import Nothing, Path
+from web.codec import decode_query
+from web.service import Service
+
+TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
+
+Handle = Callable[[Service, Any, Request], Awaitable[StreamResponse]]
+
+
+def by_id(request: Request) -> Mapping[str, object]:
+    """The path names the task."""
+    if request.method not in ("GET", "HEAD") and request.query_string:
+        decode_query(request.query, Nothing)
+    if not TASK_ID.fullmatch(request.match_info.get("task_id", "none")):
+        raise TaskNotFound("of this id")
+    return request.match_info
+
+
+def by_path(request: Request) -> Mapping[str, object]:
+    """The query names the work directory."""
+    return {"work_directory": decode_query(request.query, Path).path}
+
+
+@frozen
+class Route:
+    """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest. `says` is the
+    data of the answer, a TypedDict or a union with None; None: the answer is not JSON. The rest of what is told to the
+    world stands in web/operations.py."""
+
+    method: str
+    path: str
+    handler: Handle
+    asks: type
+    about: Callable[[Request], Mapping[str, object]] = by_id
+    says: Any = None
+
+    @property
+    def is_read(self) -> bool:
+        return self.method == "GET"

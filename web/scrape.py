@@ -1,0 +1,53 @@
+"""GET /metrics: what was counted so far, and how things stand now."""
+
+import asyncio
+from collections.abc import Iterator
+
+from aiohttp.web import Request, Response
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from web.bodies import Nothing
+from web.service import Service
+
+
+async def scrape(service: Service, asked: Nothing, request: Request) -> Response:
+    """Everything that is measured, as Prometheus reads it."""
+    now = [*_in_memory(service), *await _on_record(service)]
+    text = await asyncio.to_thread(service.metrics.text, now)
+    return Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+def _in_memory(service: Service) -> Iterator[Metric]:
+    dispatcher = service.dispatcher
+    yield _gauge("active_tasks", "Tasks that are being worked on.", dispatcher.working)
+    yield _gauge("mailbox_messages", "Messages that wait to be decided.", dispatcher.mailbox_size)
+    yield _gauge(
+        "mailbox_oldest_seconds", "Age of the oldest message that is not saved yet.", dispatcher.oldest_seconds
+    )
+    yield _gauge("parked_claims", "Claims that wait for a task.", dispatcher.parked)
+    yield _gauge("requests_in_flight", "Requests being handled, open streams among them.", service.requests)
+    yield _gauge("event_loop_lag_seconds", "How late the event loop is.", service.pulse.lag_seconds)
+    worst = service.pulse.worst_seconds
+    yield _gauge("event_loop_lag_max_seconds", "How late it was at worst in the last minute.", worst)
+    lost = service.log.lost
+    yield CounterMetricFamily("log_lines_lost", "Lines of the log that could not be written in time.", value=lost)
+
+
+async def _on_record(service: Service) -> list[Metric]:
+    """What the record does not tell in time is left out."""
+    looks = service.looks
+    waiting, oldest, room = await asyncio.gather(looks.waiting(), looks.oldest_waiting_seconds(), looks.room())
+    now: list[Metric] = []
+    if waiting.value is not None:
+        now.append(_gauge("waiting_tasks", "Tasks that wait, ready or not.", waiting.value))
+    if oldest.value is not None:
+        now.append(_gauge("oldest_waiting_seconds", "Since the oldest of them was created.", oldest.value))
+    if room.value is not None:
+        now.append(_gauge("database_log_bytes", "Length of the write-ahead log.", room.value.log_bytes))
+        now.append(_gauge("disk_free_bytes", "Free on the disk of the database.", room.value.free_bytes))
+    return now
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)

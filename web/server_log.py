@@ -1,0 +1,220 @@
+"""The log: one line for each request, and whatever else is said through `logging`; as JSON or to be read by people.
+
+Never in it: bodies, headers, query strings; so no prompts, results, keys or lease tokens. With `redact` nothing that a
+caller wrote at all: no paths but their patterns, and of an unforeseen error its type and place, not its text.
+"""
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from contextvars import ContextVar
+from io import FileIO
+from typing import Any, NamedTuple, cast
+
+import orjson
+import structlog
+from attrs import frozen
+from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
+from structlog.typing import EventDict, Processor
+
+from web.codec import Fault, rfc3339
+from web.lines import Lines
+from web.settings import Logging, SettingsError
+
+TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # as the server makes them
+PATH_MAX = 200  # characters of a path that are shown
+FRAMES_MAX = 50  # of a traceback, the innermost
+CAUSES_MAX = 10  # errors behind an error
+OWN_WORDS = {"dispatcher", "storage", "sqlite3"}  # packages whose errors quote nobody
+HIDDEN = "[redacted]"
+LOST = "lines of the log were lost"
+STDERR = 2
+
+log = logging.getLogger(__name__)
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Of the request being handled; every line said meanwhile bears it."""
+
+
+class Answered(NamedTuple):
+    """A tuple, for one is made at every request. `status` is None if nobody was there any more; `route` if the path is
+    none of ours."""
+
+    at: int
+    request_id: str
+    method: str
+    route: str | None
+    task_id: str | None
+    path: str
+    status: int | None
+    seconds: float
+    client: str | None
+
+
+class Log:
+    """Says nothing until it is configured."""
+
+    def __init__(self) -> None:
+        self._lines: Lines[Answered | bytes] | None = None
+        self._handler: logging.Handler | None = None
+        self._lost_before = 0
+        self._settings: Logging | None = None
+        self.tells_requests = False
+
+    @property
+    def lost(self) -> int:
+        return self._lost_before + (self._lines.lost if self._lines else 0)
+
+    def configure(self, settings: Logging) -> None:
+        """May be called again: a file is opened anew. Raises SettingsError, and nothing has changed."""
+        file = _open(settings.file)
+        is_pretty = settings.format == "pretty" if settings.format else file.isatty()
+        self.close()
+        form = _Pretty(settings.redact) if is_pretty else _Json(settings.redact)
+        self._lines = Lines(file, form.line, form.mourn)
+        self._handler = _Handler(self._lines, _formatter(form.renderer(file.isatty()), settings.redact))
+        root = logging.getLogger()
+        root.addHandler(self._handler)
+        root.setLevel(settings.level.upper())
+        logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # it tells of every function it runs
+        self.tells_requests = root.isEnabledFor(logging.INFO)
+        self._settings = settings
+
+    def adopt(self, settings: Logging) -> None:
+        """Goes by these from now on, if it can."""
+        if settings != self._settings:
+            try:
+                self.configure(settings)
+            except SettingsError as error:
+                log.error("the log goes on as before: %s", error)
+
+    def request(self, answered: Answered) -> None:
+        if self._lines:
+            self._lines.put(answered)
+
+    def close(self) -> None:
+        """Everything said so far is written, if somebody takes it."""
+        if self._handler and self._lines:
+            logging.getLogger().removeHandler(self._handler)
+            self._lines.close()
+            self._lost_before += self._lines.lost
+        self._handler = self._lines = None
+        self.tells_requests = False
+
+
+def _open(name: str | None) -> FileIO:
+    try:
+        return FileIO(STDERR, "ab", closefd=False) if name is None else FileIO(name, "ab")
+    except OSError as error:
+        raise SettingsError([Fault("logging.file", f"{name} cannot be written: {error.strerror}")]) from None
+
+
+class _Handler(logging.Handler):
+    def __init__(self, lines: "Lines[Answered | bytes]", formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._lines = lines
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:
+            self.handleError(record)
+
+
+@frozen
+class _Json:
+    redact: bool
+
+    def line(self, said: Answered | bytes) -> bytes:
+        return said if isinstance(said, bytes) else orjson.dumps(_fields(said, self.redact)) + b"\n"
+
+    def mourn(self, lost: int) -> bytes:
+        return orjson.dumps({"timestamp": _now(), "level": "warning", "event": LOST, "lost": lost}) + b"\n"
+
+    def renderer(self, is_terminal: bool) -> Processor:
+        return structlog.processors.JSONRenderer(lambda it, **_: orjson.dumps(it, default=str).decode())
+
+
+@frozen
+class _Pretty:
+    redact: bool
+
+    def line(self, said: Answered | bytes) -> bytes:
+        if isinstance(said, bytes):
+            return said
+        it = _fields(said, self.redact)
+        shown = [it.pop(name) for name in ("timestamp", "level", "event")]
+        rest = " ".join(f"{name}={value}" for name, value in it.items())
+        return f"{shown[0]} [{shown[1]:9}] {shown[2]:30} {rest}\n".encode("utf-8", "backslashreplace")
+
+    def mourn(self, lost: int) -> bytes:
+        return f"{_now()} [warning  ] {LOST:30} lost={lost}\n".encode()
+
+    def renderer(self, is_terminal: bool) -> Processor:
+        return structlog.dev.ConsoleRenderer(
+            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+        )
+
+
+def _now() -> str:
+    return rfc3339(time.time_ns() // 1_000_000)
+
+
+def _fields(said: Answered, redact: bool) -> dict[str, Any]:
+    fields = {
+        "timestamp": rfc3339(said.at),
+        "level": "info",
+        "event": "request",
+        "request_id": said.request_id,
+        "method": said.method if said.route or not redact else None,
+        "route": said.route,
+        "status": said.status,
+        "duration_ms": round(said.seconds * 1000, 2),
+        "client": said.client,
+    }
+    if said.task_id is not None and TASK_ID.fullmatch(said.task_id):
+        fields["task_id"] = said.task_id
+    if not redact:
+        fields["path"] = ascii(said.path[:PATH_MAX])[1:-1]
+    return fields
+
+
+def _formatter(renderer: Processor, redact: bool) -> logging.Formatter:
+    def failure(_: Any, __: str, event: EventDict) -> EventDict:
+        exc_info = event.pop("exc_info", None)
+        if exc_info and exc_info[1] is not None:
+            event["exception"] = "".join(_traceback(exc_info[1], redact)).rstrip()
+        return event
+
+    return ProcessorFormatter(
+        foreign_pre_chain=[_stamp, add_log_level, add_logger_name, _in_request, ExtraAdder()],
+        processors=[ProcessorFormatter.remove_processors_meta, failure, renderer],
+    )
+
+
+def _stamp(_: Any, __: str, event: EventDict) -> EventDict:
+    return {"timestamp": rfc3339(int(event["_record"].created * 1000)), **event}
+
+
+def _in_request(_: Any, __: str, event: EventDict) -> EventDict:
+    if (name := request_id.get()) is not None:
+        event["request_id"] = name
+    return event
+
+
+def _traceback(error: BaseException, redact: bool, causes: int = CAUSES_MAX) -> Iterator[str]:
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and causes:
+        yield from _traceback(cause, redact, causes - 1)
+        yield "\nThat led to:\n\n"
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(error.__traceback__, limit=-FRAMES_MAX)
+    kind = type(error)
+    is_own = isinstance(error, OSError) or kind.__module__.partition(".")[0] in OWN_WORDS
+    yield f"{kind.__module__}.{kind.__qualname__}: {error if is_own or not redact else HIDDEN}\n"
+    if isinstance(error, BaseExceptionGroup) and causes:
+        for part in cast("BaseExceptionGroup[BaseException]", error).exceptions[:CAUSES_MAX]:
+            yield from _traceback(part, redact, causes - 1)

@@ -1,0 +1,39 @@
+"""Who works here."""
+
+from typing import TypedDict
+
+from aiohttp.web import Request, Response
+
+from dispatcher.roll import Connection, Worker
+from web.answers import ok
+from web.bodies import Nothing
+from web.codec import rfc3339
+from web.service import Service
+
+
+class WorkerView(TypedDict):
+    worker_id: str
+    work_directories: list[str]
+    working: list[str]
+    last_seen_at: str
+    connection: Connection
+
+
+class Workers(TypedDict):
+    workers: list[WorkerView]
+
+
+async def listing(service: Service, asked: Nothing, request: Request) -> Response:
+    """Every worker with a name that was seen within the last hour, by name: where, at what, and how it is connected."""
+    said: Workers = {"workers": [_view(worker) for worker in service.dispatcher.workers()]}
+    return ok(said, service.clock())
+
+
+def _view(worker: Worker) -> WorkerView:
+    return {
+        "worker_id": worker.worker_id,
+        "work_directories": list(worker.work_directories),
+        "working": list(worker.working),
+        "last_seen_at": rfc3339(worker.last_seen_at),
+        "connection": worker.connection,
+    }
