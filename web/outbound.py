@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, ThreadedResolver
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, TCPConnector, ThreadedResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
@@ -53,7 +53,7 @@ class PublicOnly(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         public = [it for it in found if is_public(it["host"])]
         if not public:
-            raise OSError(None, f"{host} is no public address")
+            raise OSError(None, "it has no public address")
         return public
 
     async def close(self) -> None:
@@ -71,14 +71,14 @@ async def endpoint(settings: Webhooks) -> AsyncIterator[Post]:
 
     async def post(id: str, body: bytes) -> None:
         if refused:
-            raise NotDelivered(f"{host} is no public address")
+            raise NotDelivered("it has no public address")
         headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT, **signature(secret, id, body)}
         try:
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 if not 200 <= response.status < 300:
                     raise NotDelivered(f"it answered {response.status}", gone=response.status == 410)
         except (ClientError, OSError, TimeoutError) as error:
-            raise NotDelivered(str(error) or type(error).__name__) from error
+            raise NotDelivered(_why(error)) from error
 
     connector = TCPConnector(resolver=None if settings.allow_private else PublicOnly(), use_dns_cache=False)
     timeout = ClientTimeout(total=settings.timeout_seconds)
@@ -92,6 +92,16 @@ def signature(secret: str, id: str, body: bytes) -> dict[str, str]:
     content = b".".join((id.encode(), timestamp.encode(), body))
     digest = base64.b64encode(hmac.digest(_key(secret), content, sha256)).decode()
     return {"webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{digest}"}
+
+
+def _why(error: Exception) -> str:
+    """Without the address, which is not for everybody who may look at the health."""
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, ClientConnectorError):
+        reason = error.os_error.strerror or str(error.os_error)
+        return f"it cannot be connected to: {reason}"
+    return f"it cannot be talked to: {type(error).__name__}"
 
 
 def _key(secret: str) -> bytes:

@@ -102,9 +102,11 @@ async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
     ):
         with suppress(OSError):  # nobody need read it
             print(greeting(url, service.settings), flush=True)
+        logger.info("version %s listens on %s, the record is %s", service.version, url, database.path.absolute())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        logger.info("told to stop" if stop.is_set() else "the dispatcher has ended")
     if error := deciding.exception():
         logger.critical("the record cannot be written, or the dispatcher is at fault: the server stops", exc_info=error)
         return 1

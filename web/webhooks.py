@@ -25,6 +25,7 @@ from web.views import event, moment
 WINDOW = 16  # events on their way at once
 FIRST_DELAY_SECONDS = 1  # after a failure; doubles up to
 DELAY_MAX_SECONDS = 300
+PATIENCE_SECONDS = 60  # of nothing but failures; then it shows in the health
 PARKED_AFTER_SECONDS = 3600  # of nothing but failures; then it is tried only so often:
 PARKED_DELAY_SECONDS = 3600
 KEEP_SECONDS = 1  # between two notes of how far it has been told
@@ -79,8 +80,9 @@ class Courier:
             self._news.set()
 
     def health(self) -> WebhookHealth:
+        since = self.failing_since
         return {
-            "healthy": not self.parked,
+            "healthy": not self.parked and (since is None or self.clock() - since < PATIENCE_SECONDS * 1000),
             "configured": self.settings.url is not None,
             "parked": self.parked,
             "failing_since": moment(self.failing_since),
