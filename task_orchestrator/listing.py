@@ -16,7 +16,7 @@ Sort = Literal["created_at", "-created_at", "updated_at", "-updated_at", "priori
 async def list_(
     *,
     status: str | None = None,
-    work_directory: Sequence[str] | None = None,
+    work_directory: Annotated[Sequence[str] | None, Parameter(negative="")] = None,
     priority: str | None = None,
     tags: str | None = None,
     tag_mode: Literal["all", "any"] | None = None,

@@ -19,8 +19,8 @@ class Connection(RequestHandler):
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has already begun")
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            raise ConnectionError("the answer has already begun, or nobody is there to be answered") from exc
         if status < 500 or not isinstance(exc, Exception):
             text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
             what = Failure(status, "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR", text)

@@ -83,8 +83,8 @@ class Log:
         self._settings = settings
 
     def adopt(self, settings: Logging) -> None:
-        """Goes by these from now on, if it can."""
-        if settings != self._settings:
+        """Goes by these from now on, if it says anything at all, and if it can."""
+        if self._settings is not None and settings != self._settings:
             try:
                 self.configure(settings)
             except SettingsError as error:
@@ -100,7 +100,7 @@ class Log:
             logging.getLogger().removeHandler(self._handler)
             self._lines.close()
             self._lost_before += self._lines.lost
-        self._handler = self._lines = None
+        self._handler = self._lines = self._settings = None
         self.tells_requests = False
 
 

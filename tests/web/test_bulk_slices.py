@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dispatcher.fields import Priority
 from dispatcher.messages import Claim, Complete, Create, CreateMany, Draft, Edit, Message, Retry, SteerMany
+from dispatcher.record import Filter
 from dispatcher.task import Status
 from storage.store import open_store
 from tests.web.conftest import until
@@ -136,7 +137,7 @@ async def test_a_task_made_meanwhile_is_not_meant(verb: str) -> None:
         await failed(service, 4)
         with after_the_first_slice(lambda: service.ask(Create(work_directory="/a", prompt="late"))):
             assert await steer(service, verb, filter=TaskFilter(work_directory=("/a",))) == told(4, 4)
-        (task,), _ = await service.record.newest("/a", 1, 0)
+        (task,) = (await service.record.page(Filter(work_directories=("/a",)), "-created_at", 1)).tasks
         assert (task.prompt, task.version, task.status) == ("late", 1, "waiting")
 
 
@@ -193,9 +194,9 @@ def test_a_dry_run_tells_what_would_come_of_it(population: Any, steps: Any, slic
             for verb, only in steps:
                 which = {"filter": only, "all": True} if only else {"ids": (*ids, "nobody")}
                 await all_is_told(service)
-                before = await service.record.newest(None, 100, 0)
+                before = await service.record.page(Filter(), "-created_at", 100)
                 dry = await steer(service, verb, dry_run=True, **which)
-                assert await service.record.newest(None, 100, 0) == before
+                assert await service.record.page(Filter(), "-created_at", 100) == before
                 real = await steer(service, verb, reason=f"{uuid4()}", **which)
                 assert real == dry
                 assert real["matched"] == real["changed"] + len(real["skipped"])
@@ -223,7 +224,7 @@ async def all_is_told(service: Service) -> None:
     """Nobody has yet to hear of the end of another task."""
 
     async def told() -> bool:
-        tasks, _ = await service.record.newest(None, 100, 0)
+        tasks = (await service.record.page(Filter(), "-created_at", 100)).tasks
         return all(task.tell_from is None for task in tasks)
 
     await until(told)

@@ -200,7 +200,7 @@ async def test_pretty_lines_are_for_people(tmp_path, directory):
         task = await api.create(directory)
         await api.show(task)
     assert server.terminate() == 0
-    made, shown = server.log.read_text().splitlines()
+    _, made, shown, _ = server.log.read_text().splitlines()  # between its start and its end
     assert re.match(r"\S+Z \[info     \] request +request_id=\w+ method=POST route=/api/v1/tasks status=201 ", made)
     assert shown.endswith(f"task_id={task['task_id']}")
 
@@ -240,7 +240,7 @@ async def test_the_log_may_go_to_a_file(tmp_path, directory):
     async with connected(server) as api:
         await api.create(directory)
     assert server.terminate() == 0
-    before, line = file.read_text().splitlines()
+    before, _, line, _ = file.read_text().splitlines()
     assert (before, json.loads(line)["status"]) == ("what was there", 201)
     assert server.log.read_text() == ""
 
