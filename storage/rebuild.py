@@ -7,15 +7,27 @@ from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
-import orjson
-
 from storage.errors import StorageError
 from storage.owner import OwnerLock
-from storage.rollups import HOUR, MINUTE, NUMBERS, RowKey, Tallies, Tally, Total, add_to_rollups, add_up, floor, put
+from storage.rollups import (
+    HOUR,
+    MINUTE,
+    NUMBERS,
+    Key,
+    RowKey,
+    Tallies,
+    Tally,
+    Total,
+    add_to_rollups,
+    add_up,
+    floor,
+    put,
+)
 from storage.rows import RANKED
 from storage.versions import migrate, steps
 
 NEVER = 2**62
+STRETCH_LINES = 10_000  # of the history are in memory at a time
 
 # Behind the last gap in the numbers of the history nothing is missing, if it goes on to the end.
 FIRST = """
@@ -28,7 +40,8 @@ KEPT = f"""
     where span = {MINUTE} and at >= ?1 and at < ?1 + {HOUR}"""
 # With the creation of a task, how it stands in its last line.
 LINES = """
-    select line.seq, line.type, line.at, line.work_directory, line.details, last.status, last.priority
+    select line.seq, line.type, line.at, line.work_directory, last.status, last.priority,
+        line.details ->> 'waiting_seconds', line.details ->> 'processing_seconds'
     from history as line left join history as last on last.seq = case line.type when 'task.created' then
         (select max(seq) from history as other where other.task_id = line.task_id) end
     where line.seq >= ? and line.at >= ? and line.task_id is not null order by line.seq"""
@@ -66,7 +79,7 @@ def rebuild(db: sqlite3.Connection, tell: Callable[[int, int], None]) -> int:
         db.execute(FORGET, (MINUTE, since))
         db.execute(FORGET, (HOUR, floor(since, HOUR)))
         _put_back(db, floor(since, HOUR))
-        for seq, tallies in _minutes(db, first, since):
+        for seq, tallies in _stretches(db, first, since):
             add_to_rollups(db, tallies.items())
             tell(seq, last)
         db.execute("commit")
@@ -93,18 +106,14 @@ def _put_back(db: sqlite3.Connection, hour: int) -> None:
     put(db, totals)
 
 
-def _minutes(db: sqlite3.Connection, first: int, since: int) -> Iterator[tuple[int, Tallies]]:
-    """What happened in each minute, and the line at which it was over; only one minute is ever in memory."""
-    found: defaultdict[tuple[str, int], Tally] = defaultdict(Tally)
-    now = seq = 0
-    for seq, type, at, path, details, status, priority in db.execute(LINES, (first, since)):
-        if (minute := floor(at, MINUTE)) != now and found:
-            yield seq, found
-            found.clear()
-        now = minute
-        tally = found[path, minute]
-        tally.count_line(type, orjson.loads(details))
-        if status is not None:
-            tally.count_task(status, RANKED[priority], 1)
-    if found:
-        yield seq, found
+def _stretches(db: sqlite3.Connection, first: int, since: int) -> Iterator[tuple[int, Tallies]]:
+    """What the lines of each stretch add, and the last of them."""
+    lines = db.execute(LINES, (first, since))
+    while stretch := lines.fetchmany(STRETCH_LINES):
+        found: defaultdict[Key, Tally] = defaultdict(Tally)
+        for _, type, at, path, status, priority, waiting, processing in stretch:
+            tally = found[path, floor(at, MINUTE)]
+            tally.count_line(type, {"waiting_seconds": waiting, "processing_seconds": processing})
+            if status is not None:
+                tally.count_task(status, RANKED[priority], 1)
+        yield stretch[-1][0], found

@@ -12,29 +12,26 @@ from dispatcher.task import Status
 from storage.durations import Durations
 from storage.rollups import EVENTS, EVERYWHERE, HOUR, MINUTE, NUMBERS, PLACES, Total, additions, floor
 
-ROWS = f"""
-    select at, waiting, processing, {", ".join(NUMBERS)} from rollups
-    where work_directory = ? and span = ? and at >= ? and at < ?"""
+RANGE = "from rollups where work_directory = ? and span = ? and at >= ? and at < ?"
+ROWS = f"select waiting, processing, {', '.join(NUMBERS)} {RANGE}"
+EVENT_ROWS = f"select at, {', '.join(EVENTS)} {RANGE}"
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def statistics(db: sqlite3.Connection, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
     """Of [start, end), both whole minutes; a bucket is a minute or whole hours."""
     total, origin = Total(), floor(start, bucket)
-    series = [[0] * len(NUMBERS) for _ in range(origin, end, bucket)]
-
-    def count(at: int, numbers: Sequence[int]) -> None:
-        place = (at - origin) // bucket
-        series[place] = list(map(add, series[place], numbers))
-
+    series = [[0] * len(EVENTS) for _ in range(origin, end, bucket)]
+    directory = work_directory or EVERYWHERE
     with _one_view(db):
-        for at, waiting, processing, *numbers in _rows(db, work_directory or EVERYWHERE, start, end, bucket):
+        for waiting, processing, *numbers in _rows(db, ROWS, directory, start, end, HOUR):
             total.add_row(numbers, waiting, processing)
-            count(at, numbers)
-        for (directory, minute), tally in additions(db):
-            if start <= minute < end and work_directory in (None, directory):
+        for at, *numbers in _rows(db, EVENT_ROWS, directory, start, end, bucket):
+            _count(series, (at - origin) // bucket, numbers)
+        for (where, minute), tally in additions(db):
+            if start <= minute < end and directory in (EVERYWHERE, where):
                 total.add(tally)
-                count(minute, tally.numbers)
+                _count(series, (minute - origin) // bucket, tally.numbers)
     return Statistics(
         by_status={status: total.numbers[PLACES[status]] for status in Status},
         by_priority={priority: total.numbers[PLACES[priority]] for priority in Priority},
@@ -43,6 +40,10 @@ def statistics(db: sqlite3.Connection, work_directory: str | None, start: int, e
         waiting=_spread(total.waiting),
         series=[Bucket(max(start, origin + place * bucket), _events(it)) for place, it in enumerate(series)],
     )
+
+
+def _count(series: list[list[int]], place: int, numbers: Sequence[int]) -> None:
+    series[place] = list(map(add, series[place], numbers))  # events come first, the others are left out
 
 
 @contextmanager
@@ -55,17 +56,14 @@ def _one_view(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("rollback")
 
 
-def _rows(db: sqlite3.Connection, directory: str, start: int, end: int, bucket: int) -> Iterator[Any]:
+def _rows(db: sqlite3.Connection, query: str, directory: str, start: int, end: int, bucket: int) -> Iterator[Any]:
     """The fewest that make up the range, none of which lies in two buckets."""
     first_hour, end_of_hours = start + -start % HOUR, floor(end, HOUR)
     if bucket < HOUR or first_hour >= end_of_hours:
         first_hour = end_of_hours = end
-    for span, since, until in (
-        (MINUTE, start, first_hour),
-        (HOUR, first_hour, end_of_hours),
-        (MINUTE, end_of_hours, end),
-    ):
-        yield from db.execute(ROWS, (directory, span, since, until))
+    yield from db.execute(query, (directory, MINUTE, start, first_hour))
+    yield from db.execute(query, (directory, HOUR, first_hour, end_of_hours))
+    yield from db.execute(query, (directory, MINUTE, end_of_hours, end))
 
 
 def _events(numbers: Sequence[int]) -> dict[str, int]:

@@ -49,4 +49,4 @@ def rebuild_statistics(
 
 def tell_progress(seq: int, last: int) -> None:
     if sys.stderr.isatty():
-        print(f"\r{seq:,} of {last:,}", end="\n" if seq == last else "", file=sys.stderr, flush=True)
+        print(f"\r{seq:,} of {last:,}", end="\r", file=sys.stderr, flush=True)

@@ -25,8 +25,8 @@ def check(database: Path, ledger: Ledger) -> None:
     with reading(database) as db:
         replay.advance(db)
         judge(replay, db)
+        assert not ledger.findings, "\n".join(map(str, ledger.findings))
         agree_with_the_history(db)
-    assert not ledger.findings, "\n".join(map(str, ledger.findings))
 
 
 def judge(replay: Replay, db: sqlite3.Connection) -> None:

@@ -60,6 +60,12 @@ class Span:
             yield "start", "must not be after end"
 
 
+@frozen(kw_only=True)
+class Stretch:
+    from_: Instant
+    class_: int = 0
+
+
 def faults_of(call, *args, **known):
     with pytest.raises(Invalid) as caught:
         call(*args, **known)
@@ -243,6 +249,15 @@ def test_fields_are_checked_against_each_other_once_each_is_right():
     assert faults_of(decode, encode({"spans": [{"start": 1}, body]}), Many) == [
         ("spans[1].start", "must not be after end")
     ]
+
+
+def test_a_name_that_python_keeps_for_itself_bears_no_underscore_outside():
+    made = decode(b'{"from":"1970-01-01T00:00:01Z","class":2}', Stretch)
+    assert (made.from_, made.class_) == (1000, 2)
+    assert faults_of(decode, b"{}", Stretch) == [("from", "is required")]
+    assert [name for name, _ in faults_of(decode, b'{"from":1,"class":"x"}', Stretch)] == ["from", "class"]
+    wrong = faults_of(decode, b'{"from":"1970-01-01T00:00:01Z","class_":2}', Stretch)
+    assert wrong == [("class_", "unknown field, did you mean 'class'?")]
 
 
 def test_a_required_internal_field_that_nobody_gives_is_a_bug():
