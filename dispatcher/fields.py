@@ -113,7 +113,7 @@ def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     seen: set[str] = set()
     for value in values:
         if value in seen:
-            raise ValueError(f"must not contain {value!r} twice")
+            raise ValueError(f"must not contain {str(value)!r} twice")
         seen.add(value)
     return values
 

@@ -334,5 +334,3 @@ LeaseMessage = Heartbeat | Complete | Fail | Release | Log
 
 TaskMessage = LeaseMessage | Cancel | Retry | Edit | Delete
 """The messages that speak about one task by its id."""
-
-AnyMessage = Message[Any]

@@ -8,7 +8,6 @@ from typing import Any
 from aiohttp.typedefs import Handler
 from aiohttp.web import (
     Application,
-    HTTPMethodNotAllowed,
     HTTPRequestEntityTooLarge,
     Request,
     RequestKey,
@@ -25,7 +24,7 @@ from web.delivery import deliver
 from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe
 from web.operations import told_of
-from web.route import Route
+from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES
 from web.security import check_key, check_origin
 from web.server_log import request_id
@@ -53,7 +52,7 @@ def make_app(service: Service) -> Application:
         resource = app.router.add_resource(path)
         for method, handler in handlers.items():
             resource.add_route(method, handler, expect_handler=_expect)
-        resource.add_route("*", _others(*handlers), expect_handler=_expect)
+        resource.add_route("*", others(*handlers), expect_handler=_expect)
     docs.add_files(app)
     return app
 
@@ -112,18 +111,6 @@ def _name_of(request: Request) -> str:
 async def _mark(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = _name_of(request)
     response.headers.setdefault("Cache-Control", "no-store")
-
-
-def _others(*methods: str) -> Handler:
-    """What any other method gets."""
-    allowed = sorted({*methods, "OPTIONS"})
-
-    async def handle(request: Request) -> StreamResponse:
-        if request.method == "OPTIONS":
-            return Response(status=204, headers={"Allow": ", ".join(allowed)})
-        raise HTTPMethodNotAllowed(request.method, allowed)
-
-    return handle
 
 
 async def _expect(request: Request) -> StreamResponse | None:

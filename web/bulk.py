@@ -27,7 +27,7 @@ SLICE = 50  # tasks decided in one message
 DELETED_SLICE = 20  # and so many, where each may have a result of a megabyte to be deleted with it
 STRETCH = 5_000  # tasks that the record looks through in one go
 PIECE = 1000  # ids read before others have their turn
-SKIPPED_MAX = 10_000  # tasks that an answer names
+SKIPPED_MAX = 100_000  # tasks that an answer names
 
 
 class Skipped(TypedDict):

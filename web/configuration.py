@@ -101,7 +101,11 @@ def begin(given: Given, version: int, runtime: Mapping[str, object]) -> tuple[Co
 def shown(setting: Setting, settings: Settings) -> object:
     """A value as anybody may see it."""
     value = setting.of(settings)
-    return MASK if setting.secret and value is not None else _plain(value)
+    if value is None:
+        return None
+    if setting.secret:
+        return MASK
+    return setting.show(value) if setting.show else _plain(value)
 
 
 def _plain(value: Any) -> object:

@@ -8,6 +8,8 @@ from aiohttp.web import Request, Response
 
 from web.negotiation import pack
 
+PING_SECONDS = 15  # a comment in a stream that often keeps proxies from closing the connection
+
 
 async def deliver(request: Request, response: Response, timeout_seconds: float) -> None:
     """Send a whole answer; ConnectionError if the system does not take all of it in time."""

@@ -7,6 +7,7 @@ from importlib.resources import files
 from aiohttp.web import AppKey, Application, Request, Response
 
 from web.bodies import Nothing
+from web.route import others
 from web.service import Service
 
 DOCUMENT = AppKey("document", bytes)
@@ -42,6 +43,7 @@ def add_files(app: Application) -> None:
             return _response(_content(path), kind)
 
         app.router.add_get(f"/docs/{name}", file)
+        app.router.add_route("*", f"/docs/{name}", others("GET", "HEAD"))
 
 
 @cache

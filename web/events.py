@@ -1,6 +1,5 @@
 """The event feed: of everything, or of one task; as a stream that goes on, or page by page."""
 
-import re
 from contextlib import suppress
 from itertools import count
 from typing import TypedDict
@@ -15,20 +14,17 @@ from dispatcher.task import Status
 from web.answers import ok
 from web.bodies import EventsQuery, TaskEventsQuery
 from web.codec import Fault, Invalid
-from web.delivery import delivering
+from web.delivery import PING_SECONDS, delivering
 from web.feed import Batch, frame, framed, joined
+from web.resuming import last_event_id
 from web.service import Service
 from web.views import Event, event
 
-PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
 RETRY_MS = 2000  # a browser that has lost the connection comes again after so long
 READ_MAX = 500  # entries read from the record at a time for a stream
 PAGE_SIZE = 100  # events of a page, if it is not said
 STRETCHES_MAX = 10  # stretches of the record looked through for one page; the next page goes on from there
 POSITION_EVERY = 1000  # a filtered reader is told where it stands after so many events that were not for it
-SEQ = re.compile(r"\d{1,19}", re.ASCII)
-SEQ_MAX = 2**63 - 1
-UNCACHED = {"Cache-Control": "no-store"}
 
 Gap = TypedDict("Gap", {"from": int, "to": int})
 
@@ -66,7 +62,7 @@ async def task_events(service: Service, asked: TaskEventsQuery, request: Request
     if reader.is_over and after is not None and not first.frames:
         if task is None:
             raise TaskNotFound(asked.task_id)
-        return Response(status=204, headers=UNCACHED)  # which keeps a browser from coming again and again
+        return Response(status=204)  # which keeps a browser from coming again and again
     return await reader.stream(first)
 
 
@@ -83,7 +79,7 @@ async def page(service: Service, asked: EventsQuery, after: int | None) -> Respo
         if len(said["events"]) == limit or cursor == stretch.last or number == STRETCHES_MAX:
             break
     said["next_after"] = cursor
-    return ok(said, service.clock(), headers=UNCACHED)
+    return ok(said, service.clock())
 
 
 def gap_before(stretch: Stretch, cursor: int) -> Gap | None:
@@ -92,16 +88,6 @@ def gap_before(stretch: Stretch, cursor: int) -> Gap | None:
     if cursor < stretch.first - 1:
         return {"from": cursor + 1, "to": stretch.first - 1}
     return {"from": stretch.last + 1, "to": cursor} if cursor > stretch.last else None
-
-
-def last_event_id(request: Request) -> int | None:
-    """What a reader that comes again has seen last; stronger than the address, which a browser repeats unchanged."""
-    given = ",".join(request.headers.getall("Last-Event-ID", ()))
-    if not given:
-        return None
-    if not SEQ.fullmatch(given) or int(given) > SEQ_MAX:
-        raise Invalid([Fault("Last-Event-ID", "must be the id of an event, a whole number")])
-    return int(given)
 
 
 def wants_page(request: Request) -> bool:
@@ -129,7 +115,7 @@ class Reader:
     async def stream(self, first: Batch) -> StreamResponse:
         timeout = self.service.settings.server.request_timeout_seconds
         response = EventSourceResponse(sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS)
-        response.headers.update(UNCACHED)
+        response.headers["Cache-Control"] = "no-store"
         await response.prepare(self.request)
         # Gone, or too slow, or we cannot go on: it comes again and loses nothing.
         counted = self.service.metrics.reading("feed")

@@ -16,7 +16,8 @@ from yarl import URL
 from web.settings import Webhooks
 
 USER_AGENT = "task-orchestrator"
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address is in its last four bytes
+# An IPv4 address is in the last four bytes of these.
+EMBEDDING = [ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96")]
 
 Post = Callable[[str, bytes], Awaitable[None]]
 
@@ -34,7 +35,7 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if ip in NAT64:
+        if any(ip in network for network in EMBEDDING):
             inner = ipaddress.IPv4Address(ip.packed[-4:])
         if inner is not None:
             return is_public(str(inner))

@@ -4,7 +4,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from aiohttp.web import Request, StreamResponse
+from aiohttp.typedefs import Handler
+from aiohttp.web import HTTPMethodNotAllowed, Request, Response, StreamResponse
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
@@ -47,3 +48,15 @@ class Route:
     @property
     def is_read(self) -> bool:
         return self.method == "GET"
+
+
+def others(*methods: str) -> Handler:
+    """What any other method gets."""
+    allowed = sorted({*methods, "OPTIONS"})
+
+    async def handle(request: Request) -> StreamResponse:
+        if request.method == "OPTIONS":
+            return Response(status=204, headers={"Allow": ", ".join(allowed)})
+        raise HTTPMethodNotAllowed(request.method, allowed)
+
+    return handle

@@ -6,7 +6,7 @@ it may change while the server runs (RELOADABLE, also of a whole section), and w
 
 import base64
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, cast, get_args
@@ -64,6 +64,12 @@ def webhook_url(url: str) -> str:
     if not usable or parts.username is not None or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
         raise ValueError("must be an http or https URL, without credentials and fragment")
     return url
+
+
+def host_of(url: str) -> str:
+    """What may be shown of it: such addresses often have a key in their path."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}/…"
 
 
 def webhook_secret(value: str) -> str:
@@ -153,7 +159,7 @@ class Logging:
 class Webhooks:
     """`events` are the types that the endpoint is told of; none given: all."""
 
-    url: WebhookUrl | None = None
+    url: WebhookUrl | None = field(default=None, metadata={"show": host_of})
     secret: WebhookSecret | None = field(default=None, repr=False, metadata=SECRET)
     events: Annotated[tuple[EventType, ...], MaxLen(100), Rule(distinct)] = ()
     allow_private: bool = False
@@ -193,6 +199,11 @@ class Setting:
     @property
     def secret(self) -> bool:
         return bool(self.field.metadata.get("secret"))
+
+    @property
+    def show(self) -> Callable[[Any], object] | None:
+        """What may be shown of its value, if not all."""
+        return self.field.metadata.get("show")
 
     @property
     def may_be_null(self) -> bool:

@@ -18,10 +18,9 @@ from dispatcher.task import Status, Task
 from web.bodies import Stream
 from web.briefing import briefing
 from web.codec import encode
-from web.delivery import delivering
+from web.delivery import PING_SECONDS, delivering
 from web.service import Service
 
-PING_SECONDS = 15  # a comment that often keeps proxies from closing the connection
 # None: a heartbeat, or a log
 REPORTS = {None, "task.progress", "task.completed", "task.failed", "task.retried", "task.released"}
 LOST: dict[str | None, Literal["cancelled", "expired"]] = {

@@ -20,7 +20,6 @@ from web.service import Service
 from web.views import ClaimedTask, TaskOutcome, moment, outcome, whole
 
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
-UNCACHED = {"Cache-Control": "no-store"}
 
 
 class ClaimedTasks(TypedDict):
@@ -166,9 +165,9 @@ async def _deliver(
 ) -> StreamResponse:
     """Write the answer here and now: tasks that do not get through are given back at once."""
     if not tasks:
-        return ok(say([]), service.clock(), headers=UNCACHED)
+        return ok(say([]), service.clock())
     try:
-        response = ok(say(await briefing(service, tasks)), service.clock(), headers=UNCACHED)
+        response = ok(say(await briefing(service, tasks)), service.clock())
         await deliver(request, response, service.settings.server.request_timeout_seconds)
     except BaseException:
         service.dispatcher.give_back(tasks)

@@ -107,12 +107,12 @@ class Courier:
         self._changed.clear()
         settings = self.settings
         self.failures, self.failing_since, self.parked, self.last_error = 0, None, False, None
+        self.place = self.kept = await self.places.webhook_place()
         if settings.url is None:
             self.place = None
             await self._keep()
             await self._changed.wait()
             return
-        self.place = self.kept = await self.places.webhook_place()
         if self.place is None:  # a new endpoint hears what happens from now on
             self.place = (await self.record.events(maxsize, 1, EventFilter())).last
             await self._keep()

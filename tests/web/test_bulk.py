@@ -253,15 +253,11 @@ async def test_dependants_are_cancelled_with_those_they_depend_on(api, directory
         assert reasons == ({"over": 101} if meant else {"over": 1, "dependency_failed": 100})
 
 
-async def test_a_skipped_task_is_named_up_to_ten_thousand(api, directory):
-    ids = [f"nobody-{number}" for number in range(10_050)]
+async def test_every_task_that_is_skipped_is_named_with_its_reason(api, directory):
+    ids = [f"nobody-{number}" for number in range(20_000)]
     data = (await steer(api, "retry", ids=ids)).data
-    assert (data["matched"], data["changed"], data["skipped_count"], len(data["skipped"])) == (
-        10_050,
-        0,
-        10_050,
-        10_000,
-    )
+    assert (data["matched"], data["changed"], data["skipped_count"]) == (20_000, 0, 20_000)
+    assert {it["task_id"] for it in data["skipped"]} == set(ids)
     assert {it["code"] for it in data["skipped"]} == {"TASK_NOT_FOUND"}
 
 
@@ -282,16 +278,16 @@ ASKED = [
     ({"ids": ["a", 5, None, "", "a b", ["a"], {}, True]}, [f"ids[{at}]" for at in range(1, 8)]),
     ({"ids": [5] * 60}, [f"ids[{at}]" for at in range(50)]),
     ({"filter": {"colour": "red"}}, ["filter.colour"]),
-    ({"filter": {"status": "done"}}, ["filter.status[0]"]),
-    ({"filter": {"status": "waiting,failed"}}, ["filter.status[0]"]),
+    ({"filter": {"status": "done"}}, ["filter.status"]),
+    ({"filter": {"status": "waiting,failed"}}, ["filter.status"]),
     ({"filter": {"status": []}}, ["filter.status"]),
     ({"filter": {"status": [None]}}, ["filter.status[0]"]),
     ({"filter": {"priority": 2}}, ["filter.priority"]),
-    ({"filter": {"work_directory": "here"}}, ["filter.work_directory[0]"]),
+    ({"filter": {"work_directory": "here"}}, ["filter.work_directory"]),
     ({"filter": {"tags": []}}, ["filter.tags"]),
     ({"filter": {"tag_mode": "any"}}, ["filter.tags"]),
     ({"filter": {"tag_mode": "none", "tags": ["a"]}}, ["filter.tag_mode"]),
-    ({"filter": {"worker_id": ""}}, ["filter.worker_id[0]"]),
+    ({"filter": {"worker_id": ""}}, ["filter.worker_id"]),
     ({"filter": {"created_after": "today"}}, ["filter.created_after"]),
     ({"filter": {"q": ""}}, ["filter.q"]),
     ({"filter": {"q": "a\0"}}, ["filter.q"]),

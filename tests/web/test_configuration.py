@@ -146,7 +146,8 @@ async def test_a_signal_whose_work_goes_wrong_is_heeded_the_next_time(caplog):
 
 def test_every_setting_knows_where_it_stands():
     assert {setting.section for setting in SETTINGS.values()} == asdict(START.settings).keys()
-    assert [key for key, setting in SETTINGS.items() if setting.secret] == ["security.api_key"]
-    assert [key for key, setting in SETTINGS.items() if setting.may_be_null] == ["security.api_key"]
+    assert [key for key, setting in SETTINGS.items() if setting.secret] == ["security.api_key", "webhooks.secret"]
+    nulls = [key for key, setting in SETTINGS.items() if setting.may_be_null]
+    assert nulls == ["security.api_key", "logging.format", "logging.file", "webhooks.url", "webhooks.secret"]
     assert START.origin(LEVEL).name == "--log-level"
     assert START.origin(MOST).name == "APP_TASK_MAX_CONCURRENT_TASKS"

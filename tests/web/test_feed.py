@@ -201,12 +201,9 @@ async def test_who_asks_for_json_gets_a_page(shared, accept, is_page):
     ("query", "field"),
     [
         *((f"after={value}", "after") for value in ("-1", "1.5", "x", "", "01", "+1", "null", "99999999999999999999")),
-        *(
-            (f"types={value}", "types[0]")
-            for value in ("task.create", "created", "TASK.CREATED", "", "%00", "a" * 5000)
-        ),
+        *((f"types={value}", "types") for value in ("task.create", "created", "TASK.CREATED", "", "%00", "a" * 5000)),
         *(("types=task.created,", "types[1]"), ("types=task.created,task.created", "types")),
-        *((f"work_directory={value}", "work_directory[0]") for value in ("", "a", "/a%00", "/..", "/" + "a" * 512)),
+        *((f"work_directory={value}", "work_directory") for value in ("", "a", "/a%00", "/..", "/" + "a" * 512)),
         *((f"task_id={value}", "task_id") for value in ("", "a%20b", "%FF", "a" * 101)),
         *((f"limit={value}", "limit") for value in ("0", "1001", "x", "")),
         *(("after=1&after=2", "after"), ("after=1&typ=task.created", "typ"), ("follow=true", "follow")),

@@ -376,6 +376,7 @@ async def test_a_record_that_cannot_be_read_only_delays_it(monkeypatch: pytest.M
         "::ffff:127.0.0.1",
         "::ffff:10.0.0.1",
         "64:ff9b::7f00:1",
+        "::127.0.0.1",
         "2002:7f00:1::",
         "ff02::1",
     ],
@@ -442,3 +443,34 @@ def test_any_text_for_a_url_is_taken_or_refused(url: str) -> None:
 
 def test_the_secret_is_not_shown() -> None:
     assert SECRET not in repr(Webhooks(url="https://example.com/", secret=SECRET))
+
+
+async def test_the_place_of_an_endpoint_that_was_taken_away_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the server was started without one: the next one is new."""
+    desk = Desk(monkeypatch)
+    desk.record.place, desk.record.last = 3, 9
+    desk.courier.adopt(Webhooks())
+    async with desk.at_work():
+        await until(lambda: desk.record.place is None)
+    desk.courier.adopt(Webhooks(url="https://example.com/", secret=SECRET))
+    async with desk.at_work():
+        await until(lambda: desk.record.place == 9)
+    assert desk.told == []
+
+
+async def test_what_may_be_a_key_in_an_address_is_shown_to_nobody(receiver: Receiver, tmp_path: Path) -> None:
+    """Neither in the settings nor in their history, nor in the feed."""
+    server = ServerProcess(tmp_path).start()
+    try:
+        async with connected(server) as api:
+            changes = {"webhooks.url": f"{receiver.url}/SECRETTOKEN?key=SECRETTOKEN", "webhooks.secret": SECRET}
+            answer = await api.call("PATCH", "/api/v1/config", json={"changes": changes})
+            assert answer.data["settings"]["webhooks.url"]["value"] == "http://127.0.0.1/…"
+            told = [answer, await api.get("/api/v1/config"), await api.get("/api/v1/config/history")]
+            told.append(await api.call("GET", "/api/v1/events", headers={"Accept": "application/json"}))
+            for one in told:
+                assert one.status == 200
+                assert b"SECRETTOKEN" not in one.content
+                assert SECRET.encode() not in one.content
+    finally:
+        stop(server)
