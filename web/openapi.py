@@ -10,16 +10,22 @@ import attrs
 
 from web.answers import REQUEST_ID
 from web.bodies import Path
-from web.examples import ANSWERS, EVENTS_EXAMPLE, NOW, PARAMETERS, REQUESTS
+from web.example_answers import ANSWERS
+from web.example_texts import TEXTS
+from web.examples import NOW, PARAMETERS, REQUESTS
+from web.export import FORMS
 from web.operations import EVENTS, JSON, TAGS, Link, Operation, told_of
 from web.refusals import REFUSALS, Refusal
 from web.route import Handle, Route, by_path
 from web.schemas import Schema, Schemas
 from web.security import is_open
 
-_ALWAYS = ("VALIDATION_ERROR", "FORBIDDEN", "NOT_ACCEPTABLE", "INTERNAL_ERROR")
+_ALWAYS = (
+    *("VALIDATION_ERROR", "MALFORMED_REQUEST", "FORBIDDEN", "NOT_ACCEPTABLE", "EXPECTATION_FAILED"),
+    "INTERNAL_ERROR",
+)
 _WITH_KEY = ("UNAUTHORIZED", "DATABASE_ERROR", "UNAVAILABLE", "TIMEOUT")
-_WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "EXPECTATION_FAILED")
+_WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _SENTENCE = re.compile(r"(.*?)[.;:?](\s|$)", re.DOTALL)
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
@@ -39,6 +45,12 @@ HEADERS: Mapping[str, Schema] = {
     "Allow": {"description": "The methods that may be used here.", "schema": _TEXT},
     "Retry-After": {"description": "After so many seconds.", "schema": {**_TEXT, "pattern": "^[0-9]+$"}},
     "WWW-Authenticate": {"description": "How to say who one is.", "schema": _TEXT},
+    "Cache-Control": {"description": "What may be kept.", "schema": {"enum": ["no-store", "no-cache"]}},
+    "Vary": {"description": "The headers that another answer may depend on.", "schema": _TEXT},
+}
+_TEXTS: Mapping[str, str] = {
+    EVENTS: "Server-sent events; what `data` holds, in JSON, is in `x-events` by the name of the event.",
+    **{media: inspect.getdoc(form) or "" for media, form in FORMS.items()},
 }
 _HEADER_PARAMETERS: Mapping[str, tuple[str, Schema]] = {
     "Idempotency-Key": (
@@ -177,15 +189,13 @@ def _together(names: Iterable[str]) -> str:
 
 
 def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Schema:
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, *told.gives)}
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, "Cache-Control", *told.gives)}
     if status in (204, 304):
         return {"description": HTTPStatus(status).phrase, "headers": headers}
     content: Schema = {}
     for media in told.media:
         if media != JSON:
-            content[media] = {"schema": {"type": "string"}}
-            if media == EVENTS:
-                content[media]["example"] = EVENTS_EXAMPLE
+            content[media] = _text(media, operation_id(route.handler))
             continue
         data = schemas.of(route.says) if route.says else {"type": "object"}
         if not told.bare:
@@ -197,6 +207,15 @@ def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Sc
     links = {operation_id(link.to): _link(link) for link in told.links} if status < 400 else {}
     described = {"description": HTTPStatus(status).phrase, "headers": headers, "content": content}
     return described | ({"links": links} if links else {})
+
+
+def _text(media: str, name: str) -> Schema:
+    about = _TEXTS.get(media)
+    example = TEXTS.get(name, {}).get(media)
+    return {
+        "schema": {"type": "string", **({"description": about} if about else {})},
+        **({"example": example} if example else {}),
+    }
 
 
 def _link(link: Link) -> Schema:

@@ -66,7 +66,7 @@ class Operation:
     refuses: Sequence[str] = ()
     media: Sequence[str] = (JSON,)
     takes: Sequence[Literal["Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID"]] = ()
-    gives: Sequence[Literal["ETag", "Location", "Idempotent-Replayed"]] = ()
+    gives: Sequence[Literal["ETag", "Location", "Idempotent-Replayed", "Vary"]] = ()
     links: Sequence[Link] = ()
     bare: bool = False
     events: Mapping[str, Any] = field(factory=dict)
@@ -74,7 +74,7 @@ class Operation:
 
     @property
     def has_head(self) -> bool:
-        return not self.claims and bool(self.media) and EVENTS not in self.media
+        return not self.claims and EVENTS not in self.media
 
 
 NO_TASK = "TASK_NOT_FOUND"
@@ -123,7 +123,9 @@ OPERATIONS: Mapping[Handle, Operation] = {
         gives=("Idempotent-Replayed",),
         links=(_about(show.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
     ),
-    lists.listing: Operation(tag="tasks", media=(JSON, *FORMS), links=(_about(show.show, "/data/tasks/0"),)),
+    lists.listing: Operation(
+        tag="tasks", media=(JSON, *FORMS), gives=("Vary",), links=(_about(show.show, "/data/tasks/0"),)
+    ),
     bulk.cancel: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     bulk.retry: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     bulk.delete: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
@@ -214,8 +216,6 @@ OPERATIONS: Mapping[Handle, Operation] = {
     docs.page: Operation(tag="system", media=(HTML,)),
 }
 
-_UNTOLD = Operation(tag="system", media=())
-
 
 def told_of(handler: Handle) -> Operation:
-    return OPERATIONS.get(handler, _UNTOLD)
+    return OPERATIONS[handler]

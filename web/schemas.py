@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from dispatcher import fields
 from dispatcher.events import EVENT_TYPES, event_type
-from dispatcher.fields import Listed, MaxBytes, Rule, Unset, Wire
+from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many
 from web.settings import SETTINGS
@@ -123,8 +123,7 @@ class Schemas:
             each = {"properties": {"tasks": {"items": self.of(Draft)}}}
             return {"anyOf": [each, {"required": ["atomic"], "properties": {"atomic": {"const": False}}}]}
         if issubclass(cls, Many):
-            ids = {"type": "array", "items": self.of(fields.TaskId), "uniqueItems": True}
-            named = {"ids": ids, "filter": {"type": "null"}, "all": {"const": False}}
+            named = {"ids": {"type": "array"}, "filter": {"type": "null"}, "all": {"const": False}}
             found = {"filter": {"type": "object"}, "ids": {"type": "null"}}
             return {
                 "oneOf": [{"required": ["ids"], "properties": named}, {"required": ["filter"], "properties": found}]
@@ -182,7 +181,7 @@ class Schemas:
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def _ruled(self, base: Any, rules: Sequence[Any]) -> Schema:
-        form = next((rule.form for rule in rules if isinstance(rule, Wire)), base)
+        form = next((rule.form for rule in rules if isinstance(rule, Wire | Later)), base)
         schema = self.of(form)
         is_list = schema.get("type") == "array"
         for rule in rules:
@@ -224,7 +223,7 @@ def _rule(rule: Any, is_list: bool) -> Schema:
             return {"description": f"At most {limit} bytes, as UTF-8 or as compact JSON."}
         case Rule(check=check) | Wire(read=check):
             return {"description": inspect.cleandoc(check.__doc__ or "").split("\n")[0], **_RULES.get(check, {})}
-        case Listed():
+        case Listed() | Later():
             return {}
     raise TypeError(f"no JSON Schema is known for the rule {rule!r}")
 
