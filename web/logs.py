@@ -1,6 +1,5 @@
 """What the attempts at a task print: taken from who works on it, read in pages or followed as it comes."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Literal, TypedDict
@@ -17,15 +16,15 @@ from dispatcher.record import LogPage
 from dispatcher.task import FINAL, Status
 from web.answers import ok
 from web.bodies import Logs
-from web.codec import Fault, Invalid, encode, rfc3339
+from web.codec import encode, rfc3339
 from web.delivery import delivering
+from web.events import last_event_id
 from web.service import Service
 from web.stream import PING_SECONDS
 
 PAGE_LINES = 1000
 FOLLOWED_LINES = 200  # read and sent at a time, so that many readers of long lines take little memory
 BUNDLE_BYTES = 64 * 1024  # about so much is written at once: a slow reader has the whole timeout for each
-EVENT_ID = re.compile(r"\d{1,18}", re.ASCII)
 
 
 class Line(TypedDict):
@@ -61,12 +60,14 @@ async def append(service: Service, asked: Log, request: Request) -> Response:
 
 async def read(service: Service, asked: Logs, request: Request) -> StreamResponse:
     """A page of a task's log, or with `follow` a stream of it until nothing more will come."""
+    header = last_event_id(request)
+    after = asked.after if header is None else header
     if asked.follow:
-        return await _Follower(service, asked, _last_number(request, asked)).answer(request)
-    page = await _page(service, asked, asked.after, asked.limit or PAGE_LINES)
+        return await _Follower(service, asked, after).answer(request)
+    page = await _page(service, asked, after, asked.limit or PAGE_LINES)
     if page is None:
         raise TaskNotFound(asked.task_id)
-    next_after = page.lines[-1].number if page.lines else asked.after
+    next_after = page.lines[-1].number if page.lines else after
     said: Page = {"task_id": asked.task_id, "lines": lines(page.lines), "next_after": next_after}
     return ok(said, service.clock())
 
@@ -77,16 +78,6 @@ def lines(printed: Sequence[LogLine]) -> list[Line]:
 
 async def _page(service: Service, asked: Logs, after: int, limit: int) -> LogPage | None:
     return await service.record.log(asked.task_id, after, limit, asked.attempt)
-
-
-def _last_number(request: Request, asked: Logs) -> int:
-    """A reader that connects again says what it has had, and its URL still what it asked for at first."""
-    given = request.headers.get("Last-Event-ID")
-    if given is None:
-        return asked.after
-    if not EVENT_ID.fullmatch(given):
-        raise Invalid([Fault("Last-Event-ID", "must be the id of an event of this stream, such as 3")])
-    return int(given)
 
 
 @define

@@ -59,7 +59,10 @@ _HEADER_PARAMETERS: Mapping[str, tuple[str, Schema]] = {
     ),
     "If-Match": ("Only if this is the task's ETag.", {**_TEXT, "pattern": r'^(\*|"[1-9][0-9]{0,17}")$'}),
     "If-None-Match": ("Only if the task has another ETag; else 304.", _TEXT),
-    "Last-Event-ID": ("The seq of the last event that came through.", {**_TEXT, "pattern": "^[0-9]{1,18}$"}),
+    "Last-Event-ID": (
+        "The id of the last event that came through; it counts more than `after`.",
+        {**_TEXT, "pattern": "^([0-9]{0,18}|[0-8][0-9]{18})$"},
+    ),
 }
 
 

@@ -43,6 +43,7 @@ _RULES: Mapping[Any, Schema] = {
     fields.instant: {"format": "date-time", "pattern": f"^{_DAY}T{_TIME}$"},
 }
 _NO_COMMA = {"pattern": "^[^,]+$"}
+_NO_SECOND_PATH = {"pattern": r"^(?!.*,(/|[A-Za-z]:[/\\]))"}  # as fields.by_path parts them
 _SCALARS: Mapping[Any, Schema] = {
     str: {"type": "string"},
     int: {"type": "integer"},
@@ -139,7 +140,10 @@ class Schemas:
         while arms := [arm for arm in schema.get("anyOf", ()) if arm != {"type": "null"}]:
             schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **arms[0]}
         if schema.get("type") == "array":
-            items = schema["items"] if "$ref" in schema["items"] else _both(schema["items"], _NO_COMMA)
+            items = schema["items"]
+            if "$ref" not in items:
+                is_path = items.get("pattern") == _RULES[fields.work_directory]["pattern"]
+                items = _both(items, _NO_SECOND_PATH if is_path else _NO_COMMA)
             schema = {**schema, "items": items, "minItems": 1}
         return {key: value for key, value in schema.items() if key != "default" or value not in (None, [])}
 

@@ -301,6 +301,16 @@ def test_a_rule_without_a_schema_is_an_error():
     assert Schemas().of(fields.Annotated[float, Gt(0)]) == {"type": "number", "exclusiveMinimum": 0}
 
 
+@pytest.mark.parametrize("path", ["/api/v1/tasks", "/api/v1/events"])
+def test_a_comma_parts_paths_only_where_the_second_one_begins(path):
+    parameters = OPERATIONS_TOLD[path, "get"]["parameters"]
+    (schema,) = (it["schema"] for it in parameters if it["name"] == "work_directory")
+    for item in ("/a,b", "/a,", "/,", "C:\\a,b"):
+        validator(schema).validate([item])
+    for item in ("/a,/b", "/a,C:\\b", "/a,b,/c"):
+        assert list(validator(schema).iter_errors([item]))
+
+
 async def test_the_server_tells_its_own_description(shared):
     answer = await raw(shared, text_of("GET", "/openapi.json"))
     assert answer.status == 200
