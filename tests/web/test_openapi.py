@@ -75,7 +75,7 @@ def test_every_route_is_described(route):
     media = OPERATIONS[route.handler].media
     if JSON in media and route.path != "/openapi.json":
         assert route.says is not None, "a TypedDict says what the answer's data is"
-        assert operation_id(route.handler) in ANSWERS, "an example belongs in web/examples.py"
+        assert operation_id(route.handler) in ANSWERS, "an example belongs in web/example_answers.py"
     if route.method != "GET":
         assert operation_id(route.handler) in REQUESTS, "an example belongs in web/examples.py"
 
