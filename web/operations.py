@@ -66,7 +66,7 @@ class Operation:
     refuses: Sequence[str] = ()
     media: Sequence[str] = (JSON,)
     takes: Sequence[Literal["Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID"]] = ()
-    gives: Sequence[Literal["ETag", "Location", "Idempotent-Replayed", "Vary"]] = ()
+    gives: Sequence[Literal["ETag", "Location", "Idempotent-Replayed"]] = ()
     links: Sequence[Link] = ()
     bare: bool = False
     events: Mapping[str, Any] = field(factory=dict)
@@ -123,9 +123,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
         gives=("Idempotent-Replayed",),
         links=(_about(show.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
     ),
-    lists.listing: Operation(
-        tag="tasks", media=(JSON, *FORMS), gives=("Vary",), links=(_about(show.show, "/data/tasks/0"),)
-    ),
+    lists.listing: Operation(tag="tasks", media=(JSON, *FORMS), links=(_about(show.show, "/data/tasks/0"),)),
     bulk.cancel: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     bulk.retry: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
     bulk.delete: Operation(tag="tasks", refuses=("FILTER_TOO_WIDE",)),
