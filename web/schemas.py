@@ -19,7 +19,7 @@ from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many
-from web.settings import SETTINGS
+from web.settings import LEVELS, SETTINGS, level, webhook_url
 
 Schema = dict[str, Any]
 
@@ -40,6 +40,8 @@ _RULES: Mapping[Any, Schema] = {
     fields.task_id_or_ref: {"pattern": rf"^({_TASK_ID}|ref:[^\u0000]+)$"},
     fields.distinct: {"uniqueItems": True},
     event_type: {"enum": list(EVENT_TYPES)},
+    level: {"enum": [*LEVELS, *map(str.upper, LEVELS)], "description": "How much is logged."},
+    webhook_url: {"pattern": "^https?://[A-Za-z0-9.-]+"},
     fields.instant: {"format": "date-time", "pattern": f"^{_DAY}T{_TIME}$"},
 }
 _NO_COMMA = {"pattern": "^[^,]+$"}
@@ -130,9 +132,9 @@ class Schemas:
                 "oneOf": [{"required": ["ids"], "properties": named}, {"required": ["filter"], "properties": found}]
             }
         if issubclass(cls, ChangeSettings):
-            return {
-                "allOf": [{"properties": {"changes": {"minProperties": 1, "propertyNames": {"enum": [*SETTINGS]}}}}]
-            }
+            values = {it.key: self._union((it.field.type, NoneType)) for it in SETTINGS.values() if it.reloadable}
+            closed = {"minProperties": 1, "properties": values, "additionalProperties": False}
+            return {"allOf": [{"properties": {"changes": closed}}]}
         return {}
 
     def parameter(self, schema: Schema) -> Schema:

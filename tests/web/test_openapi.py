@@ -301,6 +301,20 @@ def test_a_rule_without_a_schema_is_an_error():
     assert Schemas().of(fields.Annotated[float, Gt(0)]) == {"type": "number", "exclusiveMinimum": 0}
 
 
+def test_a_change_of_settings_is_described_setting_by_setting():
+    schema = validator({"$ref": "#/components/schemas/ChangeSettingsRequest"})
+    for right in ({"task.max_task_retries": 5, "logging.level": "DEBUG"}, {"webhooks.events": None}):
+        schema.validate({"changes": right})
+    for wrong in (
+        {},
+        {"task.max_task_retries": "5"},
+        {"task.colour": 1},
+        {"server.port": 8081},
+        {"logging.level": "x"},
+    ):
+        assert list(schema.iter_errors({"changes": wrong})), wrong
+
+
 @pytest.mark.parametrize("path", ["/api/v1/tasks", "/api/v1/events"])
 def test_a_comma_parts_paths_only_where_the_second_one_begins(path):
     parameters = OPERATIONS_TOLD[path, "get"]["parameters"]
