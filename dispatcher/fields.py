@@ -60,6 +60,13 @@ class Listed:
 
 
 @frozen
+class Later:
+    """Whoever handles the value reads it as a `form`, and finds what is wrong with it."""
+
+    form: Any
+
+
+@frozen
 class MaxBytes:
     """A string's length in UTF-8, any other value's as compact JSON."""
 

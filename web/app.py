@@ -144,8 +144,7 @@ def _handler(service: Service, route: Route) -> Handler:
 
     async def handle(request: Request) -> StreamResponse:
         asked: Any
-        if offered:
-            choose(request, offered)
+        choose(request, offered)
         known = route.about(request)
         if route.is_read:
             asked = decode_query(request.query, route.asks, **known)

@@ -12,6 +12,7 @@ from dispatcher.fields import (
     ClaimLimit,
     Instant,
     JsonObject,
+    Later,
     LeaseSeconds,
     Listed,
     Offset,
@@ -31,6 +32,8 @@ from dispatcher.fields import (
 from dispatcher.messages import Claim, Complete, Regulate
 from dispatcher.record import EventFilter
 from web.filters import TaskFilter
+
+TaskIds = Annotated[tuple[TaskId, ...], Rule(distinct)]
 
 
 @frozen
@@ -132,7 +135,7 @@ class Batch:
 class Many:
     """Which tasks, by their ids or by what they are. The ids are read a piece at a time, so that nobody is held up."""
 
-    ids: Annotated[tuple[object, ...], MinLen(1), MaxLen(100_000)] | None = None
+    ids: Annotated[tuple[object, ...], MinLen(1), MaxLen(100_000), Later(TaskIds)] | None = None
     filter: TaskFilter | None = None
     all: bool = False
     dry_run: bool = False

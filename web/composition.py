@@ -19,7 +19,7 @@ from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.store import SqliteStore
 from web.app import make_app
 from web.configuration import begin
-from web.connections import Runner
+from web.connections import LINE_BYTES_MAX, Runner
 from web.feed import Feed
 from web.metrics import Metrics
 from web.pulse import beating
@@ -95,6 +95,8 @@ async def listen(service: Service) -> AsyncIterator[str]:
         access_log=None,
         keepalive_timeout=server.request_timeout_seconds,
         shutdown_timeout=SHUTDOWN_SECONDS,
+        max_line_size=LINE_BYTES_MAX,
+        max_field_size=LINE_BYTES_MAX,
     )
     await runner.setup()
     try:

@@ -10,6 +10,8 @@ from aiohttp.web_request import BaseRequest
 
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 
+LINE_BYTES_MAX = 8190  # of what the first line of a request asks for, and of each of its headers
+
 log = logging.getLogger(__name__)
 
 

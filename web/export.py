@@ -8,29 +8,28 @@ from typing import Any
 from aiohttp.web import Request, StreamResponse
 
 from dispatcher.record import Filter, Sort
-from dispatcher.task import Task
 from web.codec import encode
 from web.delivery import delivering
 from web.service import Service
-from web.views import whole
+from web.views import WholeTask, whole
 
 SLICE = 200  # tasks that are in memory at a time
 
-Form = Callable[[Sequence[Task], bool], bytes]  # (some tasks, are they the first?) -> what they look like
+Form = Callable[[Sequence[WholeTask], bool], bytes]  # (some tasks, are they the first?) -> what they look like
 
 
-def as_lines(tasks: Sequence[Task], first: bool) -> bytes:
+def as_lines(tasks: Sequence[WholeTask], first: bool) -> bytes:
     """One JSON object per line, as in a page of the list."""
-    return b"".join(encode(whole(task)) + b"\n" for task in tasks)
+    return b"".join(encode(task) + b"\n" for task in tasks)
 
 
-def as_csv(tasks: Sequence[Task], first: bool) -> bytes:
+def as_csv(tasks: Sequence[WholeTask], first: bool) -> bytes:
     """RFC 4180, with a line of names. What is no text, number or time is JSON; nothing stands for null."""
     text = io.StringIO()
     table = csv.writer(text)
     if first:
         table.writerow(COLUMNS)
-    table.writerows([_cell(name, value) for name, value in whole(task).items()] for task in tasks)
+    table.writerows([_cell(name, value) for name, value in task.items()] for task in tasks)
     return text.getvalue().encode()
 
 
@@ -67,14 +66,14 @@ async def export(service: Service, request: Request, only: Filter, sort: Sort, f
     return response
 
 
-async def _slices(service: Service, only: Filter, sort: Sort) -> AsyncIterator[Sequence[Task]]:
+async def _slices(service: Service, only: Filter, sort: Sort) -> AsyncIterator[Sequence[WholeTask]]:
     """At least one, if need be empty. Sorted by change, the list ends where it ended at the beginning: what changes
     meanwhile would come again and again."""
     began, after = service.clock(), None
     while True:
         page = await service.record.page(only, sort, SLICE, after=after, counted=False)
         tasks = [task for task in page.tasks if sort != "updated_at" or task.updated_at <= began]
-        yield tasks
+        yield [whole(task) for task in tasks]
         after = page.end
         if after is None or len(tasks) < len(page.tasks):
             return

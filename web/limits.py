@@ -10,13 +10,18 @@ from attrs import fields
 from dispatcher import fields as types
 from dispatcher.actor import MAILBOX_MAX, PARKED_MAX
 from dispatcher.decisions.creation import IDEMPOTENCY_HOURS
+from dispatcher.decisions.logs import LOG_LINES_MAX
 from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
-from web.bodies import Batch, ChangeSettings, ClaimBody, Nothing, Stream
+from web.bodies import Batch, ChangeSettings, ClaimBody, EventsQuery, Logs, Many, Nothing, Stream
 from web.briefing import RESULTS_BYTES_MAX
-from web.filters import TaskFilter
+from web.bulk import SKIPPED_MAX
+from web.connections import LINE_BYTES_MAX
+from web.filters import ListQuery, TaskFilter
+from web.reconfiguring import CHANGES_MAX
 from web.service import Service
 from web.settings import Settings
+from web.statistics import BUCKETS_MAX
 from web.strict import FAULTS_MAX
 
 # By the type of the field that is bound.
@@ -49,6 +54,12 @@ OF_FIELDS: Mapping[str, Any] = {
     "stream_capacity": fields(Stream).capacity.type,
     "values_per_filter": fields(TaskFilter).status.type,
     "search_characters": fields(TaskFilter).q.type,
+    "cursor_characters": fields(ListQuery).cursor.type,
+    "ids_per_request": fields(Many).ids.type,
+    "log_lines_per_request": types.LogLines,
+    "log_line_bytes": types.LogLine,
+    "log_lines_per_page": fields(Logs).limit.type,
+    "events_per_page": fields(EventsQuery).limit.type,
     "settings_changes_bytes": fields(ChangeSettings).changes.type,
 }
 
@@ -61,6 +72,11 @@ FIXED: Mapping[str, float] = {
     "faults_per_answer": FAULTS_MAX,
     "messages_waiting": MAILBOX_MAX,
     "places_of_waiting_claims": PARKED_MAX,
+    "changes_of_settings_waiting": CHANGES_MAX,
+    "log_lines_per_task": LOG_LINES_MAX,
+    "skipped_tasks_named": SKIPPED_MAX,
+    "statistics_buckets": BUCKETS_MAX,
+    "request_line_bytes": LINE_BYTES_MAX,
 }
 
 # By settings; 0 for none.

@@ -59,13 +59,14 @@ async def append(service: Service, asked: Log, request: Request) -> Response:
 
 async def read(service: Service, asked: Logs, request: Request) -> StreamResponse:
     """A page of a task's log, or with `follow` a stream of it until nothing more will come."""
+    header = last_event_id(request)
+    after = asked.after if header is None else header
     if asked.follow:
-        number = last_event_id(request)
-        return await _Follower(service, asked, asked.after if number is None else number).answer(request)
-    page = await _page(service, asked, asked.after, asked.limit or PAGE_LINES)
+        return await _Follower(service, asked, after).answer(request)
+    page = await _page(service, asked, after, asked.limit or PAGE_LINES)
     if page is None:
         raise TaskNotFound(asked.task_id)
-    next_after = page.lines[-1].number if page.lines else asked.after
+    next_after = page.lines[-1].number if page.lines else after
     said: Page = {"task_id": asked.task_id, "lines": lines(page.lines), "next_after": next_after}
     return ok(said, service.clock())
 

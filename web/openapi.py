@@ -8,18 +8,26 @@ from http import HTTPStatus
 
 import attrs
 
+from web import envelopes
 from web.answers import REQUEST_ID
 from web.bodies import Path
-from web.examples import ANSWERS, EVENTS_EXAMPLE, NOW, PARAMETERS, REQUESTS
+from web.envelopes import TEXT
+from web.example_answers import ANSWERS
+from web.example_texts import TEXTS
+from web.examples import PARAMETERS, REQUESTS
+from web.export import FORMS
 from web.operations import EVENTS, JSON, TAGS, Link, Operation, told_of
-from web.refusals import REFUSALS, Refusal
+from web.refusals import REFUSALS
 from web.route import Handle, Route, by_path
 from web.schemas import Schema, Schemas
 from web.security import is_open
 
-_ALWAYS = ("VALIDATION_ERROR", "FORBIDDEN", "NOT_ACCEPTABLE", "INTERNAL_ERROR")
+_ALWAYS = (
+    *("VALIDATION_ERROR", "MALFORMED_REQUEST", "FORBIDDEN", "NOT_ACCEPTABLE", "EXPECTATION_FAILED"),
+    "INTERNAL_ERROR",
+)
 _WITH_KEY = ("UNAUTHORIZED", "DATABASE_ERROR", "UNAVAILABLE", "TIMEOUT")
-_WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "EXPECTATION_FAILED")
+_WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _SENTENCE = re.compile(r"(.*?)[.;:?](\s|$)", re.DOTALL)
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
@@ -30,24 +38,32 @@ in `error.code` why, and a `VALIDATION_ERROR` names every fault. Nothing is coer
 `X-Request-Id` comes back if it is sane, else there is a new one. Answers over 1 KiB are compressed if `Accept-Encoding`
 allows it. Wherever there is a GET that changes nothing there is a HEAD; OPTIONS tells what there is."""
 
-_TEXT = {"type": "string"}
 HEADERS: Mapping[str, Schema] = {
-    REQUEST_ID: {"description": "Names the request in the log.", "required": True, "schema": _TEXT},
-    "ETag": {"description": "The task's version, for If-Match.", "schema": {**_TEXT, "pattern": '^"[1-9][0-9]*"$'}},
-    "Location": {"description": "Where the task is to be had.", "schema": _TEXT},
+    REQUEST_ID: {"description": "Names the request in the log.", "required": True, "schema": TEXT},
+    "ETag": {"description": "The task's version, for If-Match.", "schema": {**TEXT, "pattern": '^"[1-9][0-9]*"$'}},
+    "Location": {"description": "Where the task is to be had.", "schema": TEXT},
     "Idempotent-Replayed": {"description": "It had been made before.", "schema": {"const": "true"}},
-    "Allow": {"description": "The methods that may be used here.", "schema": _TEXT},
-    "Retry-After": {"description": "After so many seconds.", "schema": {**_TEXT, "pattern": "^[0-9]+$"}},
-    "WWW-Authenticate": {"description": "How to say who one is.", "schema": _TEXT},
+    "Allow": {"description": "The methods that may be used here.", "schema": TEXT},
+    "Retry-After": {"description": "After so many seconds.", "schema": {**TEXT, "pattern": "^[0-9]+$"}},
+    "WWW-Authenticate": {"description": "How to say who one is.", "schema": TEXT},
+    "Cache-Control": {"description": "What may be kept.", "schema": {"enum": ["no-store", "no-cache"]}},
+    "Vary": {"description": "Accept where it chooses the form, Accept-Encoding over 1 KiB.", "schema": TEXT},
+}
+_TEXTS: Mapping[str, str] = {
+    EVENTS: "Server-sent events; what `data` holds, in JSON, is in `x-events` by the name of the event.",
+    **{media: inspect.getdoc(form) or "" for media, form in FORMS.items()},
 }
 _HEADER_PARAMETERS: Mapping[str, tuple[str, Schema]] = {
     "Idempotency-Key": (
         "Said again with the same key within 24 hours it is done once; another body is refused.",
-        {**_TEXT, "pattern": "^[ -~]+$", "minLength": 1, "maxLength": 255},
+        {**TEXT, "pattern": "^[ -~]+$", "minLength": 1, "maxLength": 255},
     ),
-    "If-Match": ("Only if this is the task's ETag.", {**_TEXT, "pattern": r'^(\*|"[1-9][0-9]{0,17}")$'}),
-    "If-None-Match": ("Only if the task has another ETag; else 304.", _TEXT),
-    "Last-Event-ID": ("The seq of the last event that came through.", {**_TEXT, "pattern": "^[0-9]{1,18}$"}),
+    "If-Match": ("Only if this is the task's ETag.", {**TEXT, "pattern": r'^(\*|"[1-9][0-9]{0,17}")$'}),
+    "If-None-Match": ("Only if the task has another ETag; else 304.", TEXT),
+    "Last-Event-ID": (
+        "The id of the last event that came through; it counts more than `after`.",
+        {**TEXT, "pattern": "^([0-9]{0,18}|[0-8][0-9]{18})$"},
+    ),
 }
 
 
@@ -58,7 +74,7 @@ def describe(routes: Iterable[Route], version: str) -> Schema:
     names = _names(routes := tuple(routes))
     for route in routes:
         paths[route.path][route.method.lower()] = _operation(route, names, schemas)
-    failures = {f"Refused_{name}": _refused(name, REFUSALS[name], schemas) for name in REFUSALS}
+    failures = {f"Refused_{name}": envelopes.refused(name, REFUSALS[name], schemas) for name in REFUSALS}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -72,10 +88,10 @@ def describe(routes: Iterable[Route], version: str) -> Schema:
         "security": [{"bearer": []}, {"apiKey": []}],
         "paths": dict(paths),
         "components": {
-            "schemas": dict(sorted((schemas.components | failures | _envelopes()).items())),
+            "schemas": dict(sorted((schemas.components | failures | envelopes.both()).items())),
             "responses": _refusals(paths),
             "headers": HEADERS,
-            "examples": {name: {"value": _failure(name, refusal)} for name, refusal in REFUSALS.items()},
+            "examples": {name: {"value": envelopes.failure(name, refusal)} for name, refusal in REFUSALS.items()},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -177,15 +193,15 @@ def _together(names: Iterable[str]) -> str:
 
 
 def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Schema:
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, *told.gives)}
+    headers = {
+        name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, "Cache-Control", "Vary", *told.gives)
+    }
     if status in (204, 304):
         return {"description": HTTPStatus(status).phrase, "headers": headers}
     content: Schema = {}
     for media in told.media:
         if media != JSON:
-            content[media] = {"schema": {"type": "string"}}
-            if media == EVENTS:
-                content[media]["example"] = EVENTS_EXAMPLE
+            content[media] = _text(media, operation_id(route.handler))
             continue
         data = schemas.of(route.says) if route.says else {"type": "object"}
         if not told.bare:
@@ -193,10 +209,19 @@ def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Sc
         content[media] = {"schema": data}
         if (name := operation_id(route.handler)) in ANSWERS:
             answer = ANSWERS[name]
-            content[media]["example"] = answer if told.bare else _success_of(answer)
+            content[media]["example"] = answer if told.bare else envelopes.success(answer)
     links = {operation_id(link.to): _link(link) for link in told.links} if status < 400 else {}
     described = {"description": HTTPStatus(status).phrase, "headers": headers, "content": content}
     return described | ({"links": links} if links else {})
+
+
+def _text(media: str, name: str) -> Schema:
+    about = _TEXTS.get(media)
+    example = TEXTS.get(name, {}).get(media)
+    return {
+        "schema": {"type": "string", **({"description": about} if about else {})},
+        **({"example": example} if example else {}),
+    }
 
 
 def _link(link: Link) -> Schema:
@@ -218,58 +243,4 @@ def _refusals(paths: Mapping[str, Schema]) -> dict[str, Schema]:
         for response in operation["responses"].values()
         if "$ref" in response
     }
-    return {f"Refused_{names}": _refusal(names.split("_or_")) for names in sorted(used)}
-
-
-def _refusal(names: Sequence[str]) -> Schema:
-    """One status, and the codes that may come with it."""
-    refusals = [REFUSALS[name] for name in names]
-    headers = {header for refusal in refusals for header in refusal.headers}
-    references = [{"$ref": f"#/components/schemas/Refused_{name}"} for name in names]
-    return {
-        "description": " ".join(
-            f"`{it.code or name}`: {it.meaning}." for name, it in zip(names, refusals, strict=True)
-        ),
-        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, *sorted(headers))},
-        "content": {
-            JSON: {
-                "schema": references[0] if len(references) == 1 else {"anyOf": references},
-                "examples": {name: {"$ref": f"#/components/examples/{name}"} for name in names},
-            }
-        },
-    }
-
-
-def _refused(name: str, refusal: Refusal, schemas: Schemas) -> Schema:
-    code, details = refusal.code or name, schemas.of(refusal.details)
-    error = {"properties": {"code": {"const": code}, "details": details}}
-    failure = {"$ref": "#/components/schemas/Failure"}
-    return {"description": refusal.meaning + ".", "allOf": [failure, {"properties": {"error": error}}]}
-
-
-def _failure(name: str, refusal: Refusal) -> Schema:
-    error = {"code": refusal.code or name, "message": refusal.meaning, "details": refusal.example}
-    return {"success": False, "data": None, "error": error, "timestamp": NOW}
-
-
-def _success_of(data: object) -> Schema:
-    return {"success": True, "data": data, "error": None, "timestamp": NOW}
-
-
-def _envelopes() -> dict[str, Schema]:
-    moment = {"type": "string", "format": "date-time"}
-    names = ["success", "data", "error", "timestamp"]
-    error = {
-        "type": "object",
-        "properties": {"code": _TEXT, "message": _TEXT, "details": {"type": "object"}},
-        "required": ["code", "message", "details"],
-    }
-
-    def envelope(about: str, success: bool, **properties: Schema) -> Schema:
-        fields = {"success": {"const": success}, **properties, "timestamp": moment}
-        return {"type": "object", "description": about, "properties": fields, "required": names}
-
-    return {
-        "Success": envelope("What was asked for.", True, data={}, error={"type": "null"}),
-        "Failure": envelope("Why not.", False, data={"type": "null"}, error=error),
-    }
+    return {f"Refused_{names}": envelopes.refusal(names.split("_or_")) for names in sorted(used)}

@@ -74,13 +74,13 @@ class Operation:
 
     @property
     def has_head(self) -> bool:
-        return not self.claims and bool(self.media) and EVENTS not in self.media
+        return not self.claims and EVENTS not in self.media
 
 
 NO_TASK = "TASK_NOT_FOUND"
-REPORT = (NO_TASK, "INVALID_STATE", "LEASE_LOST")
-DEPENDENCIES = ("DEPENDENCY_NOT_FOUND", "DEPENDENCY_CYCLE")
-KEYED = ("IDEMPOTENCY_KEY_REUSED",)
+LEASED = (NO_TASK, "LEASE_LOST")
+REPORT = (NO_TASK, "INVALID_STATE", "LEASE_LOST")  # the status counts where there need be no token
+CREATION = ("DEPENDENCY_NOT_FOUND", "IDEMPOTENCY_KEY_REUSED")
 
 
 def _about(to: Handle, task: str = "/data") -> Link:
@@ -110,7 +110,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
     tasks.create: Operation(
         tag="tasks",
         statuses=(201, 200),
-        refuses=(*DEPENDENCIES, *KEYED),
+        refuses=CREATION,
         takes=("Idempotency-Key",),
         gives=("Location", "ETag", "Idempotent-Replayed"),
         links=(*_STEER, _NEXT, Link(tasks.claim, body={"work_directory": "/data/work_directory"})),
@@ -118,7 +118,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
     batches.create_many: Operation(
         tag="tasks",
         statuses=(201, 200),
-        refuses=(*DEPENDENCIES, *KEYED),
+        refuses=(*CREATION, "DEPENDENCY_CYCLE"),
         takes=("Idempotency-Key",),
         gives=("Idempotent-Replayed",),
         links=(_about(show.show, "/data/tasks/0"), _about(tasks.cancel, "/data/tasks/0")),
@@ -161,14 +161,14 @@ OPERATIONS: Mapping[Handle, Operation] = {
         events={**dict.fromkeys(EVENT_TYPES, Event), "gap": events.Gap},
     ),
     explain.explain: Operation(tag="tasks", refuses=(NO_TASK,)),
-    tasks.heartbeat: Operation(tag="claims", refuses=REPORT),
+    tasks.heartbeat: Operation(tag="claims", refuses=LEASED),
     tasks.complete: Operation(
         tag="claims",
         refuses=(*REPORT, "PROMPT_MISMATCH"),
         links=(_about(show.show), _about(tasks.delete), *_reports("/data/next")[:2]),
     ),
     tasks.fail: Operation(tag="claims", refuses=REPORT, links=(_about(tasks.retry), _about(tasks.cancel))),
-    tasks.release: Operation(tag="claims", refuses=REPORT, links=(_about(show.show),)),
+    tasks.release: Operation(tag="claims", refuses=LEASED, links=(_about(show.show),)),
     tasks.edit: Operation(
         tag="tasks",
         refuses=(NO_TASK, "INVALID_STATE", "VERSION_CONFLICT"),
@@ -214,8 +214,6 @@ OPERATIONS: Mapping[Handle, Operation] = {
     docs.page: Operation(tag="system", media=(HTML,)),
 }
 
-_UNTOLD = Operation(tag="system", media=())
-
 
 def told_of(handler: Handle) -> Operation:
-    return OPERATIONS.get(handler, _UNTOLD)
+    return OPERATIONS[handler]

@@ -104,6 +104,7 @@ _CYCLE = {"field": "depends_on", "reason": "the task would wait for itself, or f
 REFUSALS: Mapping[str, Refusal] = {
     "VALIDATION_ERROR": Refusal(400, "A field or parameter breaks a rule; all faults are named", FaultyFields, _FAULTS),
     "MALFORMED_JSON": Refusal(400, "The body is not JSON"),
+    "MALFORMED_REQUEST": Refusal(400, "It is not HTTP, or its first line or a header is too long"),
     "UNAUTHORIZED": Refusal(401, "A key is needed, or the one given is wrong", headers=["WWW-Authenticate"]),
     "FORBIDDEN": Refusal(403, "Not from there, or not with this key"),
     "TASK_NOT_FOUND": Refusal(404, "There is no such task"),

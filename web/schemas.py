@@ -16,10 +16,10 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from dispatcher import fields
 from dispatcher.events import EVENT_TYPES, event_type
-from dispatcher.fields import Listed, MaxBytes, Rule, Unset, Wire
+from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many
-from web.settings import SETTINGS
+from web.settings import LEVELS, SETTINGS, level, webhook_url
 
 Schema = dict[str, Any]
 
@@ -40,9 +40,12 @@ _RULES: Mapping[Any, Schema] = {
     fields.task_id_or_ref: {"pattern": rf"^({_TASK_ID}|ref:[^\u0000]+)$"},
     fields.distinct: {"uniqueItems": True},
     event_type: {"enum": list(EVENT_TYPES)},
+    level: {"enum": [*LEVELS, *map(str.upper, LEVELS)], "description": "How much is logged."},
+    webhook_url: {"pattern": "^https?://[A-Za-z0-9.-]+"},
     fields.instant: {"format": "date-time", "pattern": f"^{_DAY}T{_TIME}$"},
 }
 _NO_COMMA = {"pattern": "^[^,]+$"}
+_NO_SECOND_PATH = {"pattern": r"^(?!.*,(/|[A-Za-z]:[/\\]))"}  # as fields.by_path parts them
 _SCALARS: Mapping[Any, Schema] = {
     str: {"type": "string"},
     int: {"type": "integer"},
@@ -123,16 +126,15 @@ class Schemas:
             each = {"properties": {"tasks": {"items": self.of(Draft)}}}
             return {"anyOf": [each, {"required": ["atomic"], "properties": {"atomic": {"const": False}}}]}
         if issubclass(cls, Many):
-            ids = {"type": "array", "items": self.of(fields.TaskId), "uniqueItems": True}
-            named = {"ids": ids, "filter": {"type": "null"}, "all": {"const": False}}
+            named = {"ids": {"type": "array"}, "filter": {"type": "null"}, "all": {"const": False}}
             found = {"filter": {"type": "object"}, "ids": {"type": "null"}}
             return {
                 "oneOf": [{"required": ["ids"], "properties": named}, {"required": ["filter"], "properties": found}]
             }
         if issubclass(cls, ChangeSettings):
-            return {
-                "allOf": [{"properties": {"changes": {"minProperties": 1, "propertyNames": {"enum": [*SETTINGS]}}}}]
-            }
+            values = {it.key: self._union((it.field.type, NoneType)) for it in SETTINGS.values() if it.reloadable}
+            closed = {"minProperties": 1, "properties": values, "additionalProperties": False}
+            return {"allOf": [{"properties": {"changes": closed}}]}
         return {}
 
     def parameter(self, schema: Schema) -> Schema:
@@ -140,7 +142,10 @@ class Schemas:
         while arms := [arm for arm in schema.get("anyOf", ()) if arm != {"type": "null"}]:
             schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **arms[0]}
         if schema.get("type") == "array":
-            items = schema["items"] if "$ref" in schema["items"] else _both(schema["items"], _NO_COMMA)
+            items = schema["items"]
+            if "$ref" not in items:
+                is_path = items.get("pattern") == _RULES[fields.work_directory]["pattern"]
+                items = _both(items, _NO_SECOND_PATH if is_path else _NO_COMMA)
             schema = {**schema, "items": items, "minItems": 1}
         return {key: value for key, value in schema.items() if key != "default" or value not in (None, [])}
 
@@ -182,7 +187,7 @@ class Schemas:
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def _ruled(self, base: Any, rules: Sequence[Any]) -> Schema:
-        form = next((rule.form for rule in rules if isinstance(rule, Wire)), base)
+        form = next((rule.form for rule in rules if isinstance(rule, Wire | Later)), base)
         schema = self.of(form)
         is_list = schema.get("type") == "array"
         for rule in rules:
@@ -224,7 +229,7 @@ def _rule(rule: Any, is_list: bool) -> Schema:
             return {"description": f"At most {limit} bytes, as UTF-8 or as compact JSON."}
         case Rule(check=check) | Wire(read=check):
             return {"description": inspect.cleandoc(check.__doc__ or "").split("\n")[0], **_RULES.get(check, {})}
-        case Listed():
+        case Listed() | Later():
             return {}
     raise TypeError(f"no JSON Schema is known for the rule {rule!r}")
 

@@ -25,7 +25,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from dispatcher.fields import Listed, MaxBytes, Rule, Unset, Wire
+from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 
 Hook = Callable[[Any, Any], Any]  # (value, type) -> the type's own; raises ValueError(reason), of parts Invalid
 Check = Callable[[Any], Any]
@@ -168,7 +168,7 @@ def _annotated(type_: Any) -> Hook:
     base, *rules = get_args(type_)
     form = next((rule.form for rule in rules if isinstance(rule, Wire)), base)
     hook = _converter.get_structure_hook(form)
-    checks = [_check(rule, base) for rule in rules if not isinstance(rule, Listed)]
+    checks = [_check(rule, base) for rule in rules if not isinstance(rule, Listed | Later)]
     # A list that is too long is refused before its items are looked at.
     early = [_check(rule, base) for rule in rules if isinstance(rule, MaxLen)]
     listed = next((rule for rule in rules if isinstance(rule, Listed)), None)

@@ -187,11 +187,6 @@ QUERIES = {
     "workers": {},
     "explain": {},
     "directories": {},
-    "list": {
-        "work_directory": QUERY_PATHS,
-        "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],
-        "offset": [*NUMBERS, "-1", "1.5", str(2**63)],
-    },
     "statistics": {
         "from": [*map(quote, INSTANTS), "2999-01-01T00:00:00Z", "2026-01-01T00:00:00%2B00:00,2026-01-02T00:00:00Z"],
         "to": [*map(quote, INSTANTS)],

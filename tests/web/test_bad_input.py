@@ -8,18 +8,13 @@ import re
 import pytest
 
 from tests.conftest import ServerProcess
+from tests.web import bad_more, bad_values
 from tests.web.bad_values import (
-    BODIES,
-    EXCLUSIVE,
     IDS,
     KINDS,
     MEBIBYTE,
     NOT_JSON,
-    OTHER,
-    QUERIES,
     QUERY_PATHS,
-    REPEATED,
-    REQUIRED,
     RULES,
     TYPES,
     UNKNOWN,
@@ -27,9 +22,16 @@ from tests.web.bad_values import (
 )
 from tests.web.conftest import TASKS, Api, footprint, raw, text_of, wire
 
+BODIES = bad_values.BODIES | bad_more.BODIES
+QUERIES = bad_values.QUERIES | bad_more.QUERIES
+REQUIRED = bad_values.REQUIRED | bad_more.REQUIRED
+OTHER = bad_values.OTHER | bad_more.OTHER
+EXCLUSIVE = bad_values.EXCLUSIVE + bad_more.EXCLUSIVE
+REPEATED = bad_values.REPEATED + bad_more.REPEATED
+
 BODY_MAX = 16 * MEBIBYTE
 FAULTS_MAX = 50
-DIRECTORIES = "/api/v1/work-directories"
+DIRECTORIES, CONFIG = "/api/v1/work-directories", "/api/v1/config"
 
 CHUNKED = text_of("POST", TASKS, Transfer_Encoding="chunked")
 UNFINISHED = [b"", b"POST /api/v1/ta", b"GET /health HTTP/1.1\r\nHost: localh"]
@@ -42,6 +44,7 @@ class Bench:
     def __init__(self, api: Api, claimed: dict, directory: str) -> None:
         self.api, self.task = api, f"{TASKS}/{claimed['task_id']}"
         self.path_of_directory = f"path={directory}"
+        many = {"ids": [claimed["task_id"]]}
         token, new = {"lease_token": claimed["lease_token"]}, {"work_directory": directory, "prompt": "Tidy up"}
         self.bodies = {
             "create": new,
@@ -52,7 +55,11 @@ class Bench:
             "fail": {"error_message": "no", **token},
             "release": token,
             "logs": {"lines": ["a"], **token},
-            **{endpoint: {} for endpoint in RULES},
+            **{endpoint: {} for endpoint in [*RULES, "edit", "cancel", "retry", "delete"]},
+            **{f"{verb}_many": many for verb in ("cancel", "retry", "delete")},
+            "priority_many": {**many, "priority": "low"},
+            "config": {"changes": {"task.max_task_retries": 7}},
+            "rollback": {"version": 0},
         }
         claiming = f"work_path={directory}"
         self.queries = {
@@ -65,6 +72,14 @@ class Bench:
             "workers": ("/api/v1/workers", ""),
             "directories": (DIRECTORIES, ""),
             "list": (TASKS, ""),
+            "events": ("/api/v1/events", ""),
+            "task_events": (f"{self.task}/events", ""),
+            "config": (CONFIG, ""),
+            "config_history": (f"{CONFIG}/history", ""),
+            "limits": ("/api/v1/limits", ""),
+            "metrics": ("/metrics", ""),
+            "openapi": ("/openapi.json", ""),
+            "docs": ("/docs", ""),
             "statistics": ("/api/v1/statistics", ""),
             "health": ("/health", ""),
             "live": ("/health/live", ""),
@@ -75,11 +90,14 @@ class Bench:
         """With the query that it needs."""
         if endpoint in RULES:
             return f"{DIRECTORIES}{'' if endpoint == 'rules' else f'/{endpoint}'}?{self.path_of_directory}"
-        tasks = {"create": TASKS, "batch": f"{TASKS}/batch", "claim": f"{TASKS}/claim"}
-        return tasks.get(endpoint, f"{self.task}/{endpoint}")
+        if endpoint.endswith("_many"):
+            return f"{TASKS}/{endpoint.removesuffix('_many')}"
+        others = {"create": TASKS, "batch": f"{TASKS}/batch", "claim": f"{TASKS}/claim", "edit": self.task}
+        others |= {"delete": self.task, "config": CONFIG, "rollback": f"{CONFIG}/rollback"}
+        return others.get(endpoint, f"{self.task}/{endpoint}")
 
     def method(self, endpoint: str) -> str:
-        return "PATCH" if endpoint == "rules" else "POST"
+        return {"rules": "PATCH", "edit": "PATCH", "config": "PATCH", "delete": "DELETE"}.get(endpoint, "POST")
 
     async def send(self, endpoint: str, body: object, path: str | None = None, type_: str = "application/json"):
         """Bytes are sent as they are, anything else as JSON."""
@@ -146,7 +164,7 @@ async def test_a_missing_field_is_named(bench, endpoint, field):
 
 @pytest.mark.parametrize("endpoint", BODIES)
 async def test_an_unknown_field_is_named(bench, endpoint):
-    for field in UNKNOWN:
+    for field in set(UNKNOWN) - set(BODIES[endpoint]):
         assert (await bench.tell(endpoint, {field: 1})).faults() == [field]
 
 
@@ -256,7 +274,10 @@ async def test_a_body_must_be_an_object(bench, endpoint):
         assert (await bench.send(endpoint, body)).faults() == ["body"]
 
 
-@pytest.mark.parametrize("endpoint", ["create", "batch", "heartbeat", "fail", "release"])
+SPOKEN = ["create", "batch", "heartbeat", "fail", "release", "logs", "priority_many", "rollback"]
+
+
+@pytest.mark.parametrize("endpoint", SPOKEN)
 async def test_no_body_is_refused_where_something_must_be_said(bench, endpoint):
     (await bench.api.post(bench.path(endpoint), b"")).refused(400, "MALFORMED_JSON")
 

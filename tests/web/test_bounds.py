@@ -1,15 +1,16 @@
 """The limits that the server tells are those that it keeps: so much is taken, one more is refused."""
 
 import json
+from datetime import datetime, timedelta
 from io import BytesIO
 
 import pytest
 
 from tests.conftest import ServerProcess
-from tests.web.conftest import TASKS, connected
-from web.bodies import Batch
+from tests.web.conftest import TASKS, connected, raw, text_of
+from web.bodies import Batch, EventsQuery
 from web.codec import Invalid, structure
-from web.filters import TaskFilter
+from web.filters import ListQuery, TaskFilter
 from web.limits import most
 
 CONFIG, CLAIM, NOBODY = "/api/v1/config", f"{TASKS}/claim", f"{TASKS}/nobody"
@@ -43,6 +44,11 @@ def regulate(size):
 def change(size):
     value = "x" * (size - len('{"task.x":""}'))
     return "PATCH", CONFIG, {"changes": {"task.x": value}}
+
+
+def range_of_minutes(size):
+    to = datetime(2026, 1, 1) + timedelta(minutes=size)
+    return "GET", f"/api/v1/statistics?bucket=minute&from=2026-01-01T00:00:00Z&to={to.isoformat()}Z", None
 
 
 def in_json(size):
@@ -79,13 +85,18 @@ REFUSED = {  # the field at fault, and a request of a size
     "items_per_page": ("limit", get(TASKS, "limit=")),
     "wait_seconds": ("wait_seconds", get(NOBODY, "until=terminal&wait_seconds=")),
     "max_working": ("max_working", regulate),
+    "log_lines_per_request": ("lines", tell("logs", lambda size: {"lines": ["x"] * size})),
+    "log_line_bytes": ("lines[0]", tell("logs", lambda size: {"lines": ["x" * size]})),
+    "log_lines_per_page": ("limit", get(f"{NOBODY}/logs", "limit=")),
+    "statistics_buckets": ("bucket", range_of_minutes),
 }
 ELSEWHERE = {
     *("ref_characters", "tasks_per_batch", "stream_capacity", "settings_changes_bytes"),  # a 400 either way
     *("max_body_bytes", "idempotency_key_characters", "faults_per_answer", "max_concurrent_tasks"),
     *("idempotency_hours", "doubled_retry_delay_seconds", "messages_waiting", "places_of_waiting_claims"),
     *("request_timeout_seconds", "database_timeout_seconds", "dependency_results_bytes"),
-    *("values_per_filter", "search_characters"),
+    *("values_per_filter", "search_characters", "cursor_characters", "events_per_page", "ids_per_request"),
+    *("request_line_bytes", "log_lines_per_task", "skipped_tasks_named", "changes_of_settings_waiting"),
 }
 
 
@@ -155,6 +166,36 @@ async def test_filters_have_theirs(api):
     with pytest.raises(Invalid) as refused:
         structure({"work_directory": [*paths, "/more"], "q": f"{q}x"}, TaskFilter)
     assert sorted(fault.field for fault in refused.value.faults) == ["q", "work_directory"]
+
+
+async def test_pages_have_theirs(api):
+    told = await limits(api)
+    size, length = told["events_per_page"], told["cursor_characters"]
+    assert structure({"limit": size}, EventsQuery).limit == size
+    assert structure({"cursor": "x" * length}, ListQuery).cursor == "x" * length
+    for cls, field, wrong in ((EventsQuery, "limit", size + 1), (ListQuery, "cursor", "x" * (length + 1))):
+        with pytest.raises(Invalid) as refused:
+            structure({field: wrong}, cls)
+        assert [fault.field for fault in refused.value.faults] == [field]
+
+
+async def test_ids_have_theirs(api):
+    """No id may be given twice, so these are looked at, but nothing is done."""
+    size = (await limits(api))["ids_per_request"]
+    ids = [str(number) for number in range(size - 1)]
+    assert (await api.post(f"{TASKS}/cancel", {"ids": [*ids, "0"]})).faults() == [f"ids[{size - 1}]"]
+    assert (await api.post(f"{TASKS}/cancel", {"ids": [*ids, "0", "0"]})).faults() == ["ids"]
+
+
+async def test_the_lines_of_a_request_have_theirs(api, shared):
+    size = (await limits(api))["request_line_bytes"]
+    for more, code in ((0, "TASK_NOT_FOUND"), (1, "MALFORMED_REQUEST")):
+        target = f"{TASKS}/".ljust(size + more, "x")
+        answer = await raw(shared, text_of("GET", target))
+        assert answer.json["error"]["code"] == code
+    assert (await raw(shared, text_of("GET", "/health/live", X_Long="x" * size))).status == 200
+    answer = await raw(shared, text_of("GET", "/health/live", X_Long="x" * (size + 1)))
+    answer.refused(400, "MALFORMED_REQUEST")
 
 
 async def test_limits_are_told_as_configured(tmp_path):

@@ -145,6 +145,29 @@ async def test_the_bounds_of_a_claim_are_accepted(api):
     assert (await api.post(f"{TASKS}/claim", claim)).data == {"tasks": []}
 
 
+async def test_the_bounds_of_a_filter_are_accepted(api, directory):
+    only = {"status": ["waiting", "working", "completed", "failed", "cancelled"], "priority": ["low", "medium", "high"]}
+    only["work_directory"] = [directory, *(f"/{'x' * 500}/{number}" for number in range(99))]
+    only |= {"tags": [f"{number:0100}" for number in range(50)], "tag_mode": "any", "q": "x" * 1000}
+    only |= {"worker_id": [f"{number:0100}" for number in range(100)]}
+    only |= {"created_after": "1970-01-01T00:00:00Z", "created_before": "9999-12-31T23:59:59.999Z"}
+    told = (await api.post(f"{TASKS}/cancel", {"filter": only, "reason": EMOJI * 500})).data
+    assert told == {"matched": 0, "changed": 0, "skipped": [], "skipped_count": 0}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+async def test_a_hostile_string_is_edited_and_found_exactly(api, directory, text):
+    task = f"{TASKS}/{(await api.create(directory))['task_id']}"
+    edit = {"prompt": text, "tags": [text[:100]], "metadata": {text: [text]}}
+    edited = (await api.call("PATCH", task, json=edit)).data
+    assert {name: edited[name] for name in edit} == edit
+    assert (await api.get(TASKS, work_directory=directory, q=text)).data["tasks"] == [edited]
+    only = {"work_directory": directory, "q": text, "tags": text[:100]}
+    assert (await api.post(f"{TASKS}/cancel", {"filter": only, "reason": text})).data["changed"] == 1
+    cancelled = (await api.call("GET", f"{task}/history")).data["history"][-1]
+    assert (cancelled["type"], cancelled["details"]["reason"]) == ("task.cancelled", text)
+
+
 async def test_a_hundred_dependencies_are_accepted(api, directory):
     batch = [{"work_directory": directory, "prompt": "x"}] * 100
     ids = [task["task_id"] for task in (await api.post(f"{TASKS}/batch", {"tasks": batch})).data["tasks"]]

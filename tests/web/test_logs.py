@@ -284,12 +284,20 @@ async def test_a_reader_that_comes_again_goes_on_where_it_was(api, directory):
         assert texts(await log.lines(1)) == ["e"]
 
 
-@pytest.mark.parametrize("given", ["", " ", "x", "-1", "1.0", "1 2", "+1", "0x1", "\u0663", "9" * 19, "null"])
+@pytest.mark.parametrize("given", ["x", "-1", "1.0", "1 2", "+1", "0x1", "\u0663", "9" * 19, "null"])
 async def test_an_event_id_that_was_never_given_is_refused(api, directory, given):
     task = await api.claimed(directory)
     headers = {"Last-Event-ID": given}
-    assert (await api.call("GET", f"{lines_path(task)}?follow=true", headers=headers)).faults() == ["Last-Event-ID"]
-    assert (await api.call("GET", lines_path(task), headers=headers)).status == 200
+    for query in ("?follow=true", ""):
+        assert (await api.call("GET", lines_path(task) + query, headers=headers)).faults() == ["Last-Event-ID"]
+
+
+async def test_a_page_begins_behind_the_last_event_too_and_an_empty_one_says_nothing(api, directory):
+    task = await api.claimed(directory)
+    await printed(api, task, "a", "b", "c")
+    for given, expected in (("2", ["c"]), ("3", []), ("", ["b", "c"])):
+        page = (await api.call("GET", f"{lines_path(task)}?after=1", headers={"Last-Event-ID": given})).data
+        assert (texts(page["lines"]), page["next_after"]) == (expected, 3)
 
 
 async def test_a_limit_is_for_pages(api, directory):

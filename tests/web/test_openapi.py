@@ -1,7 +1,9 @@
 """The description of the contract: whole, valid, true to the server, and readable in a browser."""
 
 import ast
+import csv
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -16,15 +18,19 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import web
 from dispatcher import fields
+from dispatcher.events import EVENT_TYPES
 from tests.conftest import ServerProcess
 from tests.web.conftest import raw, text_of
 from tests.web.fuzzing import fuzz
+from web.bodies import Nothing
 from web.codec import Invalid, decode, encode
 from web.docs import FILES
-from web.examples import ANSWERS, REQUESTS
+from web.example_answers import ANSWERS
+from web.examples import REQUESTS
 from web.openapi import describe, operation_id
-from web.operations import JSON, OPERATIONS
+from web.operations import EVENTS, JSON, OPERATIONS
 from web.refusals import REFUSALS
+from web.route import Route
 from web.routes import ROUTES
 from web.schemas import Schemas
 
@@ -69,7 +75,7 @@ def test_every_route_is_described(route):
     media = OPERATIONS[route.handler].media
     if JSON in media and route.path != "/openapi.json":
         assert route.says is not None, "a TypedDict says what the answer's data is"
-        assert operation_id(route.handler) in ANSWERS, "an example belongs in web/examples.py"
+        assert operation_id(route.handler) in ANSWERS, "an example belongs in web/example_answers.py"
     if route.method != "GET":
         assert operation_id(route.handler) in REQUESTS, "an example belongs in web/examples.py"
 
@@ -123,6 +129,38 @@ def test_every_example_of_an_answer_is_whole(route):
 
 
 @ROUTE
+def test_every_stream_shows_each_of_its_events(route):
+    """A feed, which has a great many kinds of them, shows some."""
+    operation = OPERATIONS[route.handler]
+    assert bool(operation.events) == (EVENTS in operation.media)
+    if not operation.events:
+        pytest.skip("it is no stream")
+    described = told(route)
+    example = described["responses"]["200"]["content"][EVENTS]["example"]
+    shown = [dict(line.split(": ", 1) for line in frame.split("\n")) for frame in example.split("\n\n")[:-1]]
+    for frame in shown:
+        validator(described["x-events"][frame["event"]]).validate(json.loads(frame["data"]))
+    assert {frame["event"] for frame in shown} | set(EVENT_TYPES) >= set(described["x-events"])
+
+
+def test_the_list_shows_its_other_forms():
+    content = OPERATIONS_TOLD["/api/v1/tasks", "get"]["responses"]["200"]["content"]
+    (line,) = content["application/x-ndjson"]["example"].splitlines()
+    task = {"$ref": "#/components/schemas/WholeTask"}
+    validator(task).validate(json.loads(line))
+    (row,) = csv.DictReader(io.StringIO(content["text/csv"]["example"]))
+    assert list(row) == list(resolved(task)["properties"])
+    assert all(content[media]["schema"]["description"] for media in ("application/x-ndjson", "text/csv"))
+
+
+def test_a_route_without_a_description_is_an_error():
+    async def handler(service, asked, request): ...
+
+    with pytest.raises(KeyError):
+        describe([Route("GET", "/new", handler, Nothing)], "1")
+
+
+@ROUTE
 def test_every_example_of_a_request_can_be_read(route):
     if route.method == "GET":
         pytest.skip("it has no body")
@@ -144,7 +182,8 @@ def failures():
 
 def test_every_refusal_is_described_and_none_besides():
     listed = {(refusal.status, refusal.code or name) for name, refusal in REFUSALS.items()}
-    assert set(failures()) | {(404, "NOT_FOUND")} == listed
+    unread = {(404, "NOT_FOUND"), (400, "MALFORMED_REQUEST")}  # by the names of aiohttp's own errors
+    assert set(failures()) | unread == listed
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -193,6 +232,14 @@ def test_what_the_server_fills_is_not_asked_for():
     assert create["required"] == ["work_directory", "prompt"]
     fail = DOCUMENT["components"]["schemas"]["FailRequest"]
     assert "task_id" not in fail["properties"]
+
+
+def test_many_tasks_are_named_by_their_ids():
+    """Although they are read later, a piece at a time."""
+    for name in ("ManyRequest", "ManyOfPriorityRequest"):
+        ids, _ = DOCUMENT["components"]["schemas"][name]["properties"]["ids"]["anyOf"]
+        assert (ids["items"]["type"], ids["items"]["pattern"]) == ("string", "^[A-Za-z0-9_-]{1,100}$")
+        assert (ids["minItems"], ids["maxItems"], ids["uniqueItems"]) == (1, 100_000, True)
 
 
 @attrs.frozen(kw_only=True)
@@ -252,6 +299,30 @@ def test_a_rule_without_a_schema_is_an_error():
     with pytest.raises(TypeError, match="no JSON Schema"):
         Schemas().of(bytes)
     assert Schemas().of(fields.Annotated[float, Gt(0)]) == {"type": "number", "exclusiveMinimum": 0}
+
+
+def test_a_change_of_settings_is_described_setting_by_setting():
+    schema = validator({"$ref": "#/components/schemas/ChangeSettingsRequest"})
+    for right in ({"task.max_task_retries": 5, "logging.level": "DEBUG"}, {"webhooks.events": None}):
+        schema.validate({"changes": right})
+    for wrong in (
+        {},
+        {"task.max_task_retries": "5"},
+        {"task.colour": 1},
+        {"server.port": 8081},
+        {"logging.level": "x"},
+    ):
+        assert list(schema.iter_errors({"changes": wrong})), wrong
+
+
+@pytest.mark.parametrize("path", ["/api/v1/tasks", "/api/v1/events"])
+def test_a_comma_parts_paths_only_where_the_second_one_begins(path):
+    parameters = OPERATIONS_TOLD[path, "get"]["parameters"]
+    (schema,) = (it["schema"] for it in parameters if it["name"] == "work_directory")
+    for item in ("/a,b", "/a,", "/,", "C:\\a,b"):
+        validator(schema).validate([item])
+    for item in ("/a,/b", "/a,C:\\b", "/a,b,/c"):
+        assert list(validator(schema).iter_errors([item]))
 
 
 async def test_the_server_tells_its_own_description(shared):
