@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -31,6 +32,7 @@ from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
 
+CODINGS = ("identity", "gzip", "deflate")  # of bodies
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
 NAME = RequestKey("name", str)
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
@@ -149,17 +151,30 @@ def _handler(service: Service, route: Route) -> Handler:
         if route.is_read:
             asked = decode_query(request.query, route.asks, **known)
         else:
-            asked = decode(await _body(service, request), route.asks, **known)
+            body = await _body(service, request)
+            # What is long is taken apart in a thread, where others get their turn meanwhile.
+            read = partial(decode, body, route.asks, **known)
+            asked = read() if len(body) <= LARGE_BYTES else await asyncio.to_thread(read)
         return await route.handler(service, asked, request)
 
     return handle
 
 
-async def _body(service: Service, request: Request) -> bytes:
-    _check_length(service, request)
-    if request.can_read_body and "Content-Type" in request.headers and request.content_type != "application/json":
+def _check_form(request: Request) -> None:
+    if "Content-Type" in request.headers and request.content_type != "application/json":
         message = f"the body must be application/json, not {request.content_type}"
         raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", message)
+    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be in UTF-8, not {request.charset}")
+    if (coding := request.headers.get("Content-Encoding", "identity").lower()) not in CODINGS:
+        known = ", ".join(CODINGS)
+        raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", f"the body may be packed as {known}, not {coding!a}")
+
+
+async def _body(service: Service, request: Request) -> bytes:
+    _check_length(service, request)
+    if request.can_read_body:
+        _check_form(request)
     try:
         async with asyncio.timeout(service.settings.server.request_timeout_seconds):
             return await request.read()

@@ -1,5 +1,6 @@
 """Requests of our own to the outside: signed, bounded in time, and to public addresses only unless allowed."""
 
+import asyncio
 import base64
 import hmac
 import ipaddress
@@ -7,15 +8,19 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
+from typing import Any, cast
 
 from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, TCPConnector, ThreadedResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from web.settings import Webhooks
 
 USER_AGENT = "task-orchestrator"
+ANSWER_BYTES_MAX = 1024 * 1024  # of what an endpoint says in answer to one request; its status is all that counts
 # An IPv4 address is in the last four bytes of these.
 EMBEDDING = [ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96")]
 
@@ -61,6 +66,33 @@ class PublicOnly(AbstractResolver):
         await self._resolver.close()
 
 
+class _Brief(ResponseHandler):
+    """An endpoint that talks without end, be it in interim answers, is hung up on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._heard = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        self._heard = 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard += len(data)
+        if self._heard <= ANSWER_BYTES_MAX:
+            super().data_received(data)
+        elif self.transport is not None:
+            self.transport.abort()
+
+
+class _Connector(TCPConnector):
+    """Its connections are brief ones; aiohttp has no public way to say so."""
+
+    def __init__(self, resolver: AbstractResolver | None) -> None:
+        super().__init__(resolver=resolver, use_dns_cache=False)
+        self._factory = cast(Any, partial(_Brief, loop=asyncio.get_running_loop()))
+
+
 @asynccontextmanager
 async def endpoint(settings: Webhooks) -> AsyncIterator[Post]:
     """How to say something to it. The function given takes an id and a body, and raises NotDelivered."""
@@ -81,7 +113,7 @@ async def endpoint(settings: Webhooks) -> AsyncIterator[Post]:
         except (ClientError, OSError, TimeoutError) as error:
             raise NotDelivered(_why(error)) from error
 
-    connector = TCPConnector(resolver=None if settings.allow_private else PublicOnly(), use_dns_cache=False)
+    connector = _Connector(None if settings.allow_private else PublicOnly())
     timeout = ClientTimeout(total=settings.timeout_seconds)
     async with ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
         yield post

@@ -67,9 +67,15 @@ async def read_again(service: Service, gather: Callable[[], Given]) -> None:
         log.warning("SIGHUP: there is no file of settings to be read again")
         return
     try:
-        before = service.configuration.version
-        after = await reconfigure(service, lambda now: now.read_again(given), "SIGHUP")
-        log.info("SIGHUP: the settings were read again, %s", "with changes" if after.version > before else "no changes")
+        before: list[int] = []
+
+        def plan(now: Configuration) -> Configuration:
+            before.append(now.version)
+            return now.read_again(given)
+
+        after = await reconfigure(service, plan, "SIGHUP")
+        changes = "no changes" if [after.version] == before else "with changes"
+        log.info("SIGHUP: the settings were read again, %s", changes)
     except (SettingsError, Invalid) as error:
         for fault in error.faults:
             log.error("SIGHUP: %s: %s", fault.field, fault.reason)

@@ -116,6 +116,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise SettingsError([Fault(str(file), f"cannot be read: {error.strerror}")]) from None
     except ValueError as error:
         raise SettingsError([Fault(str(file), f"is not TOML: {error}")]) from None
+    except RecursionError:
+        raise SettingsError([Fault(str(file), "is nested too deep")]) from None
 
 
 def _overlay(values: dict[str, Any], cli: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, Origin]:

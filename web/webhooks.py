@@ -6,7 +6,7 @@ the id of an event tells the receiver what it has had already.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from random import random
 from sys import maxsize
@@ -147,8 +147,9 @@ class Courier:
     async def _tell(self, entries: Sequence[Entry], post: Post) -> bool:
         """Whether all of them were taken; if not, the settings have changed."""
         while entries:
-            said = (post(str(entry.seq), encode(event(entry))) for entry in entries)
-            outcomes = await asyncio.gather(*said, return_exceptions=True)
+            outcomes = await self._all(post(str(entry.seq), encode(event(entry))) for entry in entries)
+            if outcomes is None:
+                return False
             failed = [entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome is not None]
             if len(failed) < len(entries):
                 self._succeeded()
@@ -156,6 +157,22 @@ class Courier:
                 return False
             entries = failed
         return True
+
+    async def _all(self, said: Iterable[Awaitable[None]]) -> list[BaseException | None] | None:
+        """What came of each; None if the settings changed before."""
+
+        async def all_of_it() -> list[BaseException | None]:
+            return await asyncio.gather(*said, return_exceptions=True)
+
+        work, change = asyncio.create_task(all_of_it()), asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait({work, change}, return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else None
+        finally:
+            for job in (change, work):
+                job.cancel()
+                with suppress(asyncio.CancelledError):
+                    await job
 
     def _succeeded(self) -> None:
         if self.failing_since is not None:

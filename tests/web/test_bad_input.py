@@ -148,13 +148,21 @@ async def test_a_wrong_value_in_a_body_is_refused_and_named(bench, endpoint, fie
         wrong = [*wrong, *(value for kind, value in KINDS.items() if kind not in kinds.split())]
     for value in wrong:
         answer = await bench.tell(endpoint, {root: value}, without=OTHER.get(root))
-        assert answer.faults() == [field], f"{value!r:.80}"
+        assert answer.faults() in ([field], [one_alone(field, value)]), f"{value!r:.80}"
+
+
+def one_alone(field, value):
+    """A list of one may be written as that one; then no place in it is named."""
+    if isinstance(value, dict):  # of a body, where a comma parts nothing
+        value = str(inner).replace(",", "") if isinstance(inner := next(iter(value.values()), None), str) else inner
+    return field.removesuffix("[0]") if isinstance(value, str) and "," not in value else field
 
 
 @pytest.mark.parametrize(("endpoint", "field"), all_of(QUERIES))
 async def test_a_wrong_value_in_a_query_is_refused_and_named(bench, endpoint, field):
     for value in QUERIES[endpoint][field]:
-        assert (await bench.ask(endpoint, f"{field.split('[')[0]}={value}")).faults() == [field], value
+        faults = (await bench.ask(endpoint, f"{field.split('[')[0]}={value}")).faults()
+        assert faults in ([field], [one_alone(field, value)]), value
 
 
 @pytest.mark.parametrize(("endpoint", "field"), all_of(REQUIRED))

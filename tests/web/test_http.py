@@ -224,3 +224,25 @@ async def test_what_there_is_can_be_asked_without_a_key(keyed):
         assert (status, headers["Allow"]) == (204, "GET, HEAD, OPTIONS, POST")
         await connection.send(text_of("HEAD", TASKS))
         assert (await connection.head())[0] == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/json; charset=utf-16"},
+        {"Content-Type": "application/json", "Content-Encoding": "foo"},
+        {"Content-Type": "text/plain"},
+    ],
+)
+async def test_a_body_in_another_form_is_refused(api, directory, headers):
+    body = json.dumps({"work_directory": directory, "prompt": "x"}).encode()
+    (await api.call("POST", TASKS, data=body, headers=headers)).refused(415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+async def test_a_long_body_is_read_as_well_as_a_short_one(api, directory):
+    """It is taken apart elsewhere, so that nobody waits for that; what is wrong with it is told as ever."""
+    tasks = [{"work_directory": directory, "prompt": "x" * 500}] * 500
+    assert len((await api.post(f"{TASKS}/batch", {"tasks": tasks})).data["tasks"]) == 500
+    wrong = await api.post(f"{TASKS}/batch", {"tasks": [*tasks, {"work_directory": 5, "prompt": ""}]})
+    errors = wrong.refused(400, "VALIDATION_ERROR")["errors"]
+    assert [error["field"] for error in errors] == ["tasks[500].work_directory", "tasks[500].prompt"]

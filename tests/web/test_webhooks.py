@@ -474,3 +474,45 @@ async def test_what_may_be_a_key_in_an_address_is_shown_to_nobody(receiver: Rece
                 assert SECRET.encode() not in one.content
     finally:
         stop(server)
+
+
+async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Interim answers, as long as somebody listens."""
+    try:
+        while True:
+            writer.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 1000)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+async def test_an_endpoint_that_talks_without_end_is_hung_up_on() -> None:
+    listener = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    settings = Webhooks(url=f"http://127.0.0.1:{port}/", secret=SECRET, allow_private=True, timeout_seconds=30)
+    async with listener, endpoint(settings) as post:
+        with pytest.raises(NotDelivered):
+            await asyncio.wait_for(post("1", b"{}"), 10)
+
+
+async def test_other_settings_do_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(monkeypatch)
+    desk.record.place, desk.record.last = 0, 1
+    hanging = asyncio.Event()
+
+    @asynccontextmanager
+    async def hang(settings: Webhooks) -> AsyncIterator[Post]:
+        async def post(id: str, body: bytes) -> None:
+            hanging.set()
+            await asyncio.Event().wait()
+
+        yield post
+
+    desk.courier.connect = hang
+    async with desk.at_work():
+        await asyncio.wait_for(hanging.wait(), 10)
+        desk.courier.connect = desk.connect
+        desk.courier.adopt(Webhooks(url="https://example.com/other", secret=SECRET))
+        await until(lambda: desk.told == [1])
