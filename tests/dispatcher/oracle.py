@@ -4,6 +4,7 @@ It says what the contract says in the plainest words there are, and shares no co
 to it by `tick`: before each message, as long as anything is due.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
@@ -33,6 +34,7 @@ from tests.dispatcher.jobs import ENDED, NEVER, Job
 
 RANK = {"low": 0, "medium": 1, "high": 2}
 DONE = "done"
+Answered = Callable[[object], list[str] | None]  # what a parked claim, by its key, was given; None for nothing yet
 
 
 @define
@@ -100,14 +102,18 @@ class Oracle:
 
     # Time
 
-    def tick(self, now: int) -> None:
+    def tick(self, now: int, answered: Answered) -> None:
         while self.is_due(now):
+            self._serve_some(now, answered)
             self.round(now)
 
     def is_due(self, now: int) -> bool:
-        moments = [job.due() for job in self.jobs] + [parked.until for parked in self.parked]
+        return self._brings_more(now) or any(parked.until <= now for parked in self.parked)
+
+    def _brings_more(self, now: int) -> bool:
+        """Something is due that may set tasks free."""
         ends = [NEVER if folder.until is None else folder.until for folder in self.folders.values()]
-        return min([*moments, *ends, NEVER]) <= now
+        return min([*(job.due() for job in self.jobs), *ends, NEVER]) <= now
 
     def round(self, now: int) -> None:
         """What is due now. What this brings about falls due in the next round."""
@@ -170,19 +176,24 @@ class Oracle:
         return [job.summary() for job in working]
 
     def _take(self, claim: Claim, now: int) -> list[Any]:
-        taken: list[Any] = []
-        while len(taken) < claim.limit and (fitting := self._fitting(claim, now)):
-            job = min(fitting, key=lambda job: (self._turn(job), job.number))
+        chosen = self._choose(claim, now)
+        for job in chosen:
             job.lend(claim, now)
-            taken.append(job.summary())
-        return taken
+        return [job.summary() for job in chosen]
 
-    def _fitting(self, claim: Claim, now: int) -> list[Job]:
-        working = [job for job in self.jobs if job.status == "working"]
+    def _choose(self, claim: Claim, now: int) -> list[Job]:
+        chosen: list[Job] = []
+        while len(chosen) < claim.limit and (fitting := self._fitting(claim, now, chosen)):
+            chosen.append(min(fitting, key=lambda job: (self._turn(job), job.number)))
+        return chosen
+
+    def _fitting(self, claim: Claim, now: int, chosen: list[Job]) -> list[Job]:
+        """What it may have besides those that it is to have already."""
+        working = [job for job in self.jobs if job.status == "working"] + chosen
         if self.rules.max_concurrent_tasks and len(working) >= self.rules.max_concurrent_tasks:
             return []
-        open_ones = [path for path in claim.work_directories if self._is_open(path)]
-        jobs = [job for job in self.jobs if job.ready and not job.expired(now)]
+        open_ones = [path for path in claim.work_directories if self._is_open(path, working)]
+        jobs = [job for job in self.jobs if job.ready and not job.expired(now) and job not in chosen]
         return [
             job for job in jobs if job.create.work_directory in open_ones and set(claim.tags) <= set(job.create.tags)
         ]
@@ -197,13 +208,39 @@ class Oracle:
         )
 
     def _settle(self, now: int) -> None:
-        """Whoever waits and can be served is served, each in turn."""
+        """Whoever waits and can be served is served, each in turn; but while more is due at this moment, see below."""
         for folder in self.folders.values():
             folder.note_drained(len(self._working_in(folder.path)), now)
+        if not self._brings_more(now):
+            for parked in list(self.parked):
+                self._serve(parked, now)
+
+    def _serve(self, parked: Parked, now: int) -> None:
+        if tasks := self._take(parked.claim, now):
+            self.parked.remove(parked)
+            self.answers[parked.key] = tasks
+
+    def _serve_some(self, now: int, answered: Answered) -> None:
+        """Something has come free at the very moment when more is due, like the children of what has just ended. Who
+        waits may be served before that, or after it if his tasks must be looked up first, as everything that is due
+        comes before that. Either is right, so it is heard from the answers which it was. Nobody is passed over: whom
+        others wait for before him waits with them."""
+        held_up: list[Parked] = []
         for parked in list(self.parked):
-            if tasks := self._take(parked.claim, now):
-                self.parked.remove(parked)
-                self.answers[parked.key] = tasks
+            chosen = self._choose(parked.claim, now)
+            is_behind = any(self._goes_before(other.claim, chosen) for other in held_up)
+            if chosen and not is_behind and answered(parked.key) == [job.id for job in chosen]:
+                self._serve(parked, now)
+            elif chosen:
+                held_up.append(parked)
+
+    def _goes_before(self, claim: Claim, chosen: list[Job]) -> bool:
+        """It might want one of these tasks, or the slot that one takes."""
+        return bool(self.rules.max_concurrent_tasks) or any(
+            job.create.work_directory in claim.work_directories
+            and (set(claim.tags) <= set(job.create.tags) or self._folder(job.create.work_directory).max_working)
+            for job in chosen
+        )
 
     def _dismiss(self, parked: list[Parked]) -> None:
         for one in parked:
@@ -212,14 +249,20 @@ class Oracle:
 
     # Directories
 
+    @property
+    def has_limits(self) -> bool:
+        folders = self.folders.values()
+        shut = any(folder.paused or folder.draining or folder.max_working is not None for folder in folders)
+        return shut or bool(self.rules.max_concurrent_tasks)
+
     def _folder(self, path: str) -> Folder:
         return self.folders.setdefault(path, Folder(path))
 
     def _working_in(self, path: str) -> list[Job]:
         return [job for job in self.jobs if job.status == "working" and job.create.work_directory == path]
 
-    def _is_open(self, path: str) -> bool:
-        return self._folder(path).is_open(len(self._working_in(path)))
+    def _is_open(self, path: str, working: list[Job]) -> bool:
+        return self._folder(path).is_open(len([job for job in working if job.create.work_directory == path]))
 
     # One task
 
