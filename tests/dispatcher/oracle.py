@@ -4,7 +4,6 @@ It says what the contract says in the plainest words there are, and shares no co
 to it by `tick`: before each message, as long as anything is due.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
@@ -31,17 +30,9 @@ from tests.dispatcher.births import create, create_many
 from tests.dispatcher.crowds import steer_many
 from tests.dispatcher.folders import Folder
 from tests.dispatcher.jobs import ENDED, NEVER, Job
+from tests.dispatcher.turns import Answered, Parked, serve_all, serve_some, take
 
-RANK = {"low": 0, "medium": 1, "high": 2}
 DONE = "done"
-Answered = Callable[[object], list[str] | None]  # what a parked claim, by its key, was given; None for nothing yet
-
-
-@define
-class Parked:
-    claim: Claim
-    until: float
-    key: object
 
 
 @define
@@ -70,7 +61,7 @@ class Oracle:
             case SteerMany():
                 answer = steer_many(self, message, now)
             case Regulate():
-                answer = self._folder(message.work_directory).regulate(message, now)
+                answer = self.folder(message.work_directory).regulate(message, now)
             case Reconfigure():
                 self.rules = message.rules
                 self.versions.append((now, "config.changed", None))
@@ -104,7 +95,7 @@ class Oracle:
 
     def tick(self, now: int, answered: Answered) -> None:
         while self.is_due(now):
-            self._serve_some(now, answered)
+            serve_some(self, now, answered)
             self.round(now)
 
     def is_due(self, now: int) -> bool:
@@ -159,7 +150,7 @@ class Oracle:
         if claim.claim_id:  # said again, it takes the place of the one that still waits
             same = [it for it in self.parked if (it.claim.claim_id, it.claim.worker_id) == _name(claim)]
             self._dismiss(same)
-        tasks = self._held_as(claim) or self._take(claim, now)
+        tasks = self._held_as(claim) or take(self, claim, now)
         if tasks or not claim.wait_seconds:
             return tasks
         self.parked.append(Parked(claim, now + claim.wait_seconds * 1000, key))
@@ -175,72 +166,12 @@ class Oracle:
         working = [job for job in self._working_in(held.work_directory) if job.worker == held.worker_id]
         return [job.summary() for job in working]
 
-    def _take(self, claim: Claim, now: int) -> list[Any]:
-        chosen = self._choose(claim, now)
-        for job in chosen:
-            job.lend(claim, now)
-        return [job.summary() for job in chosen]
-
-    def _choose(self, claim: Claim, now: int) -> list[Job]:
-        chosen: list[Job] = []
-        while len(chosen) < claim.limit and (fitting := self._fitting(claim, now, chosen)):
-            chosen.append(min(fitting, key=lambda job: (self._turn(job), job.number)))
-        return chosen
-
-    def _fitting(self, claim: Claim, now: int, chosen: list[Job]) -> list[Job]:
-        """What it may have besides those that it is to have already."""
-        working = [job for job in self.jobs if job.status == "working"] + chosen
-        if self.rules.max_concurrent_tasks and len(working) >= self.rules.max_concurrent_tasks:
-            return []
-        open_ones = [path for path in claim.work_directories if self._is_open(path, working)]
-        jobs = [job for job in self.jobs if job.ready and not job.expired(now) and job not in chosen]
-        return [
-            job for job in jobs if job.create.work_directory in open_ones and set(claim.tags) <= set(job.create.tags)
-        ]
-
-    def _turn(self, job: Job) -> float:
-        """The smaller, the earlier."""
-        rank = RANK[job.create.priority]
-        return (
-            job.created_at - rank * self.rules.priority_aging_seconds * 1000
-            if self.rules.priority_aging_seconds
-            else -rank
-        )
-
     def _settle(self, now: int) -> None:
-        """Whoever waits and can be served is served, each in turn; but while more is due at this moment, see below."""
+        """Whoever waits is served; but while more is due at this moment, `tick` does so, which knows more."""
         for folder in self.folders.values():
             folder.note_drained(len(self._working_in(folder.path)), now)
         if not self._brings_more(now):
-            for parked in list(self.parked):
-                self._serve(parked, now)
-
-    def _serve(self, parked: Parked, now: int) -> None:
-        if tasks := self._take(parked.claim, now):
-            self.parked.remove(parked)
-            self.answers[parked.key] = tasks
-
-    def _serve_some(self, now: int, answered: Answered) -> None:
-        """Something has come free at the very moment when more is due, like the children of what has just ended. Who
-        waits may be served before that, or after it if his tasks must be looked up first, as everything that is due
-        comes before that. Either is right, so it is heard from the answers which it was. Nobody is passed over: whom
-        others wait for before him waits with them."""
-        held_up: list[Parked] = []
-        for parked in list(self.parked):
-            chosen = self._choose(parked.claim, now)
-            is_behind = any(self._goes_before(other.claim, chosen) for other in held_up)
-            if chosen and not is_behind and answered(parked.key) == [job.id for job in chosen]:
-                self._serve(parked, now)
-            elif chosen:
-                held_up.append(parked)
-
-    def _goes_before(self, claim: Claim, chosen: list[Job]) -> bool:
-        """It might want one of these tasks, or the slot that one takes."""
-        return bool(self.rules.max_concurrent_tasks) or any(
-            job.create.work_directory in claim.work_directories
-            and (set(claim.tags) <= set(job.create.tags) or self._folder(job.create.work_directory).max_working)
-            for job in chosen
-        )
+            serve_all(self, now)
 
     def _dismiss(self, parked: list[Parked]) -> None:
         for one in parked:
@@ -255,14 +186,11 @@ class Oracle:
         shut = any(folder.paused or folder.draining or folder.max_working is not None for folder in folders)
         return shut or bool(self.rules.max_concurrent_tasks)
 
-    def _folder(self, path: str) -> Folder:
+    def folder(self, path: str) -> Folder:
         return self.folders.setdefault(path, Folder(path))
 
     def _working_in(self, path: str) -> list[Job]:
         return [job for job in self.jobs if job.status == "working" and job.create.work_directory == path]
-
-    def _is_open(self, path: str, working: list[Job]) -> bool:
-        return self._folder(path).is_open(len([job for job in working if job.create.work_directory == path]))
 
     # One task
 

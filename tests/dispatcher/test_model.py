@@ -262,18 +262,11 @@ class Model(RuleBasedStateMachine):
         self.oracle.tick(self.world.now, self._given)
         self._note_served(False)
         self.fetching = False
-        self.known = self._is_all_known()
+        self.known = self.audit.is_all_known()
 
     def _given(self, key: Any) -> list[str] | None:
         _, ask = self.asked[key]
         return [task.task_id for task in ask.result()] if ask.done() and not ask.cancelled() else None
-
-    def _is_all_known(self) -> bool:
-        """Who has waited since before there was a limit, or behind a door that was shut, may wait for what nobody has
-        looked up yet. The first that comes is not served at once then, but after the lookup, together with what the
-        same batch adds: perhaps something more urgent."""
-        shelves = self.world.board.agenda._recency.values()
-        return all(lane.edge is None for shelf in shelves if shelf.waiters for lane in shelf.lanes.values())
 
     async def _let_time_pass(self, seconds: float, messages: list[Message[Any]]) -> None:
         then = self.world.now + round(seconds * 1000)
