@@ -161,7 +161,7 @@ class _Assignment:
         if self.held.get(task.task_id) == task.attempt:
             if type in LOST:
                 await self._tell_lost(task.task_id, LOST[type])
-            self._listen_for_life(task, type)
+            self._listen_for_life(change, type)
         if task.status is Status.WORKING:
             if self.asked.worker_id and self._is_mine(task):
                 self.held[task.task_id] = task.attempt
@@ -169,16 +169,18 @@ class _Assignment:
             del self.held[task.task_id]
             self.service.hub.unfollow(heard, about_task(task.task_id))
 
-    def _listen_for_life(self, task: Task, type: str | None) -> None:
+    def _listen_for_life(self, change: Change, type: str | None) -> None:
         """A worker that hangs, or sleeps with its machine, would use up the retries of one task after the other: when
-        what it was sent after a lost lease is lost too, the stream ends. Who is alive connects again."""
-        if type in REPORTS:
-            self.silent = False
-            self.suspects.clear()
-        elif type == "task.lease_expired":
-            if task.task_id in self.suspects:
+        what it was sent after a lost lease is lost too, the stream ends. Who is alive connects again.
+
+        A task that may not be retried fails with its lease; nobody has reported that."""
+        if change.before and change.after.lost_leases > change.before.lost_leases:
+            if change.after.task_id in self.suspects:
                 raise Closed
             self.silent = True
+        elif type in REPORTS:
+            self.silent = False
+            self.suspects.clear()
 
     def _is_mine(self, task: Task) -> bool:
         return (task.worker_id, task.work_directory) == (self.asked.worker_id, self.asked.work_path)

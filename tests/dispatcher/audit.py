@@ -218,6 +218,13 @@ class Audit:
         assert {name for name, task in self.tasks.items() if task.status is Status.WORKING} == board.working.keys()
         self._alarm()
 
+    def is_all_known(self) -> bool:
+        """Where somebody waits, all that lies there is in memory. It need not be: who has waited since before there was
+        a limit, or behind a door that was shut, is not served at once then by what comes, but after a lookup, together
+        with what the same batch adds: perhaps something more urgent."""
+        shelves = self.world.board.agenda._recency.values()
+        return all(lane.edge is None for shelf in shelves if shelf.waiters for lane in shelf.lanes.values())
+
     def _alarm(self) -> None:
         """It wakes up in time for whatever the record says is due."""
         (first,) = self._rows("select min(due_at) from tasks")[0]

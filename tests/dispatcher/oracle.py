@@ -30,16 +30,9 @@ from tests.dispatcher.births import create, create_many
 from tests.dispatcher.crowds import steer_many
 from tests.dispatcher.folders import Folder
 from tests.dispatcher.jobs import ENDED, NEVER, Job
+from tests.dispatcher.turns import Answered, Parked, serve_all, serve_some, take
 
-RANK = {"low": 0, "medium": 1, "high": 2}
 DONE = "done"
-
-
-@define
-class Parked:
-    claim: Claim
-    until: float
-    key: object
 
 
 @define
@@ -68,7 +61,7 @@ class Oracle:
             case SteerMany():
                 answer = steer_many(self, message, now)
             case Regulate():
-                answer = self._folder(message.work_directory).regulate(message, now)
+                answer = self.folder(message.work_directory).regulate(message, now)
             case Reconfigure():
                 self.rules = message.rules
                 self.versions.append((now, "config.changed", None))
@@ -100,14 +93,18 @@ class Oracle:
 
     # Time
 
-    def tick(self, now: int) -> None:
+    def tick(self, now: int, answered: Answered) -> None:
         while self.is_due(now):
+            serve_some(self, now, answered)
             self.round(now)
 
     def is_due(self, now: int) -> bool:
-        moments = [job.due() for job in self.jobs] + [parked.until for parked in self.parked]
+        return self._brings_more(now) or any(parked.until <= now for parked in self.parked)
+
+    def _brings_more(self, now: int) -> bool:
+        """Something is due that may set tasks free."""
         ends = [NEVER if folder.until is None else folder.until for folder in self.folders.values()]
-        return min([*moments, *ends, NEVER]) <= now
+        return min([*(job.due() for job in self.jobs), *ends, NEVER]) <= now
 
     def round(self, now: int) -> None:
         """What is due now. What this brings about falls due in the next round."""
@@ -153,7 +150,7 @@ class Oracle:
         if claim.claim_id:  # said again, it takes the place of the one that still waits
             same = [it for it in self.parked if (it.claim.claim_id, it.claim.worker_id) == _name(claim)]
             self._dismiss(same)
-        tasks = self._held_as(claim) or self._take(claim, now)
+        tasks = self._held_as(claim) or take(self, claim, now)
         if tasks or not claim.wait_seconds:
             return tasks
         self.parked.append(Parked(claim, now + claim.wait_seconds * 1000, key))
@@ -169,41 +166,12 @@ class Oracle:
         working = [job for job in self._working_in(held.work_directory) if job.worker == held.worker_id]
         return [job.summary() for job in working]
 
-    def _take(self, claim: Claim, now: int) -> list[Any]:
-        taken: list[Any] = []
-        while len(taken) < claim.limit and (fitting := self._fitting(claim, now)):
-            job = min(fitting, key=lambda job: (self._turn(job), job.number))
-            job.lend(claim, now)
-            taken.append(job.summary())
-        return taken
-
-    def _fitting(self, claim: Claim, now: int) -> list[Job]:
-        working = [job for job in self.jobs if job.status == "working"]
-        if self.rules.max_concurrent_tasks and len(working) >= self.rules.max_concurrent_tasks:
-            return []
-        open_ones = [path for path in claim.work_directories if self._is_open(path)]
-        jobs = [job for job in self.jobs if job.ready and not job.expired(now)]
-        return [
-            job for job in jobs if job.create.work_directory in open_ones and set(claim.tags) <= set(job.create.tags)
-        ]
-
-    def _turn(self, job: Job) -> float:
-        """The smaller, the earlier."""
-        rank = RANK[job.create.priority]
-        return (
-            job.created_at - rank * self.rules.priority_aging_seconds * 1000
-            if self.rules.priority_aging_seconds
-            else -rank
-        )
-
     def _settle(self, now: int) -> None:
-        """Whoever waits and can be served is served, each in turn."""
+        """Whoever waits is served; but while more is due at this moment, `tick` does so, which knows more."""
         for folder in self.folders.values():
             folder.note_drained(len(self._working_in(folder.path)), now)
-        for parked in list(self.parked):
-            if tasks := self._take(parked.claim, now):
-                self.parked.remove(parked)
-                self.answers[parked.key] = tasks
+        if not self._brings_more(now):
+            serve_all(self, now)
 
     def _dismiss(self, parked: list[Parked]) -> None:
         for one in parked:
@@ -212,14 +180,17 @@ class Oracle:
 
     # Directories
 
-    def _folder(self, path: str) -> Folder:
+    @property
+    def has_limits(self) -> bool:
+        folders = self.folders.values()
+        shut = any(folder.paused or folder.draining or folder.max_working is not None for folder in folders)
+        return shut or bool(self.rules.max_concurrent_tasks)
+
+    def folder(self, path: str) -> Folder:
         return self.folders.setdefault(path, Folder(path))
 
     def _working_in(self, path: str) -> list[Job]:
         return [job for job in self.jobs if job.status == "working" and job.create.work_directory == path]
-
-    def _is_open(self, path: str) -> bool:
-        return self._folder(path).is_open(len(self._working_in(path)))
 
     # One task
 

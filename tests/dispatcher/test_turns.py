@@ -152,3 +152,25 @@ async def test_what_two_things_befall_at_the_same_moment_ends_once(worlds: Any) 
     await play.world.settle()
     ends = play.world.journal.db.execute("select task_id from history where type = 'task.cancelled'").fetchall()
     assert sorted(ends) == [("task-1",), ("task-2",), ("task-3",)]
+
+
+async def test_who_must_be_looked_up_for_gets_the_first_of_all_that_is_there_by_then(worlds: Any) -> None:
+    """Nothing was known of its directory while all slots were taken; what comes in the same batch counts too."""
+    play = await worlds(max_concurrent_tasks=1)
+    await play.say(new("/w"))
+    ((held,),) = await play.say(Claim(work_directories=("/w",)))
+    (waiter,) = await play.say(wait("/b"))
+    done = Complete(task_id=held.task_id, lease_token=held.lease_token)
+    _, _, urgent = await play.say(done, new("/b"), new("/b", Priority.HIGH))
+    assert await waiter == (play.world.board.find(urgent.task.task_id),)
+
+
+async def test_who_must_be_looked_up_for_may_get_what_the_same_report_sets_free(worlds: Any) -> None:
+    """What is due comes first, so the child of what has ended is there by then."""
+    play = await worlds(max_concurrent_tasks=1)
+    ((parent,),) = [await play.say(new("/w"))]
+    ((held,),) = await play.say(Claim(work_directories=("/w",)))
+    child, _ = await play.say(new("/b", Priority.HIGH, depends_on=(parent.task.task_id,)), new("/b", Priority.LOW))
+    (waiter,) = await play.say(wait("/b"))
+    await play.say(Complete(task_id=held.task_id, lease_token=held.lease_token))
+    assert [task.task_id for task in await waiter] == [child.task.task_id]

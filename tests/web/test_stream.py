@@ -135,6 +135,17 @@ async def test_a_stream_on_which_nobody_is_heard_ends_before_it_uses_up_the_retr
     assert (shown["status"], shown["retry_count"]) == ("waiting", 2)
 
 
+@pytest.mark.parametrize("worker", WORKERS, ids=["unnamed", "named"])
+async def test_a_task_that_fails_for_its_lost_lease_is_no_sign_of_life(api, directory, worker):
+    """Nobody has reported that: else a hung worker would fail all tasks that may not be retried."""
+    made = [await api.create(directory, max_retries=0) for _ in range(3)]
+    async with api.stream(directory, lease_seconds=0.05, **worker) as events:
+        kinds = [(await events.next())[0] for _ in range(5)]
+        assert kinds == ["task", "cancel", "task", "cancel", "drain"]
+        assert await events.next() is None
+    assert [await api.status(task) for task in made] == ["failed", "failed", "waiting"]
+
+
 @pytest.mark.parametrize("said", [{}, {"progress": {"percent": 50}}])
 async def test_a_heartbeat_is_a_sign_of_life_with_or_without_progress(api, directory, said):
     """Leases may be lost one after the other as long as the worker is heard in between."""
