@@ -176,4 +176,4 @@ class Record(Protocol):
         whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""
 
     async def oldest_waiting(self) -> int | None:
-        """When the task that has waited longest was created; with very many work directories, among part of them."""
+        """When the task that has waited longest was created."""

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from dispatcher.fields import Priority
 from dispatcher.messages import Cancel, Delete, Edit
 from dispatcher.ports import Change
-from dispatcher.record import Filter, Sort, Spot
+from dispatcher.record import EventFilter, Filter, Record, Sort, Spot
 from dispatcher.task import Status, Task
-from storage import lists, search, sections, sources, sqlite, store
+from storage import lists, matching, queries, search, sections, sources, sqlite, store, traces
+from storage import record as storage_record
 from storage.rows import TASKS
 from storage.store import open_store
 from tests.dispatcher.test_board import Desk
@@ -362,7 +363,27 @@ async def test_a_read_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         assert await asyncio.wait_for(opened.record.waiting(None), 5) == 0
 
 
-async def test_lists_leave_a_reader_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+LONG: dict[str, tuple[Any, str, Callable[[Record], Awaitable[object]]]] = {
+    "page": (lists, "page", lambda record: record.page(Filter(), "created_at", 1)),
+    "matching": (matching, "matching", lambda record: record.matching(Filter(), 1, 2)),
+    "statistics": (storage_record, "statistics", lambda record: record.statistics(None, 0, 60_000, 60_000)),
+    "events": (queries, "events", lambda record: record.events(0, 1, EventFilter())),
+    "history": (queries, "entries_of", lambda record: record.history("a")),
+    "directories": (queries, "directories", lambda record: record.directories()),
+    "log": (traces, "log", lambda record: record.log("a", 0, 1)),
+    "sightings": (traces, "sightings", lambda record: record.sightings(0)),
+}
+
+
+@pytest.mark.parametrize(("module", "name", "ask"), LONG.values(), ids=list(LONG))
+async def test_what_may_take_long_leaves_a_reader_for_the_rest(
+    module: Any,
+    name: str,
+    ask: Callable[[Record], Awaitable[object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of it together, lists beside anything else."""
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -370,9 +391,12 @@ async def test_lists_leave_a_reader_for_the_rest(tmp_path: Path, monkeypatch: py
         asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)
 
     monkeypatch.setattr(lists, "page", slow)
+    monkeypatch.setattr(module, name, slow)
     async with open_store(tmp_path / "tasks.db") as opened:
-        waiting = [asyncio.create_task(opened.record.page(Filter(), "created_at", 1)) for _ in range(2 * store.READERS)]
+        first = opened.record.page(Filter(), "created_at", 1)
+        waiting = [asyncio.ensure_future(it) for it in (first, *(ask(opened.record) for _ in range(store.READERS)))]
         await asyncio.sleep(0)
-        assert await asyncio.wait_for(opened.record.waiting(None), 5) == 0
+        assert await asyncio.wait_for(opened.record.task("a"), 5) is None
+        assert await asyncio.wait_for(opened.record.oldest_waiting(), 5) is None
         gate.set()
         await asyncio.gather(*waiting)
