@@ -14,7 +14,7 @@ from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, Nothing, Stream
 from web.briefing import RESULTS_BYTES_MAX
-from web.filters import TaskFilter
+from web.filters import SEARCH_OFFSET_MAX, TaskFilter
 from web.service import Service
 from web.settings import Settings
 from web.strict import FAULTS_MAX
@@ -58,6 +58,7 @@ FIXED: Mapping[str, float] = {
     "idempotency_hours": IDEMPOTENCY_HOURS,
     "doubled_retry_delay_seconds": RETRY_DELAY_MAX_SECONDS,
     "dependency_results_bytes": RESULTS_BYTES_MAX,
+    "offset_of_a_search": SEARCH_OFFSET_MAX,
     "faults_per_answer": FAULTS_MAX,
     "messages_waiting": MAILBOX_MAX,
     "places_of_waiting_claims": PARKED_MAX,

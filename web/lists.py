@@ -54,7 +54,7 @@ async def _page(service: Service, asked: ListQuery) -> Response:
     else:
         cursor = read(asked.cursor, only, sort)
         offset = cursor.before
-        page = await service.record.page(only, sort, asked.limit, after=cursor.spot)
+        page = await service.record.page(only, sort, asked.limit, offset=cursor.ahead, after=cursor.spot)
 
     def answer() -> Response:
         return ok(_says(asked, page, offset), service.clock(), headers={"Vary": "Accept"})
@@ -71,5 +71,5 @@ def _says(asked: ListQuery, page: Page, offset: int) -> TaskPage:
         "page": offset // asked.limit + 1,
         "limit": asked.limit,
         "offset": offset,
-        "next_cursor": write(Cursor(page.end, behind), asked.filter(), asked.sort) if page.end else None,
+        "next_cursor": write(Cursor(page.end, behind, page.ahead), asked.filter(), asked.sort) if page.end else None,
     }

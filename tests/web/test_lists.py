@@ -15,6 +15,7 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from dispatcher.task import Task
+from storage import lists as found_lists
 from storage import sqlite
 from tests.conftest import ServerProcess
 from tests.dispatcher.test_board import Desk
@@ -246,6 +247,30 @@ async def test_a_cursor_is_good_for_its_own_list_only(api, directory):
     for forged in ([True, *numbers[1:]], [-1, *numbers[1:]], [2**64, *numbers[1:]], numbers[:3], {}, None, [[]] * 4):
         text = urlsafe_b64encode(json.dumps(forged).encode()).decode().rstrip("=")
         assert (await api.get(TASKS, **query, cursor=text)).faults() == ["cursor"]
+
+
+async def test_a_search_is_not_begun_far_from_its_beginning(api, directory):
+    """It would have to be searched through up to there; a cursor knows where it is."""
+    most = (await api.get("/api/v1/limits")).data["limits"]["offset_of_a_search"]
+    assert (await api.get(TASKS, q="a", offset=most + 1)).faults() == ["offset"]
+    assert (await api.get(TASKS, q="a", offset=most)).status == 200
+    assert (await api.get(TASKS, offset=most + 1)).status == 200
+
+
+async def test_a_page_of_a_search_that_has_not_begun_begins_on_the_next(tmp_path: Path, monkeypatch):
+    """What lies before it is never shown."""
+    for name, value in {"SEARCH_SECONDS": 0, "COUNT_SECONDS": 0, "COUNTED_MIN": 1, "PROMPTS_AT_ONCE": 2}.items():
+        monkeypatch.setattr(found_lists, name, value)
+    async with inside(tmp_path) as (api, _, _):
+        made = [(await api.create("/a", prompt="yes"))["task_id"] for _ in range(9)][::-1]
+        page = (await api.get(TASKS, q="ye", offset=5, limit=3)).data
+        assert (page["tasks"], page["offset"]) == ([], 5)
+        seen = []
+        while page["next_cursor"]:
+            page = (await api.get(TASKS, q="ye", limit=3, cursor=page["next_cursor"])).data
+            assert page["offset"] == 5 + len(seen)
+            seen += [task["task_id"] for task in page["tasks"]]
+    assert seen == made[5:]
 
 
 async def test_a_cursor_outlives_what_comes_and_goes(api, directory):
