@@ -50,12 +50,13 @@ class Spot:
 @frozen(kw_only=True)
 class Page:
     """`total`: how many tasks there are in the whole list; not exact: at least so many. `end` is the spot behind which
-    the next page begins; None: there is none."""
+    the next page begins, once `ahead` more tasks are passed over; None: there is none."""
 
     tasks: tuple[Task, ...]
     total: int
     total_is_exact: bool = True
     end: Spot | None = None
+    ahead: int = 0
 
 
 @frozen
@@ -147,8 +148,9 @@ class Record(Protocol):
     async def page(
         self, only: Filter, sort: Sort, limit: int, *, offset: int = 0, after: Spot | None = None, counted: bool = True
     ) -> Page:
-        """At most `limit` of these tasks, from `offset` on, or behind a spot; fewer if they are large, or if a search
-        finds few in as many as are looked through in one go. Not `counted`: the total is 0."""
+        """At most `limit` of these tasks, from `offset` on, counted from the beginning or, in a search, from a spot;
+        fewer if they are large, or if a search finds few in as many as are looked through in one go. Not `counted`:
+        the total is 0."""
 
     async def last_arrival(self) -> int:
         """That of the newest task there has ever been; 0 if there has been none."""
@@ -176,4 +178,4 @@ class Record(Protocol):
         whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""
 
     async def oldest_waiting(self) -> int | None:
-        """When the task that has waited longest was created; with very many work directories, among part of them."""
+        """When the task that has waited longest was created."""

@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from itertools import repeat
+from time import monotonic
 
 import orjson
 from attrs import field, frozen
@@ -14,11 +15,11 @@ from dispatcher.record import Filter, Page, Sort, Spot
 from dispatcher.task import Task
 from storage.rows import TASKS
 from storage.search import fold
-from storage.sections import Picks, candidates, count, sections
+from storage.sections import COUNT_SECONDS, COUNTED_MIN, Picks, candidates, count, sections
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page may hold
-COUNTED_PROMPTS_MAX = 1_000  # of a search with more candidates the hits among so many are counted
-SEARCHED_PROMPTS_MAX = 2_000  # prompts that are looked through for one page
+SEARCHED_PROMPTS_MAX = 2_000  # prompts that are looked through for one page, from where it begins
+SEARCH_SECONDS = 0.5  # and so long it may take, with what lies before the page
 PROMPTS_AT_ONCE = 256
 FIRST: Sort = "-created_at"  # the order in which the hits of a search are counted
 PLAIN = re.compile(r'[^\x00-\x1f"\\]*')  # JSON has it as it is
@@ -41,23 +42,23 @@ def page(
     """All of it as the record was at one moment."""
     db.execute("begin")
     try:
-        reading = _Reading(db, only, sort)
+        reading, ahead = _Reading(db, only, sort), 0
         if only.text is None:
+            total, is_exact = reading.count(only) if counted else (0, True)
             spots, end = reading.spots(limit, offset, after)
-            total, is_exact = reading.count() if counted else (0, True)
         else:
             first, is_exact = reading.first_hits() if counted else ([], True)
             total = len(first)
             if counted and sort == FIRST and after is None and (is_exact or total > offset + limit):
                 spots, end = _cut(first, limit, offset)
             else:
-                spots, end = reading.hits(limit, offset, after)
+                spots, end, ahead = reading.hits(limit, offset, after)
         if not is_exact and spots:
             total = max(total, offset + len(spots))
         tasks = _tasks(db, spots)
         if len(tasks) < len(spots):
             end = spots[len(tasks) - 1]
-        return Page(tasks=tuple(tasks), total=total, total_is_exact=is_exact, end=end)
+        return Page(tasks=tuple(tasks), total=total, total_is_exact=is_exact, end=end, ahead=ahead)
     finally:
         db.rollback()
 
@@ -68,16 +69,20 @@ class _Reading:
     only: Filter
     sort: Sort
     picks: Picks = field(factory=dict)
+    counts: dict[Filter, tuple[int, bool]] = field(factory=dict)
+    began: float = field(factory=monotonic)
 
-    def count(self) -> tuple[int, bool]:
-        return count(self.db, self.only, self.picks)
+    def count(self, only: Filter) -> tuple[int, bool]:
+        if only not in self.counts:
+            self.counts[only] = count(self.db, only, self.picks, self.began + COUNT_SECONDS)
+        return self.counts[only]
 
     def spots(self, limit: int, offset: int, after: Spot | None) -> tuple[list[Spot], Spot | None]:
         """Those of the page, and the one behind which the next page begins."""
         spots: list[Spot] = []
         for section in sections(self.db, self.only, self.sort, after, self.picks):
             wanted = limit + 1 - len(spots)
-            total, is_exact = count(self.db, section.only, self.picks) if offset else (0, False)
+            total, is_exact = self.count(section.only) if offset else (0, False)
             if is_exact and offset >= total:
                 offset -= total
                 continue
@@ -90,24 +95,28 @@ class _Reading:
             offset = 0 if spots else offset
         return spots, None
 
-    def hits(self, limit: int, offset: int, after: Spot | None) -> tuple[list[Spot], Spot | None]:
-        """The same with text. Where hits are rare, and no index tells where they are, the page is cut short."""
+    def hits(self, limit: int, offset: int, after: Spot | None) -> tuple[list[Spot], Spot | None, int]:
+        """The same with text. Where hits are rare, and no index tells where they are, the page is cut short; it may
+        not even have begun: so many hits are still to be passed over."""
         hits: list[Spot] = []
-        for looked, (spot, is_hit) in enumerate(self._looked_through(self.sort, offset + limit + 1, after), start=1):
+        looked = 0
+        for place, (spot, is_hit) in enumerate(self._looked_through(self.sort, offset + limit + 1, after), start=1):
+            looked += len(hits) >= offset
             if is_hit:
                 hits.append(spot)
                 if len(hits) > offset + limit:
-                    return _cut(hits, limit, offset)
-            if looked >= SEARCHED_PROMPTS_MAX and len(hits) >= offset:
-                return hits[offset:], spot
-        return hits[offset:], None
+                    return *_cut(hits, limit, offset), 0
+            is_late = place % PROMPTS_AT_ONCE == 0 and monotonic() >= self.began + SEARCH_SECONDS
+            if looked >= SEARCHED_PROMPTS_MAX or is_late:
+                return hits[offset:], spot, max(0, offset - len(hits))
+        return hits[offset:], None, 0
 
     def first_hits(self) -> tuple[list[Spot], bool]:
-        """Those among the first candidates, and whether these are all."""
+        """Those among the candidates that there is time for, and whether these are all."""
         hits: list[Spot] = []
-        every = self._looked_through(FIRST, COUNTED_PROMPTS_MAX + 1, None)
-        for looked, (spot, is_hit) in enumerate(every, start=1):
-            if looked > COUNTED_PROMPTS_MAX:
+        every = self._looked_through(FIRST, COUNTED_MIN + 1, None)
+        for looked, (spot, is_hit) in enumerate(every):
+            if looked >= COUNTED_MIN and looked % PROMPTS_AT_ONCE == 0 and monotonic() >= self.began + COUNT_SECONDS:
                 return hits, False
             if is_hit:
                 hits.append(spot)

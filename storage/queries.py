@@ -15,7 +15,6 @@ from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stret
 from dispatcher.task import Status, Task
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
-BUSY_MAX = 10_000  # directories that are looked through for the task that has waited longest
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
 STRETCH_BYTES_MAX = 1024 * 1024  # about how much text of them is given
 
@@ -25,21 +24,22 @@ OUTCOME = "select arrival, status, coalesce(length(cast(result as blob)), 0) fro
 RESULT = "select result from tasks where arrival = ?"
 AHEAD = """
     select count(*) from tasks where work_directory = ? and priority = ? and ready = 1 and arrival < ?"""
-OLDEST_WAITING = """(
-            select min(arrival) from tasks indexed by tasks_by_directory
-            where tasks.work_directory = work_directories.work_directory and status = 'waiting' and priority = {})"""
+LANES = [
+    f"status = 'waiting' and priority = {priority.rank}" for priority in Priority
+]  # of each the index has the oldest
+OLDEST_OF_ALL = " union all ".join(
+    f"select min(arrival) from tasks indexed by tasks_by_status where {it}" for it in LANES
+)
+OLDEST_IN_IT = " union all ".join(
+    "select min(arrival) from tasks indexed by tasks_by_directory"
+    f" where tasks.work_directory = work_directories.work_directory and {it}"
+    for it in LANES
+)
+OLDEST_WAITING = f"select min(created_at) from tasks where arrival in ({OLDEST_OF_ALL})"
 DIRECTORY_COUNTS = f"""
     select {DIRECTORIES.names}, {", ".join(Status)}, (
-        select min(created_at) from tasks where arrival in ({
-    ", ".join(OLDEST_WAITING.format(priority.rank) for priority in Priority)
-}))
+        select min(created_at) from tasks where arrival in ({OLDEST_IN_IT}))
     from work_directories"""
-
-OLDEST_WAITING = """
-    select min((
-        select created_at from tasks where tasks.work_directory = busy.work_directory
-        and status = 'waiting' order by arrival limit 1))
-    from (select work_directory from work_directories where waiting > 0 limit ?) as busy"""
 
 
 def task_by_id(db: sqlite3.Connection, task_id: str) -> Task | None:
@@ -166,5 +166,5 @@ def config_version(db: sqlite3.Connection, version: int) -> ConfigVersion | None
 
 
 def oldest_waiting(db: sqlite3.Connection) -> int | None:
-    (created_at,) = db.execute(OLDEST_WAITING, (BUSY_MAX,)).fetchone()
+    (created_at,) = db.execute(OLDEST_WAITING).fetchone()
     return None if created_at is None else int(created_at)

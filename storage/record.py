@@ -42,7 +42,7 @@ class SqliteRecord:
         self._idle: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
         for reader in readers:
             self._idle.put_nowait(reader)
-        self._lists = asyncio.Semaphore(max(1, len(readers) - 1))  # the rest need not wait behind them
+        self._long = asyncio.Semaphore(max(1, len(readers) - 1))  # who asks for one row need not wait behind these
 
     async def task(self, task_id: str) -> Task | None:
         return await self._read(queries.task_by_id, task_id)
@@ -57,31 +57,30 @@ class SqliteRecord:
         return await self._read(matching.last_arrival)
 
     async def matching(self, only: Filter, first: int, last: int) -> Sequence[str]:
-        return await self._read(matching.matching, only, first, last)
+        return await self._read_long(matching.matching, only, first, last)
 
     async def directories(self) -> Sequence[DirectoryCount]:
-        return await self._read(queries.directories)
+        return await self._read_long(queries.directories)
 
     async def directory(self, work_directory: str) -> DirectoryCount:
         return await self._read(queries.directory, work_directory)
 
     async def history(self, task_id: str) -> Sequence[Entry]:
-        return await self._read(queries.entries_of, task_id)
+        return await self._read_long(queries.entries_of, task_id)
 
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
-        return await self._read(queries.events, after, limit, only)
+        return await self._read_long(queries.events, after, limit, only)
 
     async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
-        return await self._read(traces.log, task_id, after, limit, attempt)
+        return await self._read_long(traces.log, task_id, after, limit, attempt)
 
     async def sightings(self, after: int) -> Sequence[Sighting]:
-        return await self._read(traces.sightings, after)
+        return await self._read_long(traces.sightings, after)
 
     async def page(
         self, only: Filter, sort: Sort, limit: int, *, offset: int = 0, after: Spot | None = None, counted: bool = True
     ) -> Page:
-        async with self._lists:
-            return await self._read(lists.page, only, sort, limit, offset=offset, after=after, counted=counted)
+        return await self._read_long(lists.page, only, sort, limit, offset=offset, after=after, counted=counted)
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
@@ -93,10 +92,17 @@ class SqliteRecord:
         return await self._read(queries.config_version, version)
 
     async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
-        return await self._read(statistics, work_directory, start, end, bucket)
+        return await self._read_long(statistics, work_directory, start, end, bucket)
 
     async def oldest_waiting(self) -> int | None:
         return await self._read(queries.oldest_waiting)
+
+    async def _read_long(
+        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What may take long; one reader is always left for the rest."""
+        async with self._long:
+            return await self._read(query, *args, **kwargs)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs

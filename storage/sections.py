@@ -3,6 +3,7 @@ one behind the other."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from time import monotonic
 from typing import Literal
 
 import orjson
@@ -12,6 +13,7 @@ from dispatcher.fields import Priority
 from dispatcher.record import Filter, Sort, Spot
 from dispatcher.task import Status
 from storage.sources import (
+    SIZED_MAX,
     Arm,
     Pick,
     Source,
@@ -28,10 +30,14 @@ from storage.sources import (
 )
 
 COMMON = 30_000  # what has more tasks is not sorted: the index that lies sorted is gone along instead
-EXAMINED_MAX = 50_000  # to count no more tasks are looked up
+COUNT_SECONDS = 0.08  # so long it may take to count what no number is kept of; afterwards at least
+COUNTED_MIN = 2_000  # tasks are looked at
+WINDOW = 16_384  # arrivals among which tasks are counted in one go
 CHUNK, CHUNK_MAX = 256, 4096  # candidates that are drawn at once: few at first, for often they are enough
 COUNTERS = {"status", "work_directory"}  # of these there are counts in the record
-
+OLDEST_AND_NEWEST = (
+    "select coalesce((select min(arrival) from tasks), 1), coalesce((select max(arrival) from tasks), 0)"
+)
 
 Picks = dict[Filter, Pick | None]
 """What was picked for which filter, within one reading of the record."""
@@ -146,8 +152,9 @@ def _pick(db: sqlite3.Connection, only: Filter, bounds: Span, picks: Picks) -> P
     return picks[only]
 
 
-def count(db: sqlite3.Connection, only: Filter, picks: Picks) -> tuple[int, bool]:
-    """How many tasks there are, whatever is said of text; or at least are, and whether that is exact."""
+def count(db: sqlite3.Connection, only: Filter, picks: Picks, until: float) -> tuple[int, bool]:
+    """How many tasks there are, whatever is said of text; or, when that time (of the monotonic clock) comes before all
+    are counted, how many among the newest; and whether that is all."""
     wanted, bounds = conditions(only), span(db, only)
     if wanted.keys() <= COUNTERS and not only.tags and only.created_after is None and only.created_before is None:
         where = one_of("work_directory", only.work_directories) if only.work_directories else "true"
@@ -155,16 +162,26 @@ def count(db: sqlite3.Connection, only: Filter, picks: Picks) -> tuple[int, bool
         query = f"select coalesce(sum({number}), 0) from work_directories where {where}"
         (total,) = db.execute(query, only.work_directories).fetchone()
         return int(total), True
-    picked = _pick(db, only, bounds, picks)
-    arm = (picked.source if picked else all_of_them("tasks_by_arrival", bounds)).arms[0]
-    if picked and (picked.source.lanes == 0 or not is_all(arm, only)):
-        newest = f"order by {arm.arrival} desc" if picked.source.lanes == 1 else ""
-        some = f"(select {arm.arrival} from {arm.table} where {arm.where} {newest} limit {EXAMINED_MAX}) s"
-        if picked.size > EXAMINED_MAX:
-            arm = evolve(arm, table=some, where="true", covers=frozenset())
-    table, where, values, _ = _checked(arm, only, [], needs=set())
-    (total,) = db.execute(f"select count(*) from {table} where {where}", values).fetchone()
-    return int(total), "limit" not in table
+    picked, total = _pick(db, only, bounds, picks), 0
+    windows = _windows(db, bounds, picked.size if picked else SIZED_MAX)
+    for window in windows:
+        source = narrowed(db, picked, only, window).source if picked else all_of_them("tasks_by_arrival", window)
+        table, where, values, _ = _checked(source.arms[0], only, [], needs=set())
+        (some,) = db.execute(f"select count(*) from {table} where {where}", values).fetchone()
+        total += int(some)
+        if monotonic() >= until:
+            return total, next(windows, None) is None
+    return total, True
+
+
+def _windows(db: sqlite3.Connection, bounds: Span, size: int) -> Iterator[Span]:
+    """The bounds in pieces, the newest first; each has about COUNTED_MIN of so many tasks, or more."""
+    (oldest, newest) = db.execute(OLDEST_AND_NEWEST).fetchone()
+    first, last = max(bounds.first, oldest), min(bounds.last, newest)
+    arrivals = max(WINDOW, COUNTED_MIN * (last - first + 1) // max(size, 1) + 1)
+    while last >= first:
+        yield Span(max(first, last - arrivals + 1), last)
+        last -= arrivals
 
 
 def _checked(

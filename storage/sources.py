@@ -18,6 +18,8 @@ from storage import search
 from storage.queries import first_arrival_since
 
 SIZED_MAX = 100_000  # of a source with more it is not known how many
+SIZED_FIRST, SIZED_FACTOR = 1_000, 10  # at first it is seen which are smaller than that, then so many times
+SIZED_TOGETHER_MAX = 200_000  # index entries that are counted to tell all the sources of a filter apart
 PROMPT_COST = 10  # to read a prompt costs so much more than to look up an arrival in the indexes
 
 Values = tuple[Any, ...]
@@ -101,8 +103,9 @@ def pick(db: sqlite3.Connection, only: Filter, span: Span) -> Pick | None:
         dear = PROMPT_COST if only.text is not None and not picked.source.is_text else 1
         return picked.size * dear, picked.source.lanes or SIZED_MAX
 
-    found = [Pick(place, source, _size(db, source)) for place, source in enumerate(_sources(db, only, span))]
-    return min(found, key=cost, default=None)
+    found = list(_sources(db, only, span))
+    picks = [Pick(place, *sized) for place, sized in enumerate(zip(found, _sizes(db, found), strict=True))]
+    return min(picks, key=cost, default=None)
 
 
 def is_all(arm: Arm, only: Filter) -> bool:
@@ -169,10 +172,24 @@ def _text(asked: str, indexed: int, span: Span) -> Source:
     return Source(arms=(index, tail), lanes=1, is_text=True)
 
 
-def _size(db: sqlite3.Connection, source: Source) -> int:
+def _sizes(db: sqlite3.Connection, found: Sequence[Source]) -> Sequence[int]:
+    """Of each how many tasks it has. Once one turns out to be small it does not matter how large the others are, and
+    they count as SIZED_MAX."""
+    sizes, most, left = [SIZED_MAX] * len(found), min(SIZED_FIRST, SIZED_MAX), SIZED_TOGETHER_MAX
+    while found and most * len(found) <= left:
+        counted = [_size(db, source, most) for source in found]
+        sizes = [size if size < most else SIZED_MAX for size in counted]
+        left -= sum(counted)
+        if min(sizes) < most or most == SIZED_MAX:
+            break
+        most = max(most + 1, min(most * SIZED_FACTOR, SIZED_MAX, left // len(found)))
+    return sizes
+
+
+def _size(db: sqlite3.Connection, source: Source, most: int) -> int:
     rows = " union all ".join(f"select 1 from {arm.table} where {arm.where}" for arm in source.arms)
     values = [value for arm in source.arms for value in arm.values]
-    (size,) = db.execute(f"select count(*) from ({rows} limit ?)", (*values, SIZED_MAX)).fetchone()
+    (size,) = db.execute(f"select count(*) from ({rows} limit ?)", (*values, most)).fetchone()
     return int(size)
 
 

@@ -14,14 +14,16 @@ NUMBER_MAX = 2**63 - 1
 
 @frozen
 class Cursor:
-    """The spot behind which the page begins, and how many tasks came before."""
+    """The spot behind which the page begins, how many tasks came before, and how many behind it do not belong to it:
+    they come before, too, but were not reached yet."""
 
     spot: Spot
     before: int
+    ahead: int
 
 
 def write(cursor: Cursor, only: Filter, sort: Sort) -> str:
-    numbers = [cursor.spot.key, cursor.spot.arrival, cursor.before]
+    numbers = [cursor.spot.key, cursor.spot.arrival, cursor.before, cursor.ahead]
     return urlsafe_b64encode(orjson.dumps([*numbers, _digest(numbers, only, sort)])).decode().rstrip("=")
 
 
@@ -29,10 +31,11 @@ def read(text: str, only: Filter, sort: Sort) -> Cursor:
     """Raises Invalid if it is not the cursor of a list with this filter and sort."""
     try:
         content = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-        key, arrival, before, digest = orjson.loads(content)
-        cursor = Cursor(Spot(key, arrival), before)
-        known = all(type(number) is int and 0 <= number <= NUMBER_MAX for number in (key, arrival, before))
-        if known and digest == _digest([key, arrival, before], only, sort) and write(cursor, only, sort) == text:
+        *numbers, digest = orjson.loads(content)
+        key, arrival, before, ahead = numbers
+        cursor = Cursor(Spot(key, arrival), before, ahead)
+        known = all(type(number) is int and 0 <= number <= NUMBER_MAX for number in numbers)
+        if known and digest == _digest(numbers, only, sort) and write(cursor, only, sort) == text:
             return cursor
     except (ValueError, TypeError):
         pass

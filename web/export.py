@@ -1,5 +1,6 @@
 """Every task of a list, as a stream: in slices, so that neither it nor its reader fills the memory."""
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from aiohttp.web import Request, StreamResponse
 from dispatcher.record import Filter, Sort
 from web.codec import encode
 from web.delivery import delivering
+from web.negotiation import compress
 from web.service import Service
 from web.views import WholeTask, whole
 
@@ -50,16 +52,21 @@ def _cell(name: str, value: Any) -> object:
 async def export(service: Service, request: Request, only: Filter, sort: Sort, form: str) -> StreamResponse:
     """ConnectionError if the other side does not read, has gone, or the server stops: the stream breaks off, and the
     reader can tell."""
-    response = StreamResponse(headers={"Content-Type": f"{form}; charset=utf-8", "Vary": "Accept"})
+    headers = {"Content-Type": f"{form}; charset=utf-8", "Vary": "Accept, Accept-Encoding"}
+    response = StreamResponse(headers=headers)
+    if request.method == "HEAD":
+        return response
+    compress(request, response)
     timeout = service.settings.server.request_timeout_seconds
     is_first = True
     async for tasks in _slices(service, only, sort):
         if service.draining.is_set():
             raise ConnectionAbortedError("the server stops")
+        written = await asyncio.to_thread(FORMS[form], tasks, is_first)  # they may be large
         async with delivering(request, timeout):
             if is_first:
                 await response.prepare(request)
-            await response.write(FORMS[form](tasks, is_first))
+            await response.write(written)
         is_first = False
     async with delivering(request, timeout):
         await response.write_eof()

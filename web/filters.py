@@ -25,6 +25,8 @@ from dispatcher.fields import (
 from dispatcher.record import Filter, Sort
 from dispatcher.task import Status
 
+SEARCH_OFFSET_MAX = 10_000  # what lies before a page of a search is searched for, too
+
 FEW = (MinLen(1), MaxLen(100), Rule(distinct))
 
 
@@ -71,3 +73,5 @@ class ListQuery(TaskFilter):
         yield from TaskFilter.faults(self)
         if self.cursor is not None and self.offset is not None:
             yield "cursor", "cannot be given together with offset"
+        if self.q is not None and (self.offset or 0) > SEARCH_OFFSET_MAX:
+            yield "offset", f"must be at most {SEARCH_OFFSET_MAX} together with q: go on with a cursor"

@@ -17,7 +17,7 @@ from web.bodies import Batch, ChangeSettings, ClaimBody, EventsQuery, Logs, Many
 from web.briefing import RESULTS_BYTES_MAX
 from web.bulk import SKIPPED_MAX
 from web.connections import LINE_BYTES_MAX
-from web.filters import ListQuery, TaskFilter
+from web.filters import SEARCH_OFFSET_MAX, ListQuery, TaskFilter
 from web.reconfiguring import CHANGES_MAX
 from web.service import Service
 from web.settings import Settings
@@ -69,6 +69,7 @@ FIXED: Mapping[str, float] = {
     "idempotency_hours": IDEMPOTENCY_HOURS,
     "doubled_retry_delay_seconds": RETRY_DELAY_MAX_SECONDS,
     "dependency_results_bytes": RESULTS_BYTES_MAX,
+    "offset_of_a_search": SEARCH_OFFSET_MAX,
     "faults_per_answer": FAULTS_MAX,
     "messages_waiting": MAILBOX_MAX,
     "places_of_waiting_claims": PARKED_MAX,

@@ -1,9 +1,11 @@
 """The list of tasks: a page of it as JSON, or all of it as a stream of CSV or of lines of JSON."""
 
+import asyncio
 from typing import TypedDict
 
-from aiohttp.web import Request, StreamResponse
+from aiohttp.web import Request, Response, StreamResponse
 
+from dispatcher.record import Page
 from web.answers import ok
 from web.codec import Fault, Invalid
 from web.cursors import Cursor, read, write
@@ -34,7 +36,7 @@ async def listing(service: Service, asked: ListQuery, request: Request) -> Strea
     """Tasks that match every filter given: a page as JSON, or all of them as text/csv or application/x-ndjson."""
     wanted = choose(request, [JSON, *FORMS])
     if wanted == JSON:
-        return ok(await _page(service, asked), service.clock(), headers={"Vary": "Accept"})
+        return await _page(service, asked)
     if faults := [
         Fault(name, f"cannot be given for {wanted}, which is the whole list")
         for name in PAGING
@@ -44,7 +46,7 @@ async def listing(service: Service, asked: ListQuery, request: Request) -> Strea
     return await export(service, request, asked.filter(), asked.sort, wanted)
 
 
-async def _page(service: Service, asked: ListQuery) -> TaskPage:
+async def _page(service: Service, asked: ListQuery) -> Response:
     only, sort = asked.filter(), asked.sort
     if asked.cursor is None:
         offset = asked.offset or 0
@@ -52,7 +54,15 @@ async def _page(service: Service, asked: ListQuery) -> TaskPage:
     else:
         cursor = read(asked.cursor, only, sort)
         offset = cursor.before
-        page = await service.record.page(only, sort, asked.limit, after=cursor.spot)
+        page = await service.record.page(only, sort, asked.limit, offset=cursor.ahead, after=cursor.spot)
+
+    def answer() -> Response:
+        return ok(_says(asked, page, offset), service.clock(), headers={"Vary": "Accept"})
+
+    return await asyncio.to_thread(answer)  # its tasks may be large
+
+
+def _says(asked: ListQuery, page: Page, offset: int) -> TaskPage:
     behind = offset + len(page.tasks)
     return {
         "tasks": [whole(task) for task in page.tasks],
@@ -61,5 +71,5 @@ async def _page(service: Service, asked: ListQuery) -> TaskPage:
         "page": offset // asked.limit + 1,
         "limit": asked.limit,
         "offset": offset,
-        "next_cursor": write(Cursor(page.end, behind), only, sort) if page.end else None,
+        "next_cursor": write(Cursor(page.end, behind, page.ahead), asked.filter(), asked.sort) if page.end else None,
     }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from aiohttp.web import ContentCoding, Request, Response
+from aiohttp.web import ContentCoding, Request, Response, StreamResponse
 
 from web.answers import Failure
 
@@ -38,8 +38,12 @@ def _weight(media: str, ranges: Mapping[str, float]) -> float:
 
 def pack(request: Request, response: Response) -> None:
     """Have a large answer compressed if the caller takes that."""
-    if (response.content_length or 0) <= PACKED_BYTES:
-        return
+    if (response.content_length or 0) > PACKED_BYTES:
+        compress(request, response)
+
+
+def compress(request: Request, response: StreamResponse) -> None:
+    """The same whatever its size."""
     if "Accept-Encoding" not in (varies := response.headers.get("Vary", "")):
         response.headers["Vary"] = f"{varies}, Accept-Encoding" if varies else "Accept-Encoding"
     if coding := _coding(request.headers.get("Accept-Encoding", "")):

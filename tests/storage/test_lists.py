@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from dispatcher.fields import Priority
 from dispatcher.messages import Cancel, Delete, Edit
 from dispatcher.ports import Change
-from dispatcher.record import Filter, Sort, Spot
+from dispatcher.record import EventFilter, Filter, Record, Sort, Spot
 from dispatcher.task import Status, Task
-from storage import lists, search, sections, sources, sqlite, store
+from storage import lists, matching, queries, search, sections, sources, sqlite, store, traces
+from storage import record as storage_record
 from storage.rows import TASKS
 from storage.store import open_store
 from tests.dispatcher.test_board import Desk
@@ -126,7 +127,7 @@ def record(born: list[tuple[Task, int]], becoming: list[tuple[int, Task | None]]
 
 
 @contextmanager
-def bounds(**values: int) -> Iterator[None]:
+def bounds(**values: float) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (lists, sections, sources):
             for name, value in values.items():
@@ -135,16 +136,16 @@ def bounds(**values: int) -> Iterator[None]:
         yield
 
 
-def walk(db: sqlite3.Connection, only: Filter, sort: Sort, limit: int) -> list[Task]:
+def walk(db: sqlite3.Connection, only: Filter, sort: Sort, limit: int, offset: int = 0) -> list[Task]:
     found: list[Task] = []
     after: Spot | None = None
     while True:
-        page = lists.page(db, only, sort, limit, after=after, counted=False)
+        page = lists.page(db, only, sort, limit, offset=offset, after=after, counted=False)
         found += page.tasks
         if page.end is None:
             return found
         assert page.end != after
-        after = page.end
+        after, offset = page.end, page.ahead
 
 
 @settings(max_examples=200, deadline=None)
@@ -172,14 +173,16 @@ def test_a_list_says_what_looking_at_every_task_says(
     db = record(born, becoming, indexed)
     every = list(map(TASKS.value, db.execute(TASKS.select)))
     expected = in_order([task for task in every if matches(task, only)], sort)
-    with bounds(SIZED_MAX=common, COMMON=common, CHUNK=2, CHUNK_MAX=4, PROMPTS_AT_ONCE=3):
+    with bounds(SIZED_MAX=common, COMMON=common, CHUNK=2, CHUNK_MAX=4, PROMPTS_AT_ONCE=3, WINDOW=3):
         page = lists.page(db, only, sort, limit, offset=offset)
         assert list(page.tasks) == expected[offset : offset + limit]
         assert (page.total, page.total_is_exact) == (len(expected), True)
         assert (page.end is None) == (len(expected) <= offset + limit)
         assert walk(db, only, sort, limit) == expected
-    few = {"SIZED_MAX": common, "EXAMINED_MAX": 1, "PAGE_BYTES_MAX": 60}
-    with bounds(COUNTED_PROMPTS_MAX=2, SEARCHED_PROMPTS_MAX=3, PROMPTS_AT_ONCE=2, **few):
+        with bounds(SEARCH_SECONDS=0):
+            assert walk(db, only, sort, limit, offset) == expected[offset:]
+    few = {"SIZED_MAX": common, "SIZED_FIRST": 1, "SIZED_TOGETHER_MAX": 6, "PAGE_BYTES_MAX": 60}
+    with bounds(COUNT_SECONDS=0, COUNTED_MIN=2, WINDOW=2, SEARCHED_PROMPTS_MAX=3, PROMPTS_AT_ONCE=2, **few):
         assert walk(db, only, sort, limit) == expected
         page = lists.page(db, only, sort, limit, offset=offset)
         assert page.total <= len(expected)
@@ -200,11 +203,102 @@ def test_a_search_that_finds_little_is_cut_short_and_goes_on() -> None:
     """Two letters have no index; no more prompts are read for one page than is bearable."""
     desk = Desk()
     made = [desk.create(prompt="no" if number else "yes") for number in range(10)]
-    with bounds(SEARCHED_PROMPTS_MAX=4, COUNTED_PROMPTS_MAX=4):
+    with bounds(SEARCHED_PROMPTS_MAX=4, COUNTED_MIN=4, COUNT_SECONDS=0, PROMPTS_AT_ONCE=4):
         first = lists.page(desk.db, Filter(text="ye"), "-created_at", 5)
         assert (first.tasks, first.total, first.total_is_exact) == ((), 0, False)
         assert first.end is not None
     assert list(lists.page(desk.db, Filter(text="ye"), "-created_at", 5, after=first.end).tasks) == [made[0]]
+
+
+def test_every_page_of_a_search_is_whole_however_deep_it_lies() -> None:
+    """What lies before it is not what is looked through for it."""
+    desk = Desk()
+    made = [desk.create(prompt="yes") for _ in range(20)][::-1]
+    with bounds(SEARCHED_PROMPTS_MAX=4, COUNTED_MIN=4, COUNT_SECONDS=0, PROMPTS_AT_ONCE=4):
+        for offset in range(20):
+            page = lists.page(desk.db, Filter(text="ye"), "-created_at", 3, offset=offset)
+            assert list(page.tasks) == made[offset : offset + 3]
+            assert (page.end is None) == (offset >= 17)
+
+
+def test_what_lies_before_a_page_is_searched_for_no_longer_than_is_bearable() -> None:
+    """The next page goes on with it."""
+    desk = Desk()
+    made = [desk.create(prompt="yes" if number % 4 else "no") for number in range(20)][::-1]
+    held = [task for task in made if task.prompt == "yes"]
+    with bounds(SEARCH_SECONDS=0, COUNT_SECONDS=0, COUNTED_MIN=2, PROMPTS_AT_ONCE=2):
+        first = lists.page(desk.db, Filter(text="ye"), "-created_at", 3, offset=10)
+        assert (first.tasks, first.ahead) == ((), 10 - 2)
+        assert first.end is not None
+        assert walk(desk.db, Filter(text="ye"), "-created_at", 3, offset=10) == held[10:]
+
+
+MANY = 60_000
+COUNTED = {
+    "text": Filter(text="find me"),
+    "two letters": Filter(text="me"),
+    "worker and directory": Filter(worker_ids=("ann",), work_directories=("/a",)),
+    "all of some tags": Filter(tags=("x", "y")),
+    "one of some tags": Filter(tags=("x", "y"), tag_mode="any"),
+    "tag and status": Filter(tags=("x",), statuses=(Status.WAITING,)),
+    "time": Filter(created_after=0),
+}
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[sqlite3.Connection]:
+    """Many tasks that differ in nothing."""
+    desk = Desk()
+    names = ", ".join(sqlite.TASKS.columns)
+    values = sqlite.TASKS.row(
+        evolve(desk.create(tags=("x", "y")), prompt="find me", work_directory="/a", worker_id="ann")
+    )
+    own = {"arrival": "n", "task_id": "'task-' || n", "created_at": "n"}
+    picked = ", ".join(own.get(name, "?") for name in sqlite.TASKS.columns)
+    given = [value for name, value in zip(sqlite.TASKS.columns, values, strict=True) if name not in own]
+    numbers = f"with recursive many (n) as (select 2 union all select n + 1 from many where n <= {MANY})"
+    desk.db.execute(f"insert into tasks ({names}) {numbers} select {picked} from many", given)
+    desk.db.execute(
+        "insert into task_tags select tag.value, arrival from tasks, json_each(tags) as tag where arrival > 1"
+    )
+    desk.db.execute("delete from tasks where arrival = 1")
+    desk.db.execute("delete from task_tags where arrival = 1")
+    yield desk.db
+    desk.db.close()
+
+
+@pytest.mark.parametrize("only", COUNTED.values(), ids=list(COUNTED))
+def test_a_total_is_exact_if_there_is_time_to_count(crowd: sqlite3.Connection, only: Filter) -> None:
+    """However many there are; if not, it is said that there are more."""
+    with bounds(COUNT_SECONDS=30):
+        page = lists.page(crowd, only, "-created_at", 1)
+        assert (page.total, page.total_is_exact) == (MANY, True)
+    with bounds(COUNT_SECONDS=0):
+        page = lists.page(crowd, only, "-created_at", 1)
+        assert sections.COUNTED_MIN <= page.total < MANY
+        assert not page.total_is_exact
+
+
+def test_the_sources_of_a_filter_are_told_apart_within_one_budget(
+    crowd: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are; and no further than until one is known to be small."""
+    counted = [0]
+    size = sources._size
+
+    def counting(*asked: Any) -> int:
+        found = size(*asked)
+        counted[0] += found
+        return found
+
+    monkeypatch.setattr(sources, "_size", counting)
+    many = Filter(tags=("x", "y"), statuses=(Status.WAITING,), worker_ids=("ann",))
+    with bounds(SIZED_TOGETHER_MAX=50_000):
+        lists.page(crowd, many, "-created_at", 1)
+    assert 4 * sources.SIZED_FIRST < counted[0] <= 50_000
+    counted[0] = 0
+    page = lists.page(crowd, evolve(many, tags=("x", "y", "nobody's")), "-created_at", 1)
+    assert (page.tasks, counted[0]) == ((), 4 * sources.SIZED_FIRST)
 
 
 def test_pages_stay_in_step_while_tasks_come_and_go() -> None:
@@ -362,7 +456,27 @@ async def test_a_read_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         assert await asyncio.wait_for(opened.record.waiting(None), 5) == 0
 
 
-async def test_lists_leave_a_reader_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+LONG: dict[str, tuple[Any, str, Callable[[Record], Awaitable[object]]]] = {
+    "page": (lists, "page", lambda record: record.page(Filter(), "created_at", 1)),
+    "matching": (matching, "matching", lambda record: record.matching(Filter(), 1, 2)),
+    "statistics": (storage_record, "statistics", lambda record: record.statistics(None, 0, 60_000, 60_000)),
+    "events": (queries, "events", lambda record: record.events(0, 1, EventFilter())),
+    "history": (queries, "entries_of", lambda record: record.history("a")),
+    "directories": (queries, "directories", lambda record: record.directories()),
+    "log": (traces, "log", lambda record: record.log("a", 0, 1)),
+    "sightings": (traces, "sightings", lambda record: record.sightings(0)),
+}
+
+
+@pytest.mark.parametrize(("module", "name", "ask"), LONG.values(), ids=list(LONG))
+async def test_what_may_take_long_leaves_a_reader_for_the_rest(
+    module: Any,
+    name: str,
+    ask: Callable[[Record], Awaitable[object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of it together, lists beside anything else."""
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -370,9 +484,12 @@ async def test_lists_leave_a_reader_for_the_rest(tmp_path: Path, monkeypatch: py
         asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)
 
     monkeypatch.setattr(lists, "page", slow)
+    monkeypatch.setattr(module, name, slow)
     async with open_store(tmp_path / "tasks.db") as opened:
-        waiting = [asyncio.create_task(opened.record.page(Filter(), "created_at", 1)) for _ in range(2 * store.READERS)]
+        first = opened.record.page(Filter(), "created_at", 1)
+        waiting = [asyncio.ensure_future(it) for it in (first, *(ask(opened.record) for _ in range(store.READERS)))]
         await asyncio.sleep(0)
-        assert await asyncio.wait_for(opened.record.waiting(None), 5) == 0
+        assert await asyncio.wait_for(opened.record.task("a"), 5) is None
+        assert await asyncio.wait_for(opened.record.oldest_waiting(), 5) is None
         gate.set()
         await asyncio.gather(*waiting)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sqlite3
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from storage.hop import hop
 from storage.store import open_store
 from storage.versions import migrate, steps
 from tests.dispatcher.test_board import Desk
+from tests.dispatcher.world import database
 from tests.web.conftest import until
 
 STATUSES = ", ".join(Status)
@@ -348,3 +350,14 @@ async def test_the_task_that_has_waited_longest_is_found_in_any_directory(tmp_pa
         assert await opened.record.oldest_waiting() == 10
         await opened.commit(desk.effects(Claim(work_directories=("/w",)), 50).changes)
         assert await opened.record.oldest_waiting() == 20
+
+
+def test_who_has_waited_longest_is_looked_up_and_not_searched_for() -> None:
+    """Of each priority the index has the oldest in front, here and in each directory."""
+    with closing(database()) as db:
+        for query in (queries.OLDEST_WAITING, queries.DIRECTORY_COUNTS):
+            plan = [row[3] for row in db.execute(f"explain query plan {query}")]
+            assert (
+                sum("(status=? AND priority=?)" in line or "AND status=? AND priority=?" in line for line in plan) == 3
+            )
+            assert not any("TEMP B-TREE" in line or line.startswith("SCAN tasks") for line in plan), plan

@@ -8,19 +8,26 @@ import sqlite3
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from contextlib import closing
 from pathlib import Path
+from threading import current_thread, main_thread
 from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientPayloadError
 
+from dispatcher.task import Task
+from storage import lists as found_lists
 from storage import sqlite
 from tests.conftest import ServerProcess
 from tests.dispatcher.test_board import Desk
 from tests.web.conftest import TASKS, Api, connected, text_of, until, wire
+from tests.web.inside import inside
+from web import export, lists, views
 from web.negotiation import best
+from web.views import WholeTask
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FORMS = ["application/json", CSV, NDJSON]
+AS_IT_IS = {"Accept": NDJSON, "Accept-Encoding": "identity"}
 
 
 async def ids(api, **query):
@@ -242,6 +249,30 @@ async def test_a_cursor_is_good_for_its_own_list_only(api, directory):
         assert (await api.get(TASKS, **query, cursor=text)).faults() == ["cursor"]
 
 
+async def test_a_search_is_not_begun_far_from_its_beginning(api, directory):
+    """It would have to be searched through up to there; a cursor knows where it is."""
+    most = (await api.get("/api/v1/limits")).data["limits"]["offset_of_a_search"]
+    assert (await api.get(TASKS, q="a", offset=most + 1)).faults() == ["offset"]
+    assert (await api.get(TASKS, q="a", offset=most)).status == 200
+    assert (await api.get(TASKS, offset=most + 1)).status == 200
+
+
+async def test_a_page_of_a_search_that_has_not_begun_begins_on_the_next(tmp_path: Path, monkeypatch):
+    """What lies before it is never shown."""
+    for name, value in {"SEARCH_SECONDS": 0, "COUNT_SECONDS": 0, "COUNTED_MIN": 1, "PROMPTS_AT_ONCE": 2}.items():
+        monkeypatch.setattr(found_lists, name, value)
+    async with inside(tmp_path) as (api, _, _):
+        made = [(await api.create("/a", prompt="yes"))["task_id"] for _ in range(9)][::-1]
+        page = (await api.get(TASKS, q="ye", offset=5, limit=3)).data
+        assert (page["tasks"], page["offset"]) == ([], 5)
+        seen = []
+        while page["next_cursor"]:
+            page = (await api.get(TASKS, q="ye", limit=3, cursor=page["next_cursor"])).data
+            assert page["offset"] == 5 + len(seen)
+            seen += [task["task_id"] for task in page["tasks"]]
+    assert seen == made[5:]
+
+
 async def test_a_cursor_outlives_what_comes_and_goes(api, directory):
     made = [(await api.create(directory))["task_id"] for _ in range(6)]
     page = (await api.get(TASKS, work_directory=directory, limit=2)).data
@@ -324,6 +355,63 @@ async def test_the_form_is_what_the_caller_likes_best(api, accept, form):
         assert answer.headers["Content-Type"].partition(";")[0] == FORMS[form]
 
 
+@pytest.mark.parametrize("accept", [CSV, NDJSON])
+async def test_of_an_export_there_is_a_head_without_a_body(shared, api, directory, accept):
+    """Nothing comes before the answer to the next request."""
+    await api.create(directory)
+    async with wire(shared) as connection:
+        for coding in ("identity", "gzip"):
+            await connection.send(text_of("HEAD", TASKS, Accept=accept, Accept_Encoding=coding))
+            status, headers = await connection.head()
+            assert (status, headers["Content-Type"]) == (200, f"{accept}; charset=utf-8")
+            assert headers["Vary"] == "Accept, Accept-Encoding"
+            await connection.send(text_of("GET", "/health/live"))
+            assert (await connection.answer()).json == {"status": "alive"}
+
+
+async def test_the_head_of_an_export_reads_nothing(tmp_path: Path, monkeypatch):
+    async with inside(tmp_path) as (api, service, _):
+        monkeypatch.setattr(service.record, "page", None)
+        assert (await api.call("HEAD", TASKS, headers={"Accept": CSV})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"), [("gzip", "gzip"), ("deflate;q=1, gzip;q=0.5", "deflate"), ("br", None)]
+)
+@pytest.mark.parametrize("accept", [CSV, NDJSON])
+async def test_an_export_is_compressed_if_the_caller_takes_that(shared, api, directory, accept, accepted, coding):
+    for _ in range(3):
+        await api.create(directory, prompt="x" * 5000)
+    path = f"{TASKS}?work_directory={directory}"
+    plain = await api.call("GET", path, headers={"Accept": accept, "Accept-Encoding": "identity"})
+    async with wire(shared) as connection:
+        await connection.send(text_of("GET", path, Accept=accept, Accept_Encoding=accepted, Connection="close"))
+        status, headers = await connection.head()
+        sent = await connection.rest()
+    assert (status, headers.get("Content-Encoding")) == (200, coding)
+    assert headers["Vary"] == plain.headers["Vary"] == "Accept, Accept-Encoding"
+    assert (len(sent) < 5000) == (coding is not None)
+    packed = await api.call("GET", path, headers={"Accept": accept, "Accept-Encoding": accepted})
+    assert packed.content == plain.content  # the client has unpacked it
+
+
+@pytest.mark.parametrize("accept", FORMS)
+async def test_many_tasks_are_written_out_while_others_are_served(tmp_path: Path, monkeypatch, accept):
+    threads = set()
+
+    def whole(task: Task) -> WholeTask:
+        threads.add(current_thread())
+        return views.whole(task)
+
+    for module in (export, lists):
+        monkeypatch.setattr(module, "whole", whole)
+    async with inside(tmp_path) as (api, _, _):
+        await api.create("/a")
+        assert (await api.call("GET", TASKS, headers={"Accept": accept})).status == 200
+    assert threads
+    assert main_thread() not in threads
+
+
 # Long lists
 
 MANY, PROMPT = 20_000, "x" * 2000
@@ -364,7 +452,7 @@ async def test_an_export_needs_no_memory_for_what_it_has_sent(long):
     async with connected(long) as api:
         assert len(await ids(api, limit=1000)) == 1000
         before, most, size, lines = resident_kb(long), 0, 0, 0
-        async with api.session.get(f"{api.url}{TASKS}", headers={"Accept": NDJSON}) as response:
+        async with api.session.get(f"{api.url}{TASKS}", headers=AS_IT_IS) as response:
             async for chunk in response.content.iter_chunked(1 << 20):
                 size, lines = size + len(chunk), lines + chunk.count(b"\n")
                 most = max(most, resident_kb(long))
@@ -394,7 +482,7 @@ async def test_a_reader_that_leaves_stops_the_export(long):
 
 async def test_a_server_that_stops_breaks_the_export_off(long):
     """So that nobody takes a part for the whole."""
-    async with connected(long) as api, api.session.get(f"{api.url}{TASKS}", headers={"Accept": NDJSON}) as response:
+    async with connected(long) as api, api.session.get(f"{api.url}{TASKS}", headers=AS_IT_IS) as response:
         assert (await response.content.readline()).endswith(b"\n")
         await asyncio.to_thread(long.terminate)
         with pytest.raises((ClientPayloadError, ConnectionError)):
@@ -410,7 +498,7 @@ async def test_a_list_by_change_ends_although_tasks_go_on_changing(tmp_path: Pat
             body = {"work_directory": "/a", "prompt": PROMPT, "tags": [str(number)]}
             await api.post(f"{TASKS}/batch", {"tasks": [body] * 1000})
         path = f"{TASKS}?sort=updated_at"
-        async with api.session.get(f"{api.url}{path}", headers={"Accept": NDJSON}) as response:
+        async with api.session.get(f"{api.url}{path}", headers=AS_IT_IS) as response:
             seen = [json.loads(await response.content.readline())["task_id"]]
             await api.call("PATCH", f"{TASKS}/{seen[0]}", data=b'{"tags":["changed"]}')
             seen += [json.loads(line)["task_id"] async for line in response.content]
