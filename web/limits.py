@@ -15,7 +15,7 @@ from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, Nothing, Stream
 from web.briefing import RESULTS_BYTES_MAX
 from web.filters import TaskFilter
-from web.service import Service
+from web.service import STREAMS_MAX, Service
 from web.settings import Settings
 from web.strict import FAULTS_MAX
 
@@ -61,6 +61,7 @@ FIXED: Mapping[str, float] = {
     "faults_per_answer": FAULTS_MAX,
     "messages_waiting": MAILBOX_MAX,
     "places_of_waiting_claims": PARKED_MAX,
+    "streams_of_a_kind": STREAMS_MAX,
 }
 
 # By settings; 0 for none.
