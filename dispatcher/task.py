@@ -83,6 +83,7 @@ class Task:
     progress: Mapping[str, object] | None = None
 
     log_lines: int = 0  # of all attempts; the version does not tell of them
+    log_bytes: int = 0  # in these lines, as UTF-8
 
     # How it ended.
     completed_at: int | None = None

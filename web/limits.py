@@ -10,6 +10,7 @@ from attrs import fields
 from dispatcher import fields as types
 from dispatcher.actor import MAILBOX_MAX, PARKED_MAX
 from dispatcher.decisions.creation import IDEMPOTENCY_HOURS
+from dispatcher.decisions.logs import LOG_BYTES_MAX, LOG_LINES_MAX
 from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, Nothing, Stream
@@ -57,6 +58,8 @@ FIXED: Mapping[str, float] = {
     "idempotency_key_characters": IDEMPOTENCY_KEY_CHARACTERS,
     "idempotency_hours": IDEMPOTENCY_HOURS,
     "doubled_retry_delay_seconds": RETRY_DELAY_MAX_SECONDS,
+    "log_lines_per_task": LOG_LINES_MAX,
+    "log_bytes_per_task": LOG_BYTES_MAX,
     "dependency_results_bytes": RESULTS_BYTES_MAX,
     "faults_per_answer": FAULTS_MAX,
     "messages_waiting": MAILBOX_MAX,

@@ -1,5 +1,6 @@
 """One task as the contract tells of it, in the plainest words there are. Shares no code with the real one."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import define, evolve, field
@@ -85,6 +86,7 @@ class Job:
             "retry_count": self.retries,
             "lost_leases": self.lost,
             "log_lines": len(self.printed),
+            "log_bytes": _size(line for *_, line in self.printed),
             "error_message": self.error,
             "result": self.result,
         }
@@ -194,12 +196,14 @@ class Job:
 
     # What its holder says
 
-    def hear(self, message: Any, now: int, token_required: bool, log_lines_max: int) -> Any:
+    def hear(self, message: Any, now: int, token_required: bool, log_max: tuple[int, int]) -> Any:
         """None if it was accepted, else the answer."""
         if refusal := self._refusal(message, token_required):
             return refusal
-        if isinstance(message, Log) and len(self.printed) + len(message.lines) > log_lines_max:
-            return "LogFull"
+        if isinstance(message, Log):
+            lines = [*(line for *_, line in self.printed), *message.lines]
+            if len(lines) > log_max[0] or _size(lines) > log_max[1]:
+                return "LogFull"
         if isinstance(message, Complete) and message.original_prompt not in (None, self.create.prompt):
             return "PromptMismatch"
         match message:
@@ -253,3 +257,7 @@ class Job:
         if verb and message.lease_token not in self.late:
             self.late.append(message.lease_token)
         return "LeaseLost " + ("reassigned" if attempt < self.attempt else LOSSES.get(end, "finished"))
+
+
+def _size(lines: Iterable[str]) -> int:
+    return sum(len(line.encode()) for line in lines)

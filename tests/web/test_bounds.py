@@ -85,7 +85,7 @@ ELSEWHERE = {
     *("max_body_bytes", "idempotency_key_characters", "faults_per_answer", "max_concurrent_tasks"),
     *("idempotency_hours", "doubled_retry_delay_seconds", "messages_waiting", "places_of_waiting_claims"),
     *("request_timeout_seconds", "database_timeout_seconds", "dependency_results_bytes"),
-    *("values_per_filter", "search_characters", "streams_of_a_kind"),
+    *("values_per_filter", "search_characters", "streams_of_a_kind", "log_lines_per_task", "log_bytes_per_task"),
 }
 
 
