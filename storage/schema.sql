@@ -42,6 +42,7 @@ create table tasks (
     deadline_at         integer,
     started_at          integer,
     progress            text,
+    progress_told_at    integer,
     log_lines           integer not null,
     log_bytes           integer not null,
 

@@ -32,6 +32,7 @@ class Job:
     started_at: int | None = None
     progress: dict[str, Any] | None = None
     steps: int = 0  # of progress that were told
+    step_at: int | None = None  # the last one of this attempt
     ended_at: int | None = None
     retries: int = 0
     lost: int = 0
@@ -103,7 +104,7 @@ class Job:
             claim.claim_id,
             claim.lease_seconds,
         )
-        self.started_at, self.progress = now, None
+        self.started_at, self.progress, self.step_at = now, None, None
         self.deadline = now + round(self.create.timeout_seconds * 1000)
         self.renew(now)
 
@@ -213,7 +214,8 @@ class Job:
                 self.renew(now)
                 if said := message.progress:
                     before, self.progress = self.progress, {"percent": said.percent, "message": said.message}
-                    self.steps += self.progress != before
+                    if self.progress != before and (self.step_at is None or now - self.step_at >= 1000):
+                        self.steps, self.step_at = self.steps + 1, now
             case Complete(status="completed"):
                 self.end("completed", now, "completed", message.error_message, message.result)
             case Complete():
