@@ -105,11 +105,15 @@ class RetryLimitReached(Refusal):
 
 
 class LogFull(Refusal):
-    """There is no room for so many more lines in the task's log; none of them was kept."""
+    """There is no room for so many more lines, or such long ones, in the task's log; none of them was kept."""
 
-    def __init__(self, log_lines: int, log_lines_max: int) -> None:
-        super().__init__(f"the task's log has {log_lines} lines, and may have {log_lines_max}")
+    def __init__(self, log_lines: int, log_lines_max: int, log_bytes: int, log_bytes_max: int) -> None:
+        super().__init__(
+            f"the task's log has {log_lines} lines of {log_bytes} bytes in all,"
+            f" and may have {log_lines_max} of {log_bytes_max}"
+        )
         self.log_lines, self.log_lines_max = log_lines, log_lines_max
+        self.log_bytes, self.log_bytes_max = log_bytes, log_bytes_max
 
 
 class PromptMismatch(Refusal):

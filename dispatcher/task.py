@@ -81,8 +81,10 @@ class Task:
     deadline_at: int | None = None
     started_at: int | None = None
     progress: Mapping[str, object] | None = None
+    progress_told_at: int | None = None  # when the history was last told of it
 
     log_lines: int = 0  # of all attempts; the version does not tell of them
+    log_bytes: int = 0  # in these lines, as UTF-8
 
     # How it ended.
     completed_at: int | None = None

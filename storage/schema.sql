@@ -42,7 +42,9 @@ create table tasks (
     deadline_at         integer,
     started_at          integer,
     progress            text,
+    progress_told_at    integer,
     log_lines           integer not null,
+    log_bytes           integer not null,
 
     completed_at        integer,
     result              text,
@@ -133,7 +135,7 @@ create table config_versions (
     runtime text    not null check (json_type(runtime) = 'object') -- secrets as they are, never shown
 ) strict;
 
--- What the attempts at each task have printed; it goes when the task is deleted.
+-- What the attempts at each task have printed; it goes behind the task, when that has been deleted.
 create table task_logs (
     arrival integer not null, -- of the task
     number  integer not null, -- 1, 2, 3 … over all attempts
@@ -211,3 +213,6 @@ create table prompts_indexed (
 ) strict;
 
 insert into prompts_indexed values (1, 0);
+
+-- Tasks that were deleted, and whose logs are yet to be removed.
+create table logs_left (arrival integer primary key) strict;

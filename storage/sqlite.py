@@ -28,7 +28,7 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
-from storage import rollups, search
+from storage import leftovers, rollups, search
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
@@ -76,7 +76,6 @@ INSERT_TAG = "insert into task_tags values (?, ?)"
 DELETE_TAG = "delete from task_tags where tag = ? and arrival = ?"
 INSERT_DEPENDENCY = "insert into dependencies values (?, ?)"
 INSERT_LOG_LINE = "insert into task_logs values (?, ?, ?, ?, ?)"
-DELETE_LOG = "delete from task_logs where arrival = ?"
 DELETE_DEPENDENCY = "delete from dependencies where parent_id = ? and arrival = ?"
 INSERT_DIRECTORY = "insert into work_directories (work_directory) values (?) on conflict do nothing"
 ADD_COUNT = f"""
@@ -221,7 +220,7 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     db.executemany(DELETE_DEPENDENCY, chain.from_iterable(_no_longer_unmet(change) for change in net))
     db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in _unmet(task)))
     db.executemany(INSERT_LOG_LINE, _log_rows(changes))
-    db.executemany(DELETE_LOG, ((it.after.arrival,) for it in net if it.gone and it.after.log_lines))
+    leftovers.leave(db, net)
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
     rollups.write(db, rollups.tallies(net, entries))

@@ -20,7 +20,7 @@ from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.medium import Room
 from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
-from storage import search, sqlite
+from storage import leftovers, search, sqlite
 from storage.errors import NotOurs, StorageError
 from storage.hop import P, T, hop
 from storage.owner import OwnerLock
@@ -31,8 +31,10 @@ READERS = 3  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
 CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
 LOG_LINE_BYTES = 32  # and so much a line of a task's log, its text aside
+CLEAN_SECONDS = 0.5  # so long after a task was deleted its log begins to be removed
 SEARCH_SECONDS = 0.5  # so long after a commit its prompts begin to be indexed
 SEARCH_SHARE = 0.1  # of the writer's time, while it has other work too
+LEFTOVERS_SHARE = 0.1  # likewise, to remove what deleted tasks have left
 TAIL_MAX = 5_000  # with more prompts not indexed yet, every search has to look through too many: half of its time
 IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
 PROBE_BYTES = 4120  # how much a probe adds to the log: a page and its header
@@ -57,6 +59,8 @@ class SqliteStore:
         self._log_bytes = 0
         self._committed, self._written, self._log_is_long, self._full = Event(), Event(), Event(), Event()
         self._written.set()  # the last owner may have left some prompts to be indexed
+        self._left = Event()
+        self._left.set()  # and logs to be removed
         if log_bytes := _log_size(
             path
         ):  # the last owner did not stop in peace; one that dies again and again adds to it
@@ -85,6 +89,8 @@ class SqliteStore:
             raise NoRoom from error
         self._log_grew(sum(map(_log_bytes, changes)))
         self._written.set()
+        if any(isinstance(change, Change) and leftovers.has_left_a_log(change) for change in changes):
+            self._left.set()
         for watcher in self._watchers:
             watcher(len(changes), perf_counter() - began, flushed_seconds)
 
@@ -157,6 +163,27 @@ class SqliteStore:
             await asyncio.sleep(step.seconds * (1 / share - 1))
             step = await hop(self._writer, search.index_some, is_first=False)
 
+    async def keep_clean(self) -> None:
+        """Removes the logs of tasks that were deleted, in the gaps between the commits."""
+        while True:
+            await self._left.wait()
+            await asyncio.sleep(CLEAN_SECONDS)
+            self._left.clear()
+            try:
+                await self._remove_leftovers()
+            except sqlite3.Error as error:  # they harm nobody; the next commit will meet the trouble too
+                log.warning("the logs of deleted tasks could not be removed: %s", error)
+
+    async def _remove_leftovers(self) -> None:
+        step = leftovers.Step(more=True)
+        while step.more and not self.short_of_room:
+            step = await hop(self._writer, leftovers.remove_some)
+            if step.seconds:
+                self._log_grew(step.log_bytes)
+                await asyncio.sleep(step.seconds * (1 / LEFTOVERS_SHARE - 1))
+        if step.more:  # once there is room
+            self._left.set()
+
     # The write-ahead log
 
     def _log_grew(self, size: int) -> None:
@@ -210,7 +237,7 @@ async def open_store(
             full = getattr(error, "sqlite_errorcode", None) in FULL
             raise StorageError(f"{path}: {'the disk is full' if full else error}") from error
         store = SqliteStore(writer, SqliteRecord(readers, timeout_seconds), path)
-        for job in (store.keep_log_short(), store.look_for_room(), store.keep_search_ready()):
+        for job in (store.keep_log_short(), store.look_for_room(), store.keep_search_ready(), store.keep_clean()):
             stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store
 

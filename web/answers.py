@@ -136,7 +136,10 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
         409, "LEASE_LOST", str(e), {"reason": e.reason, "status": e.status, "attempt": e.attempt}
     ),
     LogFull: lambda e: Failure(
-        413, "PAYLOAD_TOO_LARGE", str(e), {"log_lines_max": e.log_lines_max, "log_lines": e.log_lines}
+        413,
+        "PAYLOAD_TOO_LARGE",
+        str(e),
+        {name: getattr(e, name) for name in ("log_lines", "log_lines_max", "log_bytes", "log_bytes_max")},
     ),
     PromptMismatch: lambda e: Failure(
         422, "PROMPT_MISMATCH", str(e), {"similarity": round(e.similarity, 4), "threshold": e.threshold}

@@ -113,13 +113,16 @@ class Reader:
         self.told = self.cursor
 
     async def stream(self, first: Batch) -> StreamResponse:
+        with self.service.streaming("feed"):
+            return await self._stream(first)
+
+    async def _stream(self, first: Batch) -> StreamResponse:
         timeout = self.service.settings.server.request_timeout_seconds
         response = EventSourceResponse(sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS)
         response.headers["Cache-Control"] = "no-store"
         await response.prepare(self.request)
         # Gone, or too slow, or we cannot go on: it comes again and loses nothing.
-        counted = self.service.metrics.reading("feed")
-        with self.service.feed.reading(), counted, suppress(ConnectionError, TimeoutError, RecordFailed):
+        with self.service.feed.reading(), suppress(ConnectionError, TimeoutError, RecordFailed):
             async with response:
                 await self._write(response, b"retry: %d\n%s\n" % (RETRY_MS, b"id: %d\n" % self.told))
                 await self._follow(response, first)

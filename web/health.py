@@ -1,7 +1,6 @@
 """Is it alive, is it ready, is it well?"""
 
 import asyncio
-import time
 from typing import Literal, NotRequired, TypedDict, cast
 
 from aiohttp.web import Request, Response
@@ -118,7 +117,7 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
         "components": components,
         "metrics": {
             "memory_usage": components["memory"]["resident_bytes"],
-            "cpu_usage": round(100 * time.process_time() / max(uptime_seconds, 1), 1),
+            "cpu_usage": round(service.pulse.cpu_percent, 1),
             "active_connections": service.requests,
             "queue_size": waiting.value,
         },

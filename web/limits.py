@@ -10,7 +10,7 @@ from attrs import fields
 from dispatcher import fields as types
 from dispatcher.actor import MAILBOX_MAX, PARKED_MAX
 from dispatcher.decisions.creation import IDEMPOTENCY_HOURS
-from dispatcher.decisions.logs import LOG_LINES_MAX
+from dispatcher.decisions.logs import LOG_BYTES_MAX, LOG_LINES_MAX
 from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, EventsQuery, Logs, Many, Nothing, Stream
@@ -19,7 +19,7 @@ from web.bulk import SKIPPED_MAX
 from web.connections import LINE_BYTES_MAX
 from web.filters import SEARCH_OFFSET_MAX, ListQuery, TaskFilter
 from web.reconfiguring import CHANGES_MAX
-from web.service import Service
+from web.service import STREAMS_MAX, Service
 from web.settings import Settings
 from web.statistics import BUCKETS_MAX
 from web.strict import FAULTS_MAX
@@ -68,16 +68,18 @@ FIXED: Mapping[str, float] = {
     "idempotency_key_characters": IDEMPOTENCY_KEY_CHARACTERS,
     "idempotency_hours": IDEMPOTENCY_HOURS,
     "doubled_retry_delay_seconds": RETRY_DELAY_MAX_SECONDS,
+    "log_lines_per_task": LOG_LINES_MAX,
+    "log_bytes_per_task": LOG_BYTES_MAX,
     "dependency_results_bytes": RESULTS_BYTES_MAX,
     "offset_of_a_search": SEARCH_OFFSET_MAX,
     "faults_per_answer": FAULTS_MAX,
     "messages_waiting": MAILBOX_MAX,
     "places_of_waiting_claims": PARKED_MAX,
     "changes_of_settings_waiting": CHANGES_MAX,
-    "log_lines_per_task": LOG_LINES_MAX,
     "skipped_tasks_named": SKIPPED_MAX,
     "statistics_buckets": BUCKETS_MAX,
     "request_line_bytes": LINE_BYTES_MAX,
+    "streams_of_a_kind": STREAMS_MAX,
 }
 
 # By settings; 0 for none.

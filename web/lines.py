@@ -33,13 +33,19 @@ class Lines(Generic[T]):
         if not self._news.is_set():
             self._news.set()
 
-    def close(self) -> None:
-        """Write out what is here."""
+    def end(self) -> None:
+        """What is here is yet written; then the file is closed."""
         self._closing.set()
         self._news.set()
-        self._thread.join(FLUSH_SECONDS)
-        if not self._thread.is_alive():
-            self._file.close()
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def close(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Write out what is here, as far as that can be done in this time."""
+        self.end()
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -48,6 +54,7 @@ class Lines(Generic[T]):
             self._news.clear()
             self._write_all()
         self._write_all()  # what was put here as the end began
+        self._file.close()
 
     def _write_all(self) -> None:
         while self._waiting:

@@ -43,7 +43,8 @@ async def listing(service: Service, asked: ListQuery, request: Request) -> Strea
         if name in request.query
     ]:
         raise Invalid(faults)
-    return await export(service, request, asked.filter(), asked.sort, wanted)
+    with service.streaming("export"):
+        return await export(service, request, asked.filter(), asked.sort, wanted)
 
 
 async def _page(service: Service, asked: ListQuery) -> Response:

@@ -90,7 +90,7 @@ class _Follower:
     number: int  # of the last line that was sent, or was had before
 
     async def answer(self, request: Request) -> StreamResponse:
-        with self.service.hub.listen(about_task(self.asked.task_id)) as heard:
+        with self.service.streaming("logs"), self.service.hub.listen(about_task(self.asked.task_id)) as heard:
             page = await self._next()
             if page is None:
                 raise TaskNotFound(self.asked.task_id)

@@ -16,9 +16,10 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from dispatcher.ports import Change, Changes
+from dispatcher.ports import Changes, Entry
 
 UNKNOWN = "unknown"  # a path that is none of ours, with whatever method
+OTHER = "other"  # any method that a path of ours does not know
 EVENTS = (
     "created",
     "available",
@@ -34,7 +35,7 @@ EVENTS = (
     "deleted",
 )
 REFUSALS = {401: "unauthorized", 403: "forbidden", 429: "rate_limited", 503: "unavailable"}
-READERS = ("worker", "feed")
+READERS = ("worker", "feed", "logs", "export")
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 FSYNC = (0.0001, 0.00025, 0.0005, *FAST[:11])
 SLOW = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
@@ -86,8 +87,7 @@ class Metrics:
         for change in changes:
             if change.entry and (counter := self._events.get(change.entry.type)):
                 counter.inc()
-                if isinstance(change, Change):
-                    self._note_times(change, change.entry.type)
+                self._note_times(change.entry)
 
     def saved(self, changes: int, seconds: float, fsync_seconds: float) -> None:
         """A commit is done."""
@@ -96,7 +96,8 @@ class Metrics:
         self._fsync.observe(fsync_seconds)
 
     def answered(self, method: str, route: str | None, status: int | None, seconds: float) -> None:
-        """`route` is the pattern of the path, None if it is none of ours; no `status`: nobody was there any more."""
+        """`method` is one that the path knows, or OTHER. `route` is the pattern of the path, None if it is none of
+        ours; no `status`: nobody was there any more."""
         key = (method, route, (status or 0) // 100) if route else (UNKNOWN, UNKNOWN, (status or 0) // 100)
         child = self._by_answer.get(key)
         if child is None:
@@ -118,12 +119,11 @@ class Metrics:
         """All that was counted, and how things stand now, as Prometheus reads it."""
         return generate_latest(_Together(self._registry, now))
 
-    def _note_times(self, change: Change, type: str) -> None:
-        task = change.after
-        if type == "task.claimed":
-            self._waiting.observe((task.updated_at - task.available_at) / 1000)
-        elif type in ("task.completed", "task.failed") and task.started_at is not None:
-            self._processing.observe((task.updated_at - task.started_at) / 1000)
+    def _note_times(self, entry: Entry) -> None:
+        if (seconds := entry.details.get("waiting_seconds")) is not None:
+            self._waiting.observe(seconds)
+        if (seconds := entry.details.get("processing_seconds")) is not None:
+            self._processing.observe(seconds)
 
     def _counter(self, name: str, about: str) -> Counter:
         return Counter(name, about, registry=self._registry)

@@ -1,12 +1,13 @@
-"""How late the event loop is: whoever asks something of it has to wait that long."""
+"""How late the event loop is: whoever asks something of it has to wait that long. And how busy the process."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 BEAT_SECONDS = 0.1
-MEMORY_SECONDS = 60  # for so long the worst is remembered
+MEMORY_SECONDS = 60  # for so long the worst is remembered, and what was spent
 RECENT = 10  # beats; one that was in time among them, and the loop keeps up
 LATE_SECONDS = 0.25
 
@@ -15,6 +16,7 @@ class Pulse:
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._worst: deque[tuple[float, float]] = deque()  # moments and lags, each lag larger than all later ones
+        self._spent: deque[tuple[float, float]] = deque()  # moments, and the seconds of a core used up to then
 
     def beat(self, now: float, late_seconds: float) -> None:
         self._recent.append(late_seconds)
@@ -23,6 +25,20 @@ class Pulse:
         self._worst.append((now, late_seconds))
         while self._worst[0][0] <= now - MEMORY_SECONDS:
             self._worst.popleft()
+
+    def spend(self, now: float, cpu_seconds: float) -> None:
+        """`cpu_seconds`: so many the process has used since its start."""
+        self._spent.append((now, cpu_seconds))
+        while self._spent[0][0] < now - MEMORY_SECONDS:
+            self._spent.popleft()
+
+    @property
+    def cpu_percent(self) -> float:
+        """Of one core, over the last minute."""
+        if len(self._spent) < 2:
+            return 0
+        (began, before), (now, after) = self._spent[0], self._spent[-1]
+        return 100 * (after - before) / (now - began)
 
     @property
     def lag_seconds(self) -> float:
@@ -57,3 +73,4 @@ async def _beat(pulse: Pulse) -> None:
         due = loop.time() + BEAT_SECONDS
         await asyncio.sleep(BEAT_SECONDS)
         pulse.beat(loop.time(), max(0.0, loop.time() - due))
+        pulse.spend(loop.time(), time.process_time())

@@ -67,6 +67,8 @@ class BodyLimit(TypedDict):
 class LogRoom(TypedDict):
     log_lines: int
     log_lines_max: int
+    log_bytes: int
+    log_bytes_max: int
 
 
 class AllowedMethods(TypedDict):
@@ -129,9 +131,9 @@ REFUSALS: Mapping[str, Refusal] = {
     "PAYLOAD_TOO_LARGE": Refusal(413, "The body is too large", BodyLimit, {"max_body_bytes": 16 * 2**20}),
     "LOG_FULL": Refusal(
         413,
-        "There is no room for so many more lines; none was kept",
+        "There is no room for so many more lines, or such long ones; none was kept",
         LogRoom,
-        {"log_lines": 99_990, "log_lines_max": 100_000},
+        {"log_lines": 99_990, "log_lines_max": 100_000, "log_bytes": 6_200_000, "log_bytes_max": 16 * 2**20},
         code="PAYLOAD_TOO_LARGE",
     ),
     "UNSUPPORTED_MEDIA_TYPE": Refusal(415, "The body is not said to be JSON"),

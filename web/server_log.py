@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 import structlog
-from attrs import frozen
+from attrs import define
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 from structlog.typing import EventDict, Processor
 
 from web.codec import Fault, rfc3339
-from web.lines import Lines
+from web.lines import FLUSH_SECONDS, Lines
 from web.settings import Logging, SettingsError
 
 TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # as the server makes them
@@ -31,8 +31,6 @@ OWN_WORDS = {"dispatcher", "storage", "sqlite3"}  # packages whose errors quote 
 HIDDEN = "[redacted]"
 LOST = "lines of the log were lost"
 STDERR = 2
-
-log = logging.getLogger(__name__)
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request being handled; every line said meanwhile bears it."""
@@ -59,36 +57,36 @@ class Log:
     def __init__(self) -> None:
         self._lines: Lines[Answered | bytes] | None = None
         self._handler: logging.Handler | None = None
+        self._retired: list[Lines[Answered | bytes]] = []  # they write what is left
         self._lost_before = 0
-        self._settings: Logging | None = None
+        self._form: _Json | _Pretty | None = None
         self.tells_requests = False
 
     @property
     def lost(self) -> int:
-        return self._lost_before + (self._lines.lost if self._lines else 0)
+        return self._lost_before + sum(it.lost for it in (*self._retired, self._lines) if it)
 
     def configure(self, settings: Logging) -> None:
-        """May be called again: a file is opened anew. Raises SettingsError, and nothing has changed."""
+        """May be called again: a file is opened anew. Raises SettingsError, and nothing has changed. It does not wait
+        until all that was said before is written."""
         file = _open(settings.file)
         is_pretty = settings.format == "pretty" if settings.format else file.isatty()
-        self.close()
-        form = _Pretty(settings.redact) if is_pretty else _Json(settings.redact)
-        self._lines = Lines(file, form.line, form.mourn)
-        self._handler = _Handler(self._lines, _formatter(form.renderer(file.isatty()), settings.redact))
-        root = logging.getLogger()
-        root.addHandler(self._handler)
-        root.setLevel(settings.level.upper())
+        self._retire()
+        self._form = (_Pretty if is_pretty else _Json)(file.isatty())
+        self._lines = Lines(file, self._form.line, self._form.mourn)
+        self._handler = _Handler(self._lines)
+        logging.getLogger().addHandler(self._handler)
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # it tells of every function it runs
-        self.tells_requests = root.isEnabledFor(logging.INFO)
-        self._settings = settings
+        self.adopt(settings)
 
     def adopt(self, settings: Logging) -> None:
-        """Goes by these from now on, if it says anything at all, and if it can."""
-        if self._settings is not None and settings != self._settings:
-            try:
-                self.configure(settings)
-            except SettingsError as error:
-                log.error("the log goes on as before: %s", error)
+        """Goes by this level and redaction from now on, if it says anything at all; never waits."""
+        if self._form and self._handler:
+            self._form.redact = settings.redact
+            self._handler.setFormatter(_formatter(self._form.renderer(), settings.redact))
+            root = logging.getLogger()
+            root.setLevel(settings.level.upper())
+            self.tells_requests = root.isEnabledFor(logging.INFO)
 
     def request(self, answered: Answered) -> None:
         if self._lines:
@@ -96,11 +94,20 @@ class Log:
 
     def close(self) -> None:
         """Everything said so far is written, if somebody takes it."""
+        self._retire()
+        until = time.monotonic() + FLUSH_SECONDS
+        for lines in self._retired:
+            lines.close(max(0, until - time.monotonic()))
+
+    def _retire(self) -> None:
+        over = [lines for lines in self._retired if lines.has_ended]
+        self._lost_before += sum(lines.lost for lines in over)
+        self._retired = [lines for lines in self._retired if lines not in over]
         if self._handler and self._lines:
             logging.getLogger().removeHandler(self._handler)
-            self._lines.close()
-            self._lost_before += self._lines.lost
-        self._handler = self._lines = self._settings = None
+            self._lines.end()
+            self._retired.append(self._lines)
+        self._handler = self._lines = self._form = None
         self.tells_requests = False
 
 
@@ -112,10 +119,9 @@ def _open(name: str | None) -> FileIO:
 
 
 class _Handler(logging.Handler):
-    def __init__(self, lines: "Lines[Answered | bytes]", formatter: logging.Formatter) -> None:
+    def __init__(self, lines: "Lines[Answered | bytes]") -> None:
         super().__init__()
         self._lines = lines
-        self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -124,24 +130,26 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
-@frozen
-class _Json:
-    redact: bool
+@define
+class _Form:
+    """`redact` may change at any time."""
 
+    is_terminal: bool
+    redact: bool = True
+
+
+class _Json(_Form):
     def line(self, said: Answered | bytes) -> bytes:
         return said if isinstance(said, bytes) else orjson.dumps(_fields(said, self.redact)) + b"\n"
 
     def mourn(self, lost: int) -> bytes:
         return orjson.dumps({"timestamp": _now(), "level": "warning", "event": LOST, "lost": lost}) + b"\n"
 
-    def renderer(self, is_terminal: bool) -> Processor:
+    def renderer(self) -> Processor:
         return structlog.processors.JSONRenderer(lambda it, **_: orjson.dumps(it, default=str).decode())
 
 
-@frozen
-class _Pretty:
-    redact: bool
-
+class _Pretty(_Form):
     def line(self, said: Answered | bytes) -> bytes:
         if isinstance(said, bytes):
             return said
@@ -153,9 +161,9 @@ class _Pretty:
     def mourn(self, lost: int) -> bytes:
         return f"{_now()} [warning  ] {LOST:30} lost={lost}\n".encode()
 
-    def renderer(self, is_terminal: bool) -> Processor:
+    def renderer(self) -> Processor:
         return structlog.dev.ConsoleRenderer(
-            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+            colors=self.is_terminal, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
         )
 
 

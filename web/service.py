@@ -1,6 +1,7 @@
 """What the handlers work with."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -9,6 +10,7 @@ from aiohttp.web import AppKey
 from attrs import define, field
 
 from dispatcher.actor import Dispatcher
+from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.medium import Medium
 from dispatcher.messages import FOREVER, Claim, Message, R
@@ -22,6 +24,8 @@ from web.pulse import Pulse
 from web.server_log import Log
 from web.settings import Settings
 from web.webhooks import Courier
+
+STREAMS_MAX = 5000  # open at a time of each kind; beyond, Unavailable
 
 
 @define(kw_only=True, eq=False)
@@ -46,6 +50,7 @@ class Service:
     started_at: int = field(init=False)
     requests: int = field(default=0, init=False)  # being handled now
     idle: asyncio.Event = field(factory=asyncio.Event, init=False)  # set while there are none
+    streams: Counter[str] = field(factory=Counter, init=False)  # open now, of each kind
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
@@ -86,6 +91,18 @@ class Service:
             self.requests -= 1
             if not self.requests:
                 self.idle.set()
+
+    @contextmanager
+    def streaming(self, kind: str) -> Iterator[None]:
+        """Somebody reads a stream meanwhile; one of metrics.READERS. Raises Unavailable if there are too many."""
+        if self.streams[kind] >= STREAMS_MAX:
+            raise Unavailable("too many streams are open")
+        self.streams[kind] += 1
+        try:
+            with self.metrics.reading(kind):
+                yield
+        finally:
+            self.streams[kind] -= 1
 
 
 SERVICE: Final = AppKey("service", Service)

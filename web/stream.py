@@ -45,10 +45,14 @@ class Over(TypedDict):
 
 async def stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
     """Send a worker its tasks as long as it has hands free (`assign`), or only the news of them (`notify`)."""
+    with service.streaming("worker"):
+        return await _stream(service, asked, request)
+
+
+async def _stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
     timeout = service.settings.server.request_timeout_seconds
     async with sse_response(request, sep="\n", send_timeout=timeout, ping_interval=PING_SECONDS) as events:
         with (
-            service.metrics.reading("worker"),
             suppress(ConnectionError, TimeoutError, Unavailable, RecordFailed),  # the worker has gone, or we are going
             service.dispatcher.roll.present("stream", asked.worker_id, asked.work_path, service.clock),
         ):

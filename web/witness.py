@@ -2,6 +2,7 @@
 
 from aiohttp.web import Request
 
+from web.metrics import OTHER
 from web.server_log import Answered
 from web.service import Service
 
@@ -11,7 +12,8 @@ def witness(service: Service, request: Request, request_id: str, status: int | N
     match = request.match_info
     resource = match.route.resource
     route = resource.canonical if resource else None
-    service.metrics.answered(request.method, route, status, seconds)
+    known = match.route.method
+    service.metrics.answered(OTHER if known == "*" else known, route, status, seconds)
     if service.log.tells_requests:
         task_id = match.get("task_id")
         service.log.request(

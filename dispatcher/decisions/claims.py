@@ -66,6 +66,7 @@ def _lend(board: Board, task: Task, claim: Claim, now: int) -> Task:
         deadline_at=deadline_at,
         started_at=now,
         progress=None,
+        progress_told_at=None,
     )
     waiting_seconds = (now - max(task.created_at, task.available_at)) / 1000
     return board.put(task, lent, now, "task.claimed", waiting_seconds=waiting_seconds)

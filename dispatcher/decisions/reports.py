@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.decisions.moments import lease_end
+from dispatcher.decisions.moments import later, lease_end
 from dispatcher.decisions.returns import end, give_back
 from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, LossReason, PromptMismatch
 from dispatcher.messages import Complete, Fail, Heartbeat, LeaseMessage, Release
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RETRY_DELAY_MAX_SECONDS = 3600
 RETRY_JITTER = 0.2
+PROGRESS_LINE_SECONDS = 1  # so far apart are the lines of the history that tell of the progress of an attempt
 
 LOSSES: dict[str | None, LossReason] = {
     "task.lease_expired": "expired",
@@ -28,6 +29,7 @@ LOSSES: dict[str | None, LossReason] = {
 
 
 def heartbeat(board: Board, heartbeat: Heartbeat, now: int) -> Task:
+    """The history is not told of every step, or it would grow as fast as a worker can speak."""
     task = leased(board, heartbeat)
     assert task.deadline_at is not None
     lease_seconds = heartbeat.lease_seconds or task.lease_seconds
@@ -36,8 +38,14 @@ def heartbeat(board: Board, heartbeat: Heartbeat, now: int) -> Task:
     if heartbeat.progress is None:
         return board.put(task, task.change(now, **changes), now, None)
     progress: dict[str, Any] = {"percent": heartbeat.progress.percent, "message": heartbeat.progress.message}
-    line = None if progress == task.progress else "task.progress"
-    return board.put(task, task.change(now, progress=progress, **changes), now, line, **progress)
+    changes["progress"] = progress
+    if progress == task.progress or _has_just_been_told(task, now):
+        return board.put(task, task.change(now, **changes), now, None)
+    return board.put(task, task.change(now, progress_told_at=now, **changes), now, "task.progress", **progress)
+
+
+def _has_just_been_told(task: Task, now: int) -> bool:
+    return task.progress_told_at is not None and now < later(task.progress_told_at, PROGRESS_LINE_SECONDS)
 
 
 def complete(board: Board, complete: Complete, now: int) -> Task | LeaseLost:

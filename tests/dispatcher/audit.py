@@ -24,6 +24,7 @@ UNSEEN = {
     "request_digest",
     "claim_id",
     "log_lines",
+    "log_bytes",
 }
 
 

@@ -1,5 +1,6 @@
 """One task as the contract tells of it, in the plainest words there are. Shares no code with the real one."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import define, evolve, field
@@ -31,6 +32,7 @@ class Job:
     started_at: int | None = None
     progress: dict[str, Any] | None = None
     steps: int = 0  # of progress that were told
+    step_at: int | None = None  # the last one of this attempt
     ended_at: int | None = None
     retries: int = 0
     lost: int = 0
@@ -85,6 +87,7 @@ class Job:
             "retry_count": self.retries,
             "lost_leases": self.lost,
             "log_lines": len(self.printed),
+            "log_bytes": _size(line for *_, line in self.printed),
             "error_message": self.error,
             "result": self.result,
         }
@@ -101,7 +104,7 @@ class Job:
             claim.claim_id,
             claim.lease_seconds,
         )
-        self.started_at, self.progress = now, None
+        self.started_at, self.progress, self.step_at = now, None, None
         self.deadline = now + round(self.create.timeout_seconds * 1000)
         self.renew(now)
 
@@ -194,12 +197,14 @@ class Job:
 
     # What its holder says
 
-    def hear(self, message: Any, now: int, token_required: bool, log_lines_max: int) -> Any:
+    def hear(self, message: Any, now: int, token_required: bool, log_max: tuple[int, int]) -> Any:
         """None if it was accepted, else the answer."""
         if refusal := self._refusal(message, token_required):
             return refusal
-        if isinstance(message, Log) and len(self.printed) + len(message.lines) > log_lines_max:
-            return "LogFull"
+        if isinstance(message, Log):
+            lines = [*(line for *_, line in self.printed), *message.lines]
+            if len(lines) > log_max[0] or _size(lines) > log_max[1]:
+                return "LogFull"
         if isinstance(message, Complete) and message.original_prompt not in (None, self.create.prompt):
             return "PromptMismatch"
         match message:
@@ -209,7 +214,8 @@ class Job:
                 self.renew(now)
                 if said := message.progress:
                     before, self.progress = self.progress, {"percent": said.percent, "message": said.message}
-                    self.steps += self.progress != before
+                    if self.progress != before and (self.step_at is None or now - self.step_at >= 1000):
+                        self.steps, self.step_at = self.steps + 1, now
             case Complete(status="completed"):
                 self.end("completed", now, "completed", message.error_message, message.result)
             case Complete():
@@ -253,3 +259,7 @@ class Job:
         if verb and message.lease_token not in self.late:
             self.late.append(message.lease_token)
         return "LeaseLost " + ("reassigned" if attempt < self.attempt else LOSSES.get(end, "finished"))
+
+
+def _size(lines: Iterable[str]) -> int:
+    return sum(len(line.encode()) for line in lines)

@@ -39,7 +39,7 @@ DONE = "done"
 class Oracle:
     rules: Rules
     told_at_once: int  # children that hear of the end of others in one go
-    log_lines_max: int
+    log_max: tuple[int, int]  # lines and bytes
 
     jobs: list[Job] = field(factory=list)
     folders: dict[str, Folder] = field(factory=dict)
@@ -214,7 +214,7 @@ class Oracle:
                 job.deleted = job.status in ENDED
                 return DONE if job.deleted else "InvalidState"
             case _:
-                answer = job.hear(message, now, self.rules.require_lease_token, self.log_lines_max)
+                answer = job.hear(message, now, self.rules.require_lease_token, self.log_max)
         return answer or job.summary()
 
     def _cancel(self, job: Job, cancel: Cancel, now: int) -> Any:

@@ -178,7 +178,7 @@ def reports(draw: st.DrawFn) -> Message[Any]:
     if kind is Fail:
         return evolve(draw(failures), **report)
     if kind is Log:
-        return Log(lines=draw(st.sampled_from([("a",), ("b", ""), ("c", "c", "c")])), **report)
+        return Log(lines=draw(st.sampled_from([("a",), ("\u00e9", ""), ("c", "c", "c")])), **report)
     if kind is Release:
         return Release(task_id=task_id, lease_token=token, delay_seconds=draw(delays))
     return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds), progress=draw(progress))

@@ -11,6 +11,7 @@ from dispatcher.errors import LogFull, Unavailable
 from dispatcher.hub import about_task
 from dispatcher.messages import Claim, Complete, Create, Delete, Log, Release
 from dispatcher.task import Status, Task
+from storage import leftovers
 from tests.dispatcher.test_actor import Stage, stage
 from tests.dispatcher.world import World
 
@@ -40,6 +41,10 @@ def prints(task: Task, *lines: str) -> Log:
 
 
 def rows(world: World) -> list[Any]:
+    """Once what nobody sees any more has been removed."""
+    while leftovers.remove_some(world.journal.db).more:
+        pass
+    assert world.journal.db.execute("select * from logs_left").fetchall() == []
     return world.journal.db.execute("select number, attempt, line from task_logs order by arrival, number").fetchall()
 
 
@@ -95,6 +100,35 @@ async def test_a_full_log_harms_no_neighbour(world: World, monkeypatch: pytest.M
     done = await asyncio.gather(*asks, return_exceptions=True)
     assert [type(answer) for answer in done] == [Task, LogFull, Task, LogFull]
     assert [line for *_, line in rows(world)] == ["a", "b", "e"]
+
+
+async def test_a_log_is_bounded_by_its_bytes_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all attempts, as UTF-8."""
+    monkeypatch.setattr(logs, "LOG_BYTES_MAX", 5)
+    task = await claimed(world)
+    assert (await world.ask(prints(task, "\u00e9", ""))).log_bytes == 2
+    await world.ask(Release(task_id=task.task_id, lease_token=task.lease_token))
+    (again,) = await world.ask(CLAIM)
+    with pytest.raises(LogFull):
+        await world.ask(prints(again, "\u00e9", "\u00e9"))
+    assert (await world.ask(prints(again, "abc"))).log_bytes == 5
+    assert [line for *_, line in rows(world)] == ["\u00e9", "", "abc"]
+
+
+async def test_a_long_log_is_removed_in_slices_behind_its_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit that deletes the task removes no line; nor is anything forgotten over a restart."""
+    monkeypatch.setattr(leftovers, "SLICE", 3)
+    gone, stays = await claimed(world), await claimed(world)
+    for task in (gone, stays):
+        await world.ask(prints(task, *"abcdefg"))
+    await world.ask(Complete(task_id=gone.task_id, lease_token=gone.lease_token))
+    await world.ask(Delete(task_id=gone.task_id))
+    db = world.journal.db
+    left = [db.execute("select count(*) from task_logs where arrival = 1").fetchone()[0]]
+    while leftovers.remove_some(db).more:
+        left += db.execute("select count(*) from task_logs where arrival = 1").fetchone()
+    assert left == [7, 4, 1]
+    assert [line for *_, line in rows(world)] == list("abcdefg")
 
 
 async def test_what_there_is_no_room_for_is_turned_down(stage: Stage) -> None:

@@ -31,7 +31,7 @@ from dispatcher.messages import (
     Tick,
 )
 from dispatcher.rules import Rules
-from storage import sqlite
+from storage import leftovers, sqlite
 from tests.dispatcher.answers import GONE, UNAVAILABLE, answer_of, in_any_order, shown
 from tests.dispatcher.audit import Audit
 from tests.dispatcher.oracle import Oracle
@@ -63,6 +63,7 @@ class Model(RuleBasedStateMachine):
         shelves_max=st.sampled_from([1000, 2]),
         slice=st.sampled_from([256, 256, 1, 2]),
         log_lines_max=st.sampled_from([1000, 4]),
+        log_bytes_max=st.sampled_from([1000, 2]),
         max_working=st.sampled_from([None, 1, 2]),
         rules=some_rules,
     )
@@ -73,6 +74,7 @@ class Model(RuleBasedStateMachine):
         shelves_max: int,
         slice: int,
         log_lines_max: int,
+        log_bytes_max: int,
         max_working: int | None,
         rules: Rules,
     ) -> None:
@@ -80,8 +82,10 @@ class Model(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(sqlite, "DEPENDANTS_SLICE", slice)
         self.patch.setattr(logs, "LOG_LINES_MAX", log_lines_max)
+        self.patch.setattr(logs, "LOG_BYTES_MAX", log_bytes_max)
+        self.patch.setattr(leftovers, "SLICE", slice)
         self.world = World(window, resident_max, shelves_max, rules=rules)
-        self.oracle = Oracle(rules, told_at_once=slice, log_lines_max=log_lines_max)
+        self.oracle = Oracle(rules, told_at_once=slice, log_max=(log_lines_max, log_bytes_max))
         self.audit = Audit(self.world)
         self.asked: dict[int, tuple[Message[Any], asyncio.Task[Any]]] = {}  # not answered yet, or not yet compared
         self.expected: dict[object, Any] = {}
@@ -191,9 +195,20 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def logs_are_those_of_the_oracle(self) -> None:
-        rows = self.world.journal.db.execute("select * from task_logs order by arrival, number").fetchall()
+        db = self.world.journal.db
+        rows = db.execute("select task_logs.* from task_logs join tasks using (arrival) order by 1, 2").fetchall()
         jobs = [job for job in self.oracle.jobs if not job.deleted]
         assert rows == [(job.number, place, *it) for job in jobs for place, it in enumerate(job.printed, start=1)]
+
+    @invariant()
+    def what_deleted_tasks_have_printed_will_be_removed(self) -> None:
+        known = "select arrival from tasks union select arrival from logs_left"
+        stray = f"select * from task_logs where arrival not in ({known})"
+        assert self.world.journal.db.execute(stray).fetchall() == []
+
+    @rule()
+    def clean_up(self) -> None:
+        leftovers.remove_some(self.world.journal.db)
 
     @invariant()
     def lines_about_no_task_are_those_of_the_oracle(self) -> None:

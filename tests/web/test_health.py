@@ -167,6 +167,23 @@ def test_the_worst_of_the_last_minute_is_remembered(beats):
         assert pulse.keeps_up == (len(recent) < RECENT or min(recent) < LATE_SECONDS)
 
 
+def test_the_load_is_that_of_the_last_minute():
+    pulse = Pulse()
+    assert pulse.cpu_percent == 0
+    for second in range(1000):  # busy at first, then at rest but for a tenth of the time
+        pulse.spend(float(second), min(second, 500) + max(0, second - 500) / 10)
+    assert pulse.cpu_percent == pytest.approx(10)
+
+
+async def test_a_busy_server_says_so(tmp_path):
+    async with inside(tmp_path) as (api, service, _):
+        await until(lambda: service.pulse.cpu_percent > 0)
+        service.pulse = Pulse()
+        service.pulse.spend(0, 0)
+        service.pulse.spend(10, 5)
+        assert (await api.get("/health")).json["metrics"]["cpu_usage"] == 50
+
+
 async def test_without_its_dispatcher_it_is_neither_well_nor_ready(tmp_path):
     async with inside(tmp_path) as (api, service, _):
         assert (await api.get("/health/ready")).status == 200

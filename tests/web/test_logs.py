@@ -9,6 +9,7 @@ import pytest
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
 from tests.web.conftest import PATIENCE_SECONDS, TASKS, connected, text_of, until, wire
+from tests.web.inside import inside
 
 LINE_BYTES_MAX = 8192
 
@@ -152,7 +153,7 @@ async def test_a_task_has_a_hundred_thousand_lines_and_no_more(api, directory):
         await printed(api, task, *["x"] * 1000)
     await printed(api, task, *["x"] * 999)
     full = (await api.tell(task, "logs", lines=["y", "y"])).refused(413, "PAYLOAD_TOO_LARGE")
-    assert full == {"log_lines_max": 100_000, "log_lines": 99_999}
+    assert full == {"log_lines_max": 100_000, "log_lines": 99_999, "log_bytes_max": 16 * 2**20, "log_bytes": 99_999}
     assert (await printed(api, task, "last"))["last_number"] == 100_000
     (await api.tell(task, "logs", lines=["y"])).refused(413, "PAYLOAD_TOO_LARGE")
     assert texts((await log_of(api, task, after=99_998))["lines"]) == ["x", "last"]
@@ -171,8 +172,8 @@ async def test_it_is_there_after_a_crash_and_gone_with_its_task(server):
         await api.tell(task, "complete")
         assert (await api.call("DELETE", f"{TASKS}/{task['task_id']}")).status == 200
         (await api.get(lines_path(task))).refused(404, "TASK_NOT_FOUND")
-    with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-        assert db.execute("select count(*) from task_logs").fetchone() == (0,)
+        with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
+            await until(lambda: db.execute("select count(*) from task_logs").fetchone() == (0,))
 
 
 async def test_on_a_workers_stream_it_is_a_sign_of_life(api, directory):
@@ -306,6 +307,44 @@ async def test_a_limit_is_for_pages(api, directory):
     assert (await api.get(lines_path(task), follow="false", limit=5)).status == 200
 
 
+async def test_a_task_prints_16_mib_and_no_more(api, directory):
+    """The call that would go beyond is refused whole; the task goes on."""
+    task = await api.claimed(directory)
+    for _ in range(2):
+        await printed(api, task, *["x" * LINE_BYTES_MAX] * 1000)
+    full = (await api.tell(task, "logs", lines=["x" * LINE_BYTES_MAX] * 49)).refused(413, "PAYLOAD_TOO_LARGE")
+    assert full["log_bytes"] + 48 * LINE_BYTES_MAX == full["log_bytes_max"] == 16 * 2**20
+    assert (await printed(api, task, *["x" * LINE_BYTES_MAX] * 48))["last_number"] == 2048
+    (await api.tell(task, "logs", lines=["y"])).refused(413, "PAYLOAD_TOO_LARGE")
+    assert (await api.tell(task, "complete")).data["status"] == "completed"
+
+
+async def test_the_log_of_a_deleted_task_is_removed_behind_it(tmp_path, monkeypatch):
+    """Nobody sees it meanwhile, and what is left when the server ends is removed after its next start."""
+    monkeypatch.setattr("storage.store.CLEAN_SECONDS", 3600)
+    query = "select (select count(*) from task_logs), (select count(*) from logs_left)"
+
+    def stored():
+        with closing(connect(tmp_path / "tasks.db")) as db:
+            return db.execute(query).fetchone()
+
+    async with inside(tmp_path) as (api, *_):
+        task, other = await api.claimed("/w"), await api.claimed("/w")
+        await printed(api, task, *["x"] * 1000)
+        await printed(api, other, "stays")
+        await api.tell(task, "complete")
+        assert (await api.call("DELETE", f"{TASKS}/{task['task_id']}")).status == 200
+        assert stored() == (1001, 1)
+        for follow in ("true", "false"):
+            (await api.get(lines_path(task), follow=follow)).refused(404, "TASK_NOT_FOUND")
+    monkeypatch.setattr("storage.store.CLEAN_SECONDS", 0)
+    async with inside(tmp_path) as (api, *_):
+        await until(lambda: stored() == (1, 0))
+        await api.tell(other, "complete")
+        await api.call("DELETE", f"{TASKS}/{other['task_id']}")
+        await until(lambda: stored() == (0, 0))
+
+
 async def test_many_follow_what_many_calls_print(api, directory):
     """Everybody hears every line once and in order, whenever they came."""
     task = await api.claimed(directory)
@@ -337,10 +376,10 @@ async def test_a_reader_that_stops_reading_is_cut_off(tmp_path):
         await reader.send(text_of("GET", f"{lines_path(task)}?follow=true"))
         await reader.head()
         await api.busy_with(1)
-        for _ in range(3):
+        for _ in range(2):
             await printed(api, task, *["x" * LINE_BYTES_MAX] * 1000)
         await api.busy_with(0)
-        assert (await log_of(api, task, after=2999))["next_after"] == 3000
+        assert (await log_of(api, task, after=1999))["next_after"] == 2000
     assert server.terminate() == 0
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,39 @@ async def test_who_waits_and_who_reads_is_counted(server, directory):
         assert (told["stream_readers", "worker"], told["parked_claims",], told["active_tasks",]) == (0, 0, 1)
 
 
+async def test_open_streams_are_counted_by_their_kind_and_are_so_many_at_most(tmp_path, directory, monkeypatch):
+    """Of each kind: one more is told to come again later, and those of other kinds are none the worse for it."""
+    monkeypatch.setattr("web.service.STREAMS_MAX", 1)
+    async with inside(tmp_path) as (api, _service, _), AsyncExitStack() as stack:
+        task = await api.claimed(directory)
+        worker = {"work_path": directory, "mode": "notify"}
+        paths = {"worker": f"{TASKS}/stream", "feed": "/api/v1/events", "logs": f"{TASKS}/{task['task_id']}/logs"}
+        queries = {"worker": worker, "feed": {}, "logs": {"follow": "true"}}
+        for kind, path in paths.items():
+            open_stream = api.session.get(api.url + path, params=queries[kind])
+            assert (await stack.enter_async_context(open_stream)).status == 200
+        told = await scraped(api)
+        assert [told["stream_readers", kind] for kind in (*paths, "export")] == [1, 1, 1, 0]
+        for kind, path in paths.items():
+            answer = await api.get(path, **queries[kind])
+            answer.refused(503, "UNAVAILABLE")
+            assert answer.headers["Retry-After"] == "1"
+        export = await api.call("GET", f"{TASKS}?status=working", headers={"Accept": "application/x-ndjson"})
+        assert export.status == 200
+        await stack.aclose()
+        await api.busy_with(0)
+        told = await scraped(api)
+        assert [told["stream_readers", kind] for kind in (*paths, "export")] == [0, 0, 0, 0]
+
+
+async def test_the_time_waited_is_the_one_that_statistics_tell(server, directory):
+    """A task that might have been taken up long ago has waited since it was created."""
+    async with connected(server) as api:
+        await api.create(directory, run_at="2001-01-01T00:00:00Z")
+        assert await api.next(directory)
+        assert (await scraped(api))["task_waiting_seconds_sum",] < 3600
+
+
 async def test_answers_are_timed_by_their_route(server, directory):
     async with connected(server) as api:
         for _ in range(3):
@@ -142,9 +176,10 @@ async def test_promtool_finds_nothing_to_complain_of(server, directory):
 
 async def test_hostile_callers_cannot_make_labels(server):
     """Neither by methods nor by paths, ids or directories: however many they try, the samples are as many as before."""
+    methods = ("PROPFIND", "MKCOL", "COPY", "LOCK", "SEARCH", "PURGE", "REPORT", "TRACE")
 
     def attempts(number):
-        for method in ("GET", "POST", f"X{number}", "OPTIONS", "HEAD"):
+        for method in ("GET", "POST", f"X{number}", methods[number % len(methods)], "OPTIONS", "HEAD"):
             yield text_of(method, f"/{number}", Connection="close")
             yield text_of(method, f"{TASKS}/{number}/%22%0Aevil_total%201", Connection="close")
             yield text_of(method, f"/metrics?{number}", Connection="close")
@@ -162,7 +197,9 @@ async def test_hostile_callers_cannot_make_labels(server):
         await scraped(api)
         before = (await scraped(api)).keys()
         await attack(range(1, 30))
-        assert (await scraped(api)).keys() == before
+        after = await scraped(api)
+        assert after.keys() == before
+        assert after["response_time_seconds_count", *sorted(("other", "/metrics", "4xx"))] > 2 * 29
 
 
 @pytest.mark.parametrize("is_open", [False, True])

@@ -279,6 +279,36 @@ def test_it_can_be_configured_again_and_a_mistake_changes_nothing(tmp_path):
     assert "four" in second.read_text()
 
 
+async def test_nobody_waits_while_the_log_is_set_up_anew_though_it_cannot_be_written(tmp_path, monkeypatch):
+    """Neither for another level, which holds at once and costs no line, nor for a file that is opened again."""
+    ours, theirs = os.pipe()
+    monkeypatch.setattr("web.server_log.STDERR", theirs)
+    log, said, root = Log(), logging.getLogger("anybody"), logging.getLogger()
+    level = root.level
+    try:
+        log.configure(Logging(format="json"))
+        said.info("x" * 2**17)  # more than a pipe holds
+        first = await asyncio.to_thread(os.read, ours, 2**10)  # it is being written
+        began = time.monotonic()
+        log.adopt(Logging(format="json", level="debug"))
+        said.debug("one")
+        log.adopt(Logging(format="json", level="error"))
+        said.info("hush")
+        log.configure(Logging(format="json", level="info"))
+        said.info("two")
+        assert time.monotonic() - began < 0.5
+        written = first
+        while b'"one"' not in written or b'"two"' not in written:
+            written += await asyncio.to_thread(os.read, ours, 2**16)
+    finally:
+        log.close()
+        root.setLevel(level)
+        os.close(ours)
+        os.close(theirs)
+    assert b"hush" not in written
+    assert log.lost == 0
+
+
 async def test_a_log_that_nobody_reads_holds_up_nothing(tmp_path, directory):
     """Its pipe is full, and the server answers as before, and ends when it is told."""
     ours, theirs = os.pipe()
