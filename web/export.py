@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp.web import Request, StreamResponse
 
 from dispatcher.record import Filter, Sort
+from dispatcher.task import Task
 from web.codec import encode
 from web.delivery import delivering
 from web.negotiation import compress
@@ -62,7 +63,7 @@ async def export(service: Service, request: Request, only: Filter, sort: Sort, f
     async for tasks in _slices(service, only, sort):
         if service.draining.is_set():
             raise ConnectionAbortedError("the server stops")
-        written = await asyncio.to_thread(FORMS[form], tasks, is_first)  # they may be large
+        written = await asyncio.to_thread(_written, form, tasks, is_first)  # they may be large
         async with delivering(request, timeout):
             if is_first:
                 await response.prepare(request)
@@ -73,14 +74,18 @@ async def export(service: Service, request: Request, only: Filter, sort: Sort, f
     return response
 
 
-async def _slices(service: Service, only: Filter, sort: Sort) -> AsyncIterator[Sequence[WholeTask]]:
+def _written(form: str, tasks: Sequence[Task], first: bool) -> bytes:
+    return FORMS[form]([whole(task) for task in tasks], first)
+
+
+async def _slices(service: Service, only: Filter, sort: Sort) -> AsyncIterator[Sequence[Task]]:
     """At least one, if need be empty. Sorted by change, the list ends where it ended at the beginning: what changes
     meanwhile would come again and again."""
     began, after = service.clock(), None
     while True:
         page = await service.record.page(only, sort, SLICE, after=after, counted=False)
         tasks = [task for task in page.tasks if sort != "updated_at" or task.updated_at <= began]
-        yield [whole(task) for task in tasks]
+        yield tasks
         after = page.end
         if after is None or len(tasks) < len(page.tasks):
             return
