@@ -65,8 +65,8 @@ class SqliteRecord:
     async def directory(self, work_directory: str) -> DirectoryCount:
         return await self._read(queries.directory, work_directory)
 
-    async def history(self, task_id: str) -> Sequence[Entry]:
-        return await self._read(queries.entries_of, task_id)
+    async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
+        return await self._read(queries.entries_of, task_id, limit)
 
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read(queries.events, after, limit, only)
