@@ -132,8 +132,8 @@ class Record(Protocol):
 
     async def place(self, task: Task, aging_seconds: float) -> Place: ...
 
-    async def history(self, task_id: str) -> Sequence[Entry]:
-        """Every line about the task, oldest first."""
+    async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
+        """The newest lines about the task, oldest first."""
 
     async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
         """At most `limit` lines with a number beyond `after`, of one attempt or of all; None if there is no task."""

@@ -113,8 +113,9 @@ def _directory_count(row: Row) -> DirectoryCount:
     )
 
 
-def entries_of(db: sqlite3.Connection, task_id: str) -> list[Entry]:
-    return list(map(HISTORY.value, db.execute(f"{HISTORY.select} where task_id = ? order by seq", (task_id,))))
+def entries_of(db: sqlite3.Connection, task_id: str, limit: int) -> list[Entry]:
+    newest = db.execute(f"{HISTORY.select} where task_id = ? order by seq desc limit ?", (task_id, limit))
+    return list(map(HISTORY.value, newest))[::-1]
 
 
 def events(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) -> Stretch:

@@ -105,7 +105,12 @@ class Client(Session):
 
     async def history(self, task_id: str) -> JsonList:
         """What happened to a task, oldest first: `{seq, type, status, worker_id, attempt, at, details}` each."""
-        entries: JsonList = (await self.data("GET", _task(task_id, "history")))["history"]
+        entries: JsonList = []
+        after: int | None = 0
+        while after is not None:
+            page = await self.data("GET", _task(task_id, "history"), query={"after": after})
+            entries += page["history"]
+            after = page["next_after"]
         return entries
 
     async def explain(self, task_id: str) -> Json:

@@ -200,6 +200,15 @@ class Show:
 
 
 @frozen(kw_only=True)
+class HistoryQuery:
+    """Lines of a task's history with a seq beyond `after`."""
+
+    task_id: str
+    after: Offset = 0
+    limit: PageLimit = 1000
+
+
+@frozen(kw_only=True)
 class Logs:
     """Lines beyond the number `after`: a page of them, or all there are and will be. `attempt`: of that one alone."""
 

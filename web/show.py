@@ -8,14 +8,15 @@ from aiohttp.web import Request, Response
 
 from dispatcher.errors import TaskNotFound
 from dispatcher.hub import Closed, LostTouch, about_task
+from dispatcher.record import EventFilter
 from dispatcher.task import FINAL, Task
 from web.answers import ok
-from web.bodies import AboutTask, Show
+from web.bodies import HistoryQuery, Show
 from web.logs import Line, lines
 from web.service import Service
 from web.views import HistoryLine, WholeTask, history_line, whole
 
-LAST_LINES = 1000  # of its log; those before can be read by themselves
+LAST_LINES = 1000  # of its history and of its log; those before can be read by themselves
 
 
 class ShownTask(WholeTask):
@@ -26,8 +27,11 @@ class ShownTask(WholeTask):
 
 
 class History(TypedDict):
+    """`next_after` is null if there are no more lines."""
+
     task_id: str
     history: Sequence[HistoryLine]
+    next_after: int | None
 
 
 async def show(service: Service, asked: Show, request: Request) -> Response:
@@ -42,25 +46,28 @@ async def show(service: Service, asked: Show, request: Request) -> Response:
     return ok(whole(task), service.clock(), headers=headers)
 
 
-async def history(service: Service, asked: AboutTask, request: Request) -> Response:
-    """Every step of a task's life, oldest first."""
+async def history(service: Service, asked: HistoryQuery, request: Request) -> Response:
+    """The steps of a task's life, oldest first: a page of them."""
     await _task(service, asked.task_id)
-    said: History = {"task_id": asked.task_id, "history": await _history(service, asked.task_id)}
+    stretch = await service.record.events(asked.after, asked.limit + 1, EventFilter(task_id=asked.task_id))
+    shown = stretch.entries[: asked.limit]
+    is_cut = len(shown) < len(stretch.entries) or stretch.up_to < stretch.last
+    said: History = {
+        "task_id": asked.task_id,
+        "history": list(map(history_line, shown)),
+        "next_after": shown[-1].seq if is_cut else None,
+    }
     return ok(said, service.clock())
 
 
 async def _included(service: Service, asked: Show, task: Task) -> ShownTask:
     included = cast(ShownTask, whole(task))
     if "history" in asked.include:
-        included["history"] = await _history(service, task.task_id)
+        included["history"] = list(map(history_line, await service.record.history(task.task_id, LAST_LINES)))
     if "logs" in asked.include:
         page = await service.record.log(task.task_id, max(0, task.log_lines - LAST_LINES), LAST_LINES)
         included["logs"] = lines(page.lines if page else ())
     return included
-
-
-async def _history(service: Service, task_id: str) -> list[HistoryLine]:
-    return [history_line(entry) for entry in await service.record.history(task_id)]
 
 
 def _has_it(request: Request, etag: str) -> bool:

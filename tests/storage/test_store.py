@@ -47,10 +47,10 @@ async def test_what_is_committed_is_read_back_as_it_was(tmp_path: Path) -> None:
     desk.create(prompt="zwölf 🦊")
     desk.claim(worker_id="ann", lease_seconds=1.5)
     tasks = lists.page(desk.db, Filter(), "-created_at", 10).tasks
-    entries = [queries.entries_of(desk.db, task.task_id)[-1] for task in tasks]
+    entries = [queries.entries_of(desk.db, task.task_id, 1)[-1] for task in tasks]
     async with open_store(tmp_path / "deep" / "tasks.db") as opened:
         await opened.commit([Change(None, task, entry) for task, entry in zip(tasks, entries, strict=True)])
-        assert [list(await opened.record.history(task.task_id)) for task in tasks] == [[entry] for entry in entries]
+        assert [list(await opened.record.history(task.task_id, 10)) for task in tasks] == [[entry] for entry in entries]
         assert [await opened.record.task(task.task_id) for task in tasks] == list(tasks)
         assert await opened.record.waiting("/w") == 1
     async with open_store(tmp_path / "deep" / "tasks.db") as opened:

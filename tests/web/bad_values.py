@@ -177,7 +177,10 @@ QUERIES = {
         "include[0]": ["", "x", "Logs", "%20logs", "%ff", "null", ",logs"],
         "include[1]": ["logs,", "logs,x", "history,logs%00"],
     },
-    "history": {},
+    "history": {
+        "after": [*NUMBERS, "-1", "1.5", str(2**63)],
+        "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],
+    },
     "logs": {
         "after": [*NUMBERS, "-1", "1.5", str(2**63)],
         "limit": [*NUMBERS, "0", "-1", "1001", "1.5", "1.0"],

@@ -1,5 +1,7 @@
 """What can be had together with a task, and what need not be sent again."""
 
+import asyncio
+
 import pytest
 
 from tests.web.conftest import TASKS
@@ -42,6 +44,29 @@ async def test_of_a_long_log_it_is_the_end(api, directory):
     await api.tell(task, "logs", lines=["late"])
     logs = (await api.get(path_of(task), include="logs")).data["logs"]
     assert (len(logs), logs[0]["number"], logs[-1]["line"]) == (1000, 2, "late")
+
+
+async def test_of_a_long_history_it_is_the_end_and_all_can_be_had_in_pages(api, directory):
+    """The newest 1,000 lines beside the task; by itself from the oldest on, and it is said where it goes on."""
+    task = await api.create(directory)
+    edits = [api.call("PATCH", path_of(task), json={"max_retries": number % 2}) for number in range(1000)]
+    await asyncio.gather(*edits)
+    told, after, sizes = [], 0, []
+    while after is not None:
+        page = (await api.get(f"{path_of(task)}/history", after=after, limit=400)).data
+        told += [line["seq"] for line in page["history"]]
+        sizes.append(len(page["history"]))
+        after = page["next_after"]
+    assert sizes == [400, 400, 201]
+    assert told == sorted(set(told))
+    page = (await api.get(f"{path_of(task)}/history")).data
+    assert ([line["seq"] for line in page["history"]], page["next_after"]) == (told[:1000], told[999])
+    page = (await api.get(f"{path_of(task)}/history", after=told[0])).data
+    assert ([line["seq"] for line in page["history"]], page["next_after"]) == (told[1:], None)
+    page = (await api.get(f"{path_of(task)}/history", after=told[-1])).data
+    assert (page["history"], page["next_after"]) == ([], None)
+    included = (await api.get(path_of(task), include="history")).data["history"]
+    assert [line["seq"] for line in included] == told[1:]
 
 
 async def test_it_can_be_had_with_the_outcome(api, directory):
