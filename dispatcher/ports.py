@@ -57,15 +57,9 @@ class LogLine:
 class Change:
     """A task in its new form, and the line that explains it. `before` is None for a new task.
 
-<<<<<<< HEAD
-    Logs have no line; nor have heartbeats, but for one that tells of progress once in a while; a late result has a
-    line and leaves the task as it was. `gone`: it was deleted, and `after` is what it last was, perhaps without its
-    result. `log`: what is new in its log.
-=======
     Logs have no line, and of heartbeats only those that tell of progress, one in a while; a late result has a line and
     leaves the task as it was. `gone`: it was deleted, and `after` is what it last was, perhaps without its result.
     `log`: what is new in its log.
->>>>>>> logs
     """
 
     before: Task | None

@@ -65,13 +65,8 @@ class SqliteRecord:
     async def directory(self, work_directory: str) -> DirectoryCount:
         return await self._read(queries.directory, work_directory)
 
-<<<<<<< HEAD
-    async def history(self, task_id: str) -> Sequence[Entry]:
-        return await self._read_long(queries.entries_of, task_id)
-=======
     async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
-        return await self._read(queries.entries_of, task_id, limit)
->>>>>>> logs
+        return await self._read_long(queries.entries_of, task_id, limit)
 
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read_long(queries.events, after, limit, only)

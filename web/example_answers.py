@@ -147,6 +147,7 @@ ANSWERS: Mapping[str, Any] = {
                 "details": {},
             }
         ],
+        "next_after": None,
     },
     "explain": {
         "task_id": TASK_ID,
