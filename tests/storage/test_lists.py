@@ -461,7 +461,7 @@ LONG: dict[str, tuple[Any, str, Callable[[Record], Awaitable[object]]]] = {
     "matching": (matching, "matching", lambda record: record.matching(Filter(), 1, 2)),
     "statistics": (storage_record, "statistics", lambda record: record.statistics(None, 0, 60_000, 60_000)),
     "events": (queries, "events", lambda record: record.events(0, 1, EventFilter())),
-    "history": (queries, "entries_of", lambda record: record.history("a")),
+    "history": (queries, "entries_of", lambda record: record.history("a", 1)),
     "directories": (queries, "directories", lambda record: record.directories()),
     "log": (traces, "log", lambda record: record.log("a", 0, 1)),
     "sightings": (traces, "sightings", lambda record: record.sightings(0)),
