@@ -9,9 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.errors import RecordFailed
+from dispatcher.ports import Entry, Notice
 from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, connected, raw, text_of, until
 from tests.web.inside import inside
+from web.metrics import Metrics
 
 KEY = "correct-horse-battery-staple"
 ABOUT_THE_RECORD = ("disk_free_bytes", "database_log_bytes", "waiting_tasks", "oldest_waiting_seconds")
@@ -138,12 +140,15 @@ async def test_open_streams_are_counted_by_their_kind_and_are_so_many_at_most(tm
         assert [told["stream_readers", kind] for kind in (*paths, "export")] == [0, 0, 0, 0]
 
 
-async def test_the_time_waited_is_the_one_that_statistics_tell(server, directory):
-    """A task that might have been taken up long ago has waited since it was created."""
-    async with connected(server) as api:
-        await api.create(directory, run_at="2001-01-01T00:00:00Z")
-        assert await api.next(directory)
-        assert (await scraped(api))["task_waiting_seconds_sum",] < 3600
+def test_times_are_those_that_the_history_tells():
+    """As the statistics have them: there are no two ways to measure."""
+    metrics = Metrics()
+    for type, details in (("claimed", {"waiting_seconds": 3}), ("failed", {"processing_seconds": 4}), ("released", {})):
+        about = {"task_id": "x", "work_directory": "/w", "priority": None, "status": None}
+        metrics.committed([Notice(Entry(seq=1, type=f"task.{type}", at=0, details=details, **about))])
+    told = metrics.text([]).decode()
+    assert "task_waiting_seconds_sum 3.0" in told
+    assert "task_processing_seconds_sum 4.0" in told
 
 
 async def test_answers_are_timed_by_their_route(server, directory):
