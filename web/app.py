@@ -176,6 +176,8 @@ async def _body(service: Service, request: Request) -> bytes:
     if request.can_read_body:
         _check_form(request)
     try:
+        if request.content.is_eof():  # it is all here, as it mostly is
+            return await request.read()
         async with asyncio.timeout(service.settings.server.request_timeout_seconds):
             return await request.read()
     except HTTPRequestEntityTooLarge:  # it did not say so beforehand
