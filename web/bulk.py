@@ -85,7 +85,7 @@ async def _steer(service: Service, asked: Many, each: SteerMany, slice: int, new
         "skipped": skipped,
         "skipped_count": matched - changed,
     }
-    return ok(told, service.clock())
+    return await asyncio.to_thread(ok, told, service.clock())  # it may name very many
 
 
 async def _sliced(runs: AsyncIterator[Iterator[str]], size: int) -> AsyncIterator[tuple[str, ...]]:
