@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dispatcher.fields import Priority
 from dispatcher.ports import Change
 from dispatcher.task import Status, Task
-from storage import search, sqlite
-from storage.versions import migrate, steps
+from storage.sqlite import journal as sqlite
+from storage.sqlite import search
+from storage.sqlite.versions import migrate, steps
 
 WORDS = " ".join(" ".join(topics.values()).split())
 DIRECTORIES = [
@@ -60,7 +61,7 @@ def fill(path: Path, tasks: int) -> None:
     for end in ("", "-wal", "-shm"):
         Path(f"{path}{end}").unlink(missing_ok=True)
     db = sqlite3.connect(path, isolation_level=None)
-    migrate(db, steps(files("storage")))
+    migrate(db, steps(files("storage.sqlite")))
     db.executescript("pragma journal_mode = wal; pragma synchronous = off; pragma cache_size = -400000")
     chance, began = random.Random(1), time.monotonic()
     for first in range(1, tasks + 1, BATCH):

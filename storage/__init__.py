@@ -1,1 +1,1 @@
-"""The durable record: implements the dispatcher's ports on SQLite."""
+"""The durable record: implements the dispatcher's ports on SQLite, and on PostgreSQL."""

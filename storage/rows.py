@@ -27,7 +27,7 @@ Conversions = dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]
 PRIORITY = (lambda priority: priority.rank, RANKED.__getitem__)
 JSON = (to_json, orjson.loads)
 JSON_OR_NULL = (_or_null(to_json), _or_null(orjson.loads))
-BOOLEAN = (int, bool)
+BOOLEAN = (bool, bool)
 STRINGS = (to_json, lambda text: tuple(orjson.loads(text)))
 
 

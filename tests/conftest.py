@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.postgres import Cluster, postgres
+
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
@@ -71,3 +73,18 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     yield running
     if running.process.poll() is None:
         running.terminate()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL of this process's own."""
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(cluster: Cluster) -> Iterator[str]:
+    """An empty database on it."""
+    name = cluster.create_database()
+    yield cluster.url(name)
+    cluster.drop_database(name)

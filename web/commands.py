@@ -10,7 +10,7 @@ import orjson
 from cyclopts import App, Parameter
 
 from storage.errors import StorageError
-from storage.rebuild import NEVER, rebuild_file
+from storage.sqlite.rebuild import NEVER, rebuild_file
 from web.codec import rfc3339
 from web.openapi import describe
 from web.routes import ROUTES

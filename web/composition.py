@@ -16,7 +16,7 @@ from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
 from dispatcher.roll import SEEN_SECONDS, Roll
-from storage.store import SqliteStore
+from storage.sqlite.store import SqliteStore
 from web.app import make_app
 from web.configuration import begin
 from web.connections import LINE_BYTES_MAX, Runner

@@ -19,7 +19,7 @@ from cyclopts import App, Parameter
 
 from dispatcher.errors import Unavailable
 from storage.errors import StorageError
-from storage.store import open_store
+from storage.sqlite.store import open_store
 from web.codec import Fault
 from web.composition import compose, listen
 from web.reconfiguring import read_again

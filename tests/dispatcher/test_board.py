@@ -23,7 +23,7 @@ from dispatcher.messages import (
 )
 from dispatcher.ports import Snapshot
 from dispatcher.task import MOVES, Status, Task
-from storage import sqlite
+from storage.sqlite import journal as sqlite
 from tests.dispatcher.world import CountingMint, database
 
 CLAIM = Claim(work_directories=("/w",), worker_id="ann", lease_seconds=10)

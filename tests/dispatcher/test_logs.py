@@ -11,7 +11,7 @@ from dispatcher.errors import LogFull, Unavailable
 from dispatcher.hub import about_task
 from dispatcher.messages import Claim, Complete, Create, Delete, Log, Release
 from dispatcher.task import Status, Task
-from storage import leftovers
+from storage.sqlite import leftovers
 from tests.dispatcher.test_actor import Stage, stage
 from tests.dispatcher.world import World
 

@@ -31,7 +31,8 @@ from dispatcher.messages import (
     Tick,
 )
 from dispatcher.rules import Rules
-from storage import leftovers, sqlite
+from storage.sqlite import journal as sqlite
+from storage.sqlite import leftovers
 from tests.dispatcher.answers import GONE, UNAVAILABLE, answer_of, in_any_order, shown
 from tests.dispatcher.audit import Audit
 from tests.dispatcher.oracle import Oracle

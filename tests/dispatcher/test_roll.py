@@ -8,7 +8,7 @@ from dispatcher import roll
 from dispatcher.messages import FOREVER, Cancel, Claim, Complete, Create, Fail, Heartbeat, Retry, Tick
 from dispatcher.record import Sighting
 from dispatcher.roll import Roll
-from storage import traces
+from storage.sqlite import traces
 from tests.dispatcher.world import World
 
 HOUR = 3_600_000

@@ -14,10 +14,10 @@ from dispatcher.hub import Hub
 from dispatcher.messages import Message
 from dispatcher.ports import Changes, Found, Needs, Snapshot
 from dispatcher.rules import Rules
-from storage import sqlite
-from storage.versions import migrate, steps
+from storage.sqlite import journal as sqlite
+from storage.sqlite.versions import migrate, steps
 
-STEPS = steps(files("storage"))
+STEPS = steps(files("storage.sqlite"))
 LOOKS_MAX = 10_000
 NO_GRACE = Rules(restart_grace_seconds=0)
 

@@ -46,7 +46,7 @@ class Clock:
 
 @define(eq=False)
 class Disk:
-    """Stands before the functions of storage.sqlite that run in the writer's thread."""
+    """Stands before the functions of storage.sqlite.journal that run in the writer's thread."""
 
     slow: tuple[float, float] = (0, 0)
     failing: str = ""  # "commit" or "fetch": the next of these
@@ -55,7 +55,7 @@ class Disk:
     _is_full: bool = False
 
     def install(self) -> None:
-        from storage import sqlite
+        from storage.sqlite import journal as sqlite
 
         commit, fetch = sqlite.commit, sqlite.fetch
         sqlite.commit = lambda db, *args: self._commit(db, commit, args)

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from storage.durations import bin_of
-from storage.rebuild import NEVER, rebuild
-from storage.rollups import add_up
+from storage.sqlite.rebuild import NEVER, rebuild
+from storage.sqlite.rollups import add_up
 
 SPANS = (60_000, 3_600_000)
 EVENTS = ("created", "claimed", "completed", "failed", "cancelled", "retried", "released", "lease_expired", "deleted")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from dispatcher.events import EVENT_TYPES
 from dispatcher.ports import Entry, Notice
 from dispatcher.record import EventFilter
-from storage import queries, sqlite
+from storage.sqlite import journal as sqlite
+from storage.sqlite import queries
 from tests.dispatcher.world import database
 
 TASKS = (None, "t1", "t2")

@@ -18,10 +18,11 @@ from dispatcher.messages import Cancel, Delete, Edit
 from dispatcher.ports import Change
 from dispatcher.record import EventFilter, Filter, Record, Sort, Spot
 from dispatcher.task import Status, Task
-from storage import lists, matching, queries, search, sections, sources, sqlite, store, traces
-from storage import record as storage_record
 from storage.rows import TASKS
-from storage.store import open_store
+from storage.sqlite import journal as sqlite
+from storage.sqlite import lists, matching, queries, search, sections, sources, store, traces
+from storage.sqlite import record as storage_record
+from storage.sqlite.store import open_store
 from tests.dispatcher.test_board import Desk
 from tests.dispatcher.world import database
 from tests.web.conftest import until

@@ -10,7 +10,8 @@ from dispatcher.matching import matches
 from dispatcher.ports import Change
 from dispatcher.record import Filter
 from dispatcher.task import Status, Task
-from storage import matching, sqlite
+from storage.sqlite import journal as sqlite
+from storage.sqlite import matching
 from tests.dispatcher.world import database
 
 DIRECTORIES = ["/a", "/b", "C:\\a"]

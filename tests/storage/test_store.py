@@ -19,17 +19,18 @@ from dispatcher.ports import Change, Configured
 from dispatcher.record import Filter
 from dispatcher.rules import Rules
 from dispatcher.task import Status
-from storage import lists, queries, sqlite, store
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
-from storage.hop import hop
-from storage.store import open_store
-from storage.versions import migrate, steps
+from storage.sqlite import journal as sqlite
+from storage.sqlite import lists, queries, store
+from storage.sqlite.hop import hop
+from storage.sqlite.store import open_store
+from storage.sqlite.versions import migrate, steps
 from tests.dispatcher.test_board import Desk
 from tests.dispatcher.world import database
 from tests.web.conftest import until
 
 STATUSES = ", ".join(Status)
-STEPS = steps(files("storage"))
+STEPS = steps(files("storage.sqlite"))
 
 
 def created(**fields: object) -> Change:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import ClientSession
 
-from storage.store import SqliteStore, open_store
+from storage.sqlite.store import SqliteStore, open_store
 from tests.web.conftest import Api
 from web.composition import compose, listen
 from web.server_log import Log

@@ -19,7 +19,7 @@ from dispatcher.fields import Priority
 from dispatcher.messages import Claim, Complete, Create, CreateMany, Draft, Edit, Message, Retry, SteerMany
 from dispatcher.record import Filter
 from dispatcher.task import Status
-from storage.store import open_store
+from storage.sqlite.store import open_store
 from tests.web.conftest import until
 from web import bulk
 from web.bodies import Many, ManyOfPriority

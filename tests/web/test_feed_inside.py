@@ -15,7 +15,7 @@ from dispatcher.fields import Priority
 from dispatcher.ports import Entry, Notice
 from dispatcher.record import EventFilter
 from dispatcher.task import Status
-from storage.store import open_store
+from storage.sqlite.store import open_store
 from tests.web.conftest import Api, connected, until
 from tests.web.tails import cycle, page, pages, tail
 from web import events, feed
@@ -200,7 +200,7 @@ async def test_a_filtered_reader_is_told_where_it_stands(tmp_path: Path, monkeyp
 
 async def test_pages_of_what_is_rare_do_not_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One page looks through a bounded number of stretches, and the next one goes on where it stopped."""
-    monkeypatch.setattr("storage.queries.STRETCH_MAX", 2)
+    monkeypatch.setattr("storage.sqlite.queries.STRETCH_MAX", 2)
     monkeypatch.setattr(events, "STRETCHES_MAX", 3)
     async with serving(tmp_path) as (_, api):
         for _ in range(10):

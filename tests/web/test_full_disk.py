@@ -26,7 +26,7 @@ ENTER = ("nsenter", "--user", "--mount", "--preserve-credentials", f"--wd={Path.
 LIMITED = """
 import sys
 from pathlib import Path
-from storage import sqlite
+from storage.sqlite import journal as sqlite
 from task_orchestrator.cli import main
 
 full = Path(sys.argv.pop(1))

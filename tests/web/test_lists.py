@@ -15,8 +15,8 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from dispatcher.task import Task
-from storage import lists as found_lists
-from storage import sqlite
+from storage.sqlite import journal as sqlite
+from storage.sqlite import lists as found_lists
 from tests.conftest import ServerProcess
 from tests.dispatcher.test_board import Desk
 from tests.web.conftest import TASKS, Api, connected, text_of, until, wire

@@ -8,23 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from storage.errors import StorageError
-from storage.owner import OwnerLock
-from storage.rollups import (
-    HOUR,
-    MINUTE,
-    NUMBERS,
-    Key,
-    RowKey,
-    Tallies,
-    Tally,
-    Total,
-    add_to_rollups,
-    add_up,
-    floor,
-    put,
-)
 from storage.rows import RANKED
-from storage.versions import migrate, steps
+from storage.sqlite.owner import OwnerLock
+from storage.sqlite.rollups import add_to_rollups, add_up, put
+from storage.sqlite.versions import migrate, steps
+from storage.tallies import HOUR, MINUTE, NUMBERS, Key, RowKey, Tallies, Tally, Total, floor
 
 NEVER = 2**62
 STRETCH_LINES = 10_000  # of the history are in memory at a time
@@ -55,7 +43,7 @@ def rebuild_file(path: Path, tell: Callable[[int, int], None]) -> int:
         lock = OwnerLock(path)
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
-                migrate(db, steps(files("storage")))
+                migrate(db, steps(files("storage.sqlite")))
                 return rebuild(db, tell)
         finally:
             lock.release()

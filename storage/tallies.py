@@ -1,19 +1,14 @@
-"""What happened, counted by the minute and the hour, in the transaction that makes it happen.
+"""What happened, counted by the minute: what a batch adds, whatever record it is added to.
 
 Everything is counted from lines of the history, and from the forms of tasks that they tell of, so that it can be
-counted again from the history alone (storage/rebuild.py).
-
-A batch writes a single row, of what it adds; every ADDITIONS_MAX batches these are added to the minutes and hours they
-belong to. Whoever reads takes both together.
+counted again from the history alone.
 """
 
-import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from operator import add
 from typing import Any
 
-import orjson
 from attrs import define, field
 
 from dispatcher.fields import Priority
@@ -24,18 +19,11 @@ from storage.durations import Durations
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 EVERYWHERE = ""  # stands for all work directories
-ADDITIONS_MAX = 16  # batches that are not added up yet
 
 EVENTS = ("created", "claimed", "completed", "failed", "cancelled", "retried", "released", "lease_expired", "deleted")
 NUMBERS = (*EVENTS, *(f"now_{name}" for name in (*Status, *Priority)))
 PLACES = {f"task.{name}" if name in EVENTS else name.removeprefix("now_"): place for place, name in enumerate(NUMBERS)}
 COLUMNS = ("work_directory", "span", "at", *NUMBERS, "waiting", "processing")
-
-DURATIONS = "select waiting, processing from rollups where work_directory = ? and span = ? and at = ?"
-ADD = f"""
-    insert into rollups ({", ".join(COLUMNS)}) values ({", ".join("?" * len(COLUMNS))})
-    on conflict do update set {", ".join(f"{name} = {name} + excluded.{name}" for name in NUMBERS)},
-        waiting = coalesce(excluded.waiting, waiting), processing = coalesce(excluded.processing, processing)"""
 
 Key = tuple[str, int]  # a work directory and the begin of a minute
 RowKey = tuple[str, int, int]  # a work directory, a span and the begin of it
@@ -112,41 +100,14 @@ def tallies(net: Iterable[Change], entries: Iterable[Entry]) -> Tallies:
     return found
 
 
-def write(db: sqlite3.Connection, tallies: Tallies) -> None:
-    if tallies:
-        rows = [(*key, tally.numbers, tally.waiting, tally.processing) for key, tally in tallies.items()]
-        number = db.execute("insert into additions (tallies) values (?)", (orjson.dumps(rows).decode(),)).lastrowid
-        if number is not None and number >= ADDITIONS_MAX:
-            add_up(db)
-
-
-def additions(db: sqlite3.Connection) -> Iterator[tuple[Key, Tally]]:
-    for (text,) in db.execute("select tallies from additions"):
-        for work_directory, minute, *tally in orjson.loads(text):
-            yield (work_directory, minute), Tally(*tally)
-
-
-def add_up(db: sqlite3.Connection) -> None:
-    """Nothing changes, for whoever reads."""
-    add_to_rollups(db, additions(db))
-    db.execute("delete from additions")
-
-
-def add_to_rollups(db: sqlite3.Connection, tallies: Iterable[tuple[Key, Tally]]) -> None:
-    minutes: defaultdict[Key, Total] = defaultdict(Total)
+def minutes(tallies: Iterable[tuple[Key, Tally]]) -> Mapping[RowKey, Total]:
+    """What they add to the rows of the minutes and hours they belong to."""
+    found: defaultdict[Key, Total] = defaultdict(Total)
     for minute, tally in tallies:
-        minutes[minute].add(tally)
+        found[minute].add(tally)
     rows: defaultdict[RowKey, Total] = defaultdict(Total)
-    for (directory, at), total in minutes.items():
+    for (directory, at), total in found.items():
         for path in (directory, EVERYWHERE):
             rows[path, MINUTE, at].add_total(total)
             rows[path, HOUR, floor(at, HOUR)].add_total(total)
-    for key, total in rows.items():
-        if (total.waiting.bins or total.processing.bins) and (row := db.execute(DURATIONS, key).fetchone()):
-            total.add_durations(*row)  # what is written takes the place of what stands there
-    put(db, rows)
-
-
-def put(db: sqlite3.Connection, rows: Mapping[RowKey, Total]) -> None:
-    values = ((*key, *it.numbers, it.waiting.to_json(), it.processing.to_json()) for key, it in rows.items())
-    db.executemany(ADD, values)
+    return rows

@@ -26,9 +26,9 @@ from dispatcher.record import (
 )
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage import lists, matching, queries, traces
-from storage.hop import P, T, hop
-from storage.statistics import statistics
+from storage.sqlite import lists, matching, queries, traces
+from storage.sqlite.hop import P, T, hop
+from storage.sqlite.statistics import statistics
 
 INTERRUPT_SECONDS = 0.02  # between two tries to stop what is no longer wanted
 

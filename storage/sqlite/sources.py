@@ -14,8 +14,8 @@ from attrs import evolve, frozen
 from dispatcher.fields import Priority
 from dispatcher.record import Filter
 from dispatcher.task import Status
-from storage import search
-from storage.queries import first_arrival_since
+from storage.sqlite import search
+from storage.sqlite.queries import first_arrival_since
 
 SIZED_MAX = 100_000  # of a source with more it is not known how many
 SIZED_FIRST, SIZED_FACTOR = 1_000, 10  # at first it is seen which are smaller than that, then so many times

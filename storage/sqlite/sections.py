@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from dispatcher.fields import Priority
 from dispatcher.record import Filter, Sort, Spot
 from dispatcher.task import Status
-from storage.sources import (
+from storage.sqlite.sources import (
     SIZED_MAX,
     Arm,
     Pick,

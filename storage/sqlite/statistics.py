@@ -10,7 +10,8 @@ from dispatcher.fields import Priority
 from dispatcher.statistics import Bucket, Spread, Statistics
 from dispatcher.task import Status
 from storage.durations import Durations
-from storage.rollups import EVENTS, EVERYWHERE, HOUR, MINUTE, NUMBERS, PLACES, Total, additions, floor
+from storage.sqlite.rollups import additions
+from storage.tallies import EVENTS, EVERYWHERE, HOUR, MINUTE, NUMBERS, PLACES, Total, floor
 
 RANGE = "from rollups where work_directory = ? and span = ? and at >= ? and at < ?"
 ROWS = f"select waiting, processing, {', '.join(NUMBERS)} {RANGE}"

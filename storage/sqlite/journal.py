@@ -28,8 +28,9 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
-from storage import leftovers, rollups, search
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
+from storage.sqlite import leftovers, rollups, search
+from storage.tallies import tallies
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 DEPENDANTS_SLICE = 256  # and so many of those that wait for them
@@ -223,7 +224,7 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     leftovers.leave(db, net)
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
     db.executemany(ADD_COUNT, _counts(net))
-    rollups.write(db, rollups.tallies(net, entries))
+    rollups.write(db, tallies(net, entries))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
     db.executemany(INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
     search.keep_in_step(db, net)

@@ -20,12 +20,12 @@ from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.medium import Room
 from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
-from storage import leftovers, search, sqlite
 from storage.errors import NotOurs, StorageError
-from storage.hop import P, T, hop
-from storage.owner import OwnerLock
-from storage.record import SqliteRecord
-from storage.versions import migrate, steps
+from storage.sqlite import journal, leftovers, search
+from storage.sqlite.hop import P, T, hop
+from storage.sqlite.owner import OwnerLock
+from storage.sqlite.record import SqliteRecord
+from storage.sqlite.versions import migrate, steps
 
 READERS = 3  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
@@ -69,17 +69,17 @@ class SqliteStore:
     async def load(self) -> Snapshot:
         """Raises StorageError."""
         try:
-            return await hop(self._writer, sqlite.load)
+            return await hop(self._writer, journal.load)
         except sqlite3.Error as error:
             raise StorageError(f"the database cannot be read: {error}") from error
 
     async def fetch(self, needs: Needs) -> Found:
-        return await hop(self._writer, sqlite.fetch, needs)
+        return await hop(self._writer, journal.fetch, needs)
 
     async def commit(self, changes: Changes) -> None:
         began = perf_counter()
         try:
-            flushed_seconds = await hop(self._writer, sqlite.commit, changes)
+            flushed_seconds = await hop(self._writer, journal.commit, changes)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in FULL:
                 raise
@@ -101,7 +101,7 @@ class SqliteStore:
 
     async def probe(self) -> None:
         try:
-            await hop(self._writer, sqlite.probe)
+            await hop(self._writer, journal.probe)
         except sqlite3.Error as error:
             raise RecordFailed(str(error)) from error
         self._log_bytes += PROBE_BYTES  # alone it is not worth a checkpoint, unlike a commit
@@ -124,15 +124,15 @@ class SqliteStore:
             await self._full.wait()
             await asyncio.sleep(ROOM_SECONDS)
             with contextlib.suppress(sqlite3.Error):
-                await hop(self._writer, sqlite.take_room, ROOM_BYTES)
+                await hop(self._writer, journal.take_room, ROOM_BYTES)
                 self._full.clear()
                 log.warning("the disk has room again")
 
     async def webhook_place(self) -> int | None:
-        return await self._alone(sqlite.webhook_place)
+        return await self._alone(journal.webhook_place)
 
     async def keep_webhook_place(self, seq: int | None) -> None:
-        await self._alone(sqlite.keep_webhook_place, seq)
+        await self._alone(journal.keep_webhook_place, seq)
         self._log_grew(CHANGE_BYTES)
 
     async def _alone(
@@ -261,7 +261,7 @@ def _uri(path: Path, mode: str) -> str:
 
 
 def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
-    migrate(db, steps(files("storage")))
+    migrate(db, steps(files("storage.sqlite")))
     (mode,) = db.execute("pragma journal_mode = wal").fetchone()
     if mode != "wal":
         raise NotOurs(f"its file system allows no write-ahead log (journal mode is {mode})")

@@ -1,0 +1,1 @@
+"""The record in a PostgreSQL, which any number of servers share."""
