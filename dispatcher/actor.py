@@ -8,20 +8,22 @@ while woken():                          wait for one message, take all that pile
     publish(changes)                    and only then tell everybody
 """
 
-from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop
+from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop, sleep
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Generic
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispatcher.board import Board, Effects, Parked
-from dispatcher.errors import NoRoom, Refusal, Unavailable
-from dispatcher.hub import Hub
+from dispatcher.errors import NoRoom, RecordFailed, Refusal, Unavailable, Undone
 from dispatcher.messages import (
+    Adopt,
     Claim,
     Create,
     CreateMany,
+    Heed,
     Leave,
     Log,
     Message,
@@ -32,7 +34,7 @@ from dispatcher.messages import (
     Tick,
     Ticket,
 )
-from dispatcher.ports import Clock, Journal
+from dispatcher.ports import Changes, Clock, Journal
 from dispatcher.roll import Roll, Worker
 from dispatcher.situation import Situation
 from dispatcher.task import Task
@@ -41,10 +43,12 @@ BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next
 MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
+PAUSE_SECONDS = 0.1  # after the record has refused a batch: what falls due by itself would be tried again at once
 UNDELIVERED = "undelivered"
 FLEETING = (Leave, Tick, Resume)  # they speak of the board as it was, or come again by themselves
 EXPENDABLE = (Create, CreateMany, Log)  # turned down while there is no room, which is for those who end what runs
 FULL = "the disk is full"
+AWAY = "the database cannot be reached"
 CROWDED = "too many requests are waiting"
 
 
@@ -53,8 +57,16 @@ class Envelope(Generic[R]):
     message: Message[R]
     reply: "Future[R]" = field(factory=lambda: get_running_loop().create_future())
     ticket: Ticket | None = None  # while parked
+    until: int | None = None  # likewise: when it wants an answer at the latest, None for never
     tried: bool = False  # there was no room for it once
     since: float = field(factory=lambda: monotonic())
+
+    def ask_again(self, now: int) -> None:
+        """A parked claim is to be decided once more, and waits no longer than it would have."""
+        self.ticket = None
+        if self.until is not None:
+            claim: Any = self.message
+            self.message = evolve(claim, wait_seconds=max(0, self.until - now) / 1000)
 
 
 def unasked(message: Message[R]) -> Envelope[R]:
@@ -68,9 +80,18 @@ Outcome = tuple[Envelope[Any], Effects[Any] | Exception]
 
 
 class Dispatcher:
-    def __init__(self, board: Board, journal: Journal, hub: Hub, clock: Clock, roll: Roll | None = None) -> None:
+    def __init__(
+        self,
+        board: Board,
+        journal: Journal,
+        publish: Callable[[Changes], None],
+        clock: Clock,
+        roll: Roll | None = None,
+        owes_grace: bool = True,
+    ) -> None:
+        """`publish` is told of every batch once it is on record; it must not wait, nor raise."""
         self.roll = roll or Roll()
-        self._board, self._journal, self._hub, self._clock = board, journal, hub, clock
+        self._board, self._journal, self._publish, self._clock = board, journal, publish, clock
         self._mailbox: deque[Envelope[Any]] = deque()
         self._mail = Event()
         self._open = True
@@ -78,7 +99,7 @@ class Dispatcher:
         self._batch: list[Envelope[Any]] = []  # being decided and saved
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
-        self._owes_grace = True  # leases could not be renewed for a while
+        self._owes_grace = owes_grace  # leases could not be renewed for a while
         self.batches = self.messages = 0  # committed since the start, and the messages decided in them
 
     async def ask(self, message: Message[R]) -> R:
@@ -87,6 +108,8 @@ class Dispatcher:
             raise Unavailable
         if len(self._mailbox) >= MAILBOX_MAX:
             raise Unavailable(CROWDED)
+        if self._journal.is_away:
+            raise Unavailable(AWAY)
         envelope = Envelope(message)
         self._post(envelope)
         try:
@@ -135,6 +158,11 @@ class Dispatcher:
     def waiting_in(self, work_directory: str) -> int:
         """How many workers wait for a task of a directory."""
         return self._board.agenda.waiting(work_directory)
+
+    def heed(self, message: Heed | Adopt) -> None:
+        """Others have done something on the record."""
+        if self._open:
+            self._post(unasked(message))
 
     def give_back(self, tasks: tuple[Task, ...]) -> None:
         """These claimed tasks did not reach their worker: back to waiting, at once.
@@ -204,21 +232,33 @@ class Dispatcher:
         now = self._clock()
         self._batch = batch = self._what_comes_first(now) + batch
         self._board.forget()
-        if needs := self._board.needs([envelope.message for envelope in batch], now):
-            self._board.learn(await self._journal.fetch(needs))
-        outcomes = self._decide(batch, now)
-        changes = [change for _, outcome in outcomes if isinstance(outcome, Effects) for change in outcome.changes]
-        if changes:
-            try:
-                await self._journal.commit(changes)
-            except NoRoom:
-                await self._take_back(outcomes, now)
-                return
-            self.batches += 1
-            self.messages += len(outcomes)
-        for envelope, outcome in outcomes:
-            self._answer(envelope, outcome, now)
-        self._hub.publish(changes)
+        outcomes: list[Outcome] = []
+        try:
+            if needs := self._board.needs([envelope.message for envelope in batch], now):
+                self._board.learn(await self._journal.fetch(needs))
+                now = self._clock()  # it may have had to wait for others
+            outcomes = self._decide(batch, now)
+            changes = [change for _, outcome in outcomes if isinstance(outcome, Effects) for change in outcome.changes]
+            if changes:
+                changes = list(await self._journal.commit(changes))
+            elif needs:
+                await self._journal.release()
+        except NoRoom:
+            await self._take_back(outcomes, now)
+        except Undone as undone:
+            self._owes_grace = self._owes_grace or undone.was_away
+            await self._begin_again(batch)
+        except RecordFailed as failed:
+            self._refuse([envelope for envelope, _ in outcomes] or batch, failed)
+            await sleep(PAUSE_SECONDS)
+            await self._begin_again([])
+        else:
+            if changes:
+                self.batches += 1
+                self.messages += len(outcomes)
+            for envelope, outcome in outcomes:
+                self._answer(envelope, outcome, now)
+            self._publish(changes)
 
     def _what_comes_first(self, now: int) -> list[Envelope[Any]]:
         """Before any message what has fallen due; and before that a grace, if leases could not be renewed."""
@@ -249,6 +289,28 @@ class Dispatcher:
                 self._settle(envelope, Unavailable(FULL))
         kept = (envelope for envelope in (*again, *self._mailbox) if not isinstance(envelope.message, FLEETING))
         self._mailbox = deque(envelope for envelope in kept if not envelope.reply.done())
+
+    async def _begin_again(self, batch: list[Envelope[Any]]) -> None:
+        """Nothing of what was decided is on record, and nobody knows of it: those who wait ask once more, for as long
+        as they still have, and then comes what there is to decide."""
+        self._board = self._board.rebuilt(await self._journal.load())
+        self._owes_grace = self._owes_grace or any(isinstance(envelope.message, Resume) for envelope in batch)
+        now = self._clock()
+        again: dict[Envelope[Any], None] = {}
+        for ticket in sorted(self._parked):
+            waiting = self._parked.pop(ticket)
+            waiting.ask_again(now)
+            again[waiting] = None
+        for envelope in (*batch, *self._mailbox):
+            if not isinstance(envelope.message, FLEETING):
+                again[envelope] = None
+        self._mailbox = deque(again)
+
+    def _refuse(self, batch: list[Envelope[Any]], why: RecordFailed) -> None:
+        """The record does not take what they have led to, or does not say what they are about."""
+        for envelope in batch:
+            if envelope.ticket is None and not envelope.reply.done():
+                self._settle(envelope, why)
 
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
         """As many as the board knows enough for; the others go to the head of the next batch, with those that must let
@@ -284,7 +346,7 @@ class Dispatcher:
         except Refusal as refusal:
             return refusal
         if isinstance(effects.reply, Parked):
-            envelope.ticket = effects.reply.ticket
+            envelope.ticket, envelope.until = effects.reply.ticket, effects.reply.until
             self._parked[envelope.ticket] = envelope
         return effects
 

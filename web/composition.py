@@ -15,6 +15,7 @@ from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
+from dispatcher.ports import Changes
 from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.sqlite.store import SqliteStore
 from web.app import make_app
@@ -44,11 +45,16 @@ async def compose(given: Given, store: SqliteStore, log: Log) -> AsyncIterator[t
     clock, hub, metrics, feed = SystemClock(snapshot.last_at), Hub(), Metrics(), Feed(snapshot.last_seq)
     courier = Courier(store.record, store, clock)
     store.watch(metrics.saved)
-    for watcher in (metrics.committed, feed.publish, courier.hear):
+    for watcher in (feed.publish, courier.hear):
         hub.watch(watcher)
+
+    def publish(changes: Changes) -> None:
+        metrics.committed(changes)
+        hub.publish(changes)
+
     roll = Roll(await store.record.sightings(clock() - SEEN_SECONDS * 1000))
     board = Board(snapshot, SystemMint(), configuration.settings.task.rules())
-    dispatcher = Dispatcher(board, store, hub, clock, roll)
+    dispatcher = Dispatcher(board, store, publish, clock, roll)
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
     try:

@@ -76,7 +76,7 @@ class SqliteStore:
     async def fetch(self, needs: Needs) -> Found:
         return await hop(self._writer, journal.fetch, needs)
 
-    async def commit(self, changes: Changes) -> None:
+    async def commit(self, changes: Changes) -> Changes:
         began = perf_counter()
         try:
             flushed_seconds = await hop(self._writer, journal.commit, changes)
@@ -93,6 +93,10 @@ class SqliteStore:
             self._left.set()
         for watcher in self._watchers:
             watcher(len(changes), perf_counter() - began, flushed_seconds)
+        return changes
+
+    async def release(self) -> None:
+        """Nobody else writes, so nothing was held."""
 
     def watch(self, watcher: Callable[[int, float, float], None]) -> None:
         """From now on it is told of every commit: how many changes it had, how many seconds it took, and how many of
@@ -117,6 +121,10 @@ class SqliteStore:
     @property
     def short_of_room(self) -> bool:
         return self._full.is_set()
+
+    @property
+    def is_away(self) -> bool:
+        return False
 
     async def look_for_room(self) -> None:
         """After the disk was full: notices when it is no longer."""
