@@ -257,8 +257,10 @@ create table logs_left (
     primary key (work_directory, arrival)
 );
 
--- Lists.
+-- Lists. Every change of a task's status or worker writes to all of these that it belongs to: they are few and narrow.
+create index tasks_by_arrival on tasks (arrival);
 create index tasks_by_created on tasks (created_at, arrival);
 create index tasks_by_updated on tasks (updated_at, arrival);
-create index tasks_by_status on tasks (status, arrival);
+create index tasks_by_status on tasks (status, priority, created_at, arrival);
 create index tasks_by_worker on tasks (worker_id, arrival) where worker_id is not null;
+create index tasks_waiting on tasks (work_directory, created_at) where status = 'waiting';

@@ -1,8 +1,7 @@
 """The index of the prompts' text: every three letters in a row, and the tasks whose prompts have them.
 
 A commit does not wait for it. New prompts are indexed a slice at a time, in the gaps between the commits; what is not
-indexed yet is the tail, which every search looks through. Text is compared without regard to case as Unicode folds it
-(`str.casefold`); accents count.
+indexed yet is the tail, which every search looks through. Prompts are indexed as they are compared (`fold`).
 """
 
 import sqlite3
@@ -13,6 +12,7 @@ from itertools import islice
 from attrs import frozen
 
 from dispatcher.ports import Change
+from storage.texts import fold
 
 SLICE = 128  # prompts indexed in one transaction
 SLICE_CHARACTERS_MAX = 100_000  # or fewer, if they are long
@@ -31,11 +31,6 @@ ADD = "insert into prompts (rowid, prompt) values (?, ?)"
 REMOVE = "insert into prompts (prompts, rowid, prompt) values ('delete', ?, ?)"
 ADVANCE = "update prompts_indexed set arrival = ?"
 MERGE = "insert into prompts (prompts, rank) values ('merge', ?)"
-
-
-def fold(text: str) -> str:
-    """Texts that differ only in case are the same in this form."""
-    return text.casefold()
 
 
 def wanted(text: str) -> str | None:
