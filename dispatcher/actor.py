@@ -9,8 +9,8 @@ while woken():                          wait for one message, take all that pile
 """
 
 from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop, sleep
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Any, Generic
 
@@ -35,8 +35,8 @@ from dispatcher.messages import (
     Ticket,
 )
 from dispatcher.ports import Changes, Clock, Journal
-from dispatcher.roll import Roll, Worker
-from dispatcher.situation import Situation
+from dispatcher.presence import Presence, Waiting
+from dispatcher.roll import Roll
 from dispatcher.task import Task
 
 BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
@@ -142,22 +142,24 @@ class Dispatcher:
         """How many claims wait for a task."""
         return len(self._parked)
 
-    @property
-    def working(self) -> int:
-        """How many tasks are being worked on."""
-        return len(self._board.working)
+    def presence(self) -> Presence:
+        """Who is connected here."""
+        waiters = self._board.agenda.waiters()
+        places = Counter((path, it.claim.tags) for it in waiters for path in it.claim.work_directories)
+        waiting = tuple(Waiting(*place, claims) for place, claims in places.items())
+        return Presence(waiting, tuple(self.roll.call(waiters, self._clock())))
 
-    def situation(self, task: Task) -> Situation:
-        """What surrounds a task at this moment."""
-        return self._board.situation(task)
+    def waiting_in(self, work_directory: str, tags: Collection[str] | None = None) -> int:
+        """How many claims wait here for a task of a directory; with tags, for one that bears them."""
+        return self._board.agenda.waiting(work_directory, tags)
 
-    def workers(self) -> list[Worker]:
-        """Who was seen within the last hour, by name."""
-        return self.roll.call(self._board.working.values(), self._board.agenda.waiters(), self._clock())
+    def waiting_directories(self) -> Collection[str]:
+        """Where claims wait."""
+        return {path for waiter in self._board.agenda.waiters() for path in waiter.claim.work_directories}
 
-    def waiting_in(self, work_directory: str) -> int:
-        """How many workers wait for a task of a directory."""
-        return self._board.agenda.waiting(work_directory)
+    def attempt_seconds(self, work_directory: str) -> float | None:
+        """How long a task of the directory takes, judging by those that were completed here of late; None: unknown."""
+        return self._board.pace.attempt_seconds(work_directory)
 
     def heed(self, message: Heed | Adopt) -> None:
         """Others have done something on the record."""
@@ -245,8 +247,7 @@ class Dispatcher:
                 await self._journal.release()
         except NoRoom:
             await self._take_back(outcomes, now)
-        except Undone as undone:
-            self._owes_grace = self._owes_grace or undone.was_away
+        except Undone:
             await self._begin_again(batch)
         except RecordFailed as failed:
             self._refuse([envelope for envelope, _ in outcomes] or batch, failed)
@@ -293,8 +294,10 @@ class Dispatcher:
     async def _begin_again(self, batch: list[Envelope[Any]]) -> None:
         """Nothing of what was decided is on record, and nobody knows of it: those who wait ask once more, for as long
         as they still have, and then comes what there is to decide."""
-        self._board = self._board.rebuilt(await self._journal.load())
-        self._owes_grace = self._owes_grace or any(isinstance(envelope.message, Resume) for envelope in batch)
+        snapshot = await self._journal.load()
+        self._board = self._board.rebuilt(snapshot)
+        was_grace = any(isinstance(envelope.message, Resume) for envelope in batch)
+        self._owes_grace = self._owes_grace or snapshot.was_away or was_grace
         now = self._clock()
         again: dict[Envelope[Any], None] = {}
         for ticket in sorted(self._parked):

@@ -40,7 +40,6 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.rules import Rules
-from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
 from dispatcher.visitors import Visitors
 
@@ -133,19 +132,6 @@ class Board:
 
     def comes_too_early(self, message: Message[Any], now: int) -> bool:
         return comes_too_early(self, message, now)
-
-    def situation(self, task: Task) -> Situation:
-        """What keeps a task from being worked on, or may do so."""
-        return Situation(
-            rules=self.gates.rules(task.work_directory),
-            working_here=self.gates.working_in(task.work_directory),
-            working=len(self.working),
-            max_concurrent_tasks=self.rules.max_concurrent_tasks,
-            is_directory_full=self.gates.is_directory_full(task.work_directory),
-            is_full=self.gates.full,
-            waiters=self.agenda.waiting(task.work_directory, task.tags),
-            attempt_seconds=self.pace.attempt_seconds(task.work_directory),
-        )
 
     # What decisions are made of
 

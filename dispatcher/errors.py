@@ -144,12 +144,7 @@ class NoRoom(Exception):
 
 
 class Undone(Exception):
-    """The record has taken nothing of this, and may take it the next time. `was_away`: it could not be reached for a
-    while, so that no lease could be renewed."""
-
-    def __init__(self, why: str, was_away: bool = False) -> None:
-        super().__init__(why)
-        self.was_away = was_away
+    """The record has taken nothing of this, and may take it the next time."""
 
 
 class RecordFailed(Exception):

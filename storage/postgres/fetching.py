@@ -1,15 +1,15 @@
 """What a batch is about: read, and locked, in the transaction that will write it back.
 
-Locks are always taken in one order, so that batches of several servers wait for each other, but never in a circle: names
-of keys and claims; tasks; work directories; and, when it is written, the numbers of the history. What claims take is
-locked without waiting: what another server holds is passed over.
+Locks are always taken in one order, so that batches of several servers wait for each other, but never in a circle:
+names of keys and claims; tasks; work directories; and, when it is written, the numbers of the history. What claims take
+is locked without waiting: what another server holds is passed over.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from sys import maxsize
-from typing import TYPE_CHECKING, Any
 
+import orjson
 from asyncpg import Record
 
 from dispatcher.directory import Directory
@@ -17,12 +17,8 @@ from dispatcher.fields import Priority
 from dispatcher.ports import Found, LaneKey, Lease, Needs, Run, SharedFound, SharedNeeds, Snapshot
 from dispatcher.task import Status, Task
 from storage.postgres import names
+from storage.postgres.connections import Db
 from storage.rows import DIRECTORIES, TASKS
-
-if TYPE_CHECKING:
-    from asyncpg import Connection
-
-    Db = Connection[Record]
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 DEPENDANTS_SLICE = 256  # and so many of those that wait for them
@@ -51,7 +47,8 @@ READY = f"""
     select wanted.place, {TASKS.names}
     from unnest($1::text[], $2::integer[]) with ordinality as wanted (work_directory, number, place)
     cross join lateral (
-        {TASKS.select} where work_directory = wanted.work_directory and ready and (expires_at is null or expires_at > $3)
+        {TASKS.select}
+        where work_directory = wanted.work_directory and ready and (expires_at is null or expires_at > $3)
         order by priority desc, arrival limit wanted.number for update skip locked
     ) as tasks"""
 READY_OF_PRIORITY = f"""
@@ -84,7 +81,7 @@ LAST_AT = "select coalesce(max(at), 0) from history where seq = $1"
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
 
 
-async def load(db: "Db", *, was_away: bool, read_json: Any) -> Snapshot:
+async def load(db: Db) -> Snapshot:
     seq = await db.fetchval(LAST)
     configured = await db.fetchrow(CONFIGURED)
     return Snapshot(
@@ -93,8 +90,7 @@ async def load(db: "Db", *, was_away: bool, read_json: Any) -> Snapshot:
         directories=tuple(map(DIRECTORIES.value, await db.fetch(RULED))),
         next_due=await db.fetchval(NEXT_DUE),
         config_version=configured["version"] if configured else 0,
-        runtime=read_json(configured["runtime"]) if configured else {},
-        was_away=was_away,
+        runtime=orjson.loads(configured["runtime"]) if configured else {},
     )
 
 
@@ -102,7 +98,7 @@ class Fetch:
     """One batch's. `limited` remembers from one to the next which work directories have rules that not even two claims
     at a time may look at."""
 
-    def __init__(self, db: "Db", limited: set[str]) -> None:
+    def __init__(self, db: Db, limited: set[str]) -> None:
         self._db, self._limited = db, limited
 
     async def __call__(self, needs: Needs) -> Found:

@@ -1,7 +1,7 @@
 """What a batch has led to, written back in the transaction that has fetched what it is about."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from asyncpg import Record
@@ -9,17 +9,23 @@ from attrs import evolve
 
 from dispatcher.ports import Change, Changes, Configured, Entry, Ruling
 from dispatcher.task import Status, Task
-from storage.changes import CHANGING, EDITABLE, counts, editable, net_of, no_longer_unmet, ready_tags, tags_lost, tags_won
+from storage.changes import (
+    CHANGING,
+    EDITABLE,
+    counts,
+    editable,
+    net_of,
+    no_longer_unmet,
+    ready_tags,
+    tags_lost,
+    tags_won,
+)
 from storage.changes import unmet as still_unmet
 from storage.postgres.arrays import HISTORY_TYPES, TASK_TYPES, columns, delete, insert, unnest, update
+from storage.postgres.connections import Db
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 from storage.tallies import tallies
 from storage.texts import fold
-
-if TYPE_CHECKING:
-    from asyncpg import Connection
-
-    Db = Connection[Record]
 
 CHANNEL = "task_orchestrator"
 NOTIFIED_MAX = 100  # tasks named in a notification; with more of them, none is
@@ -66,6 +72,7 @@ LAY_DOWN = f"""
 # the commits.
 TOLD = {name: type for name, type in HISTORY_TYPES.items() if name != "seq"}
 COUNTED = [*Status, "work_directory"]
+ADDED = ", ".join(f"{name} = old.{name} + excluded.{name}" for name in Status)
 TELL = f"""
     with numbered as (
         update last_numbers set seq = seq + $1 returning seq - $1 as before
@@ -78,7 +85,7 @@ TELL = f"""
         select {", ".join(f"more.{name}" for name in COUNTED)}
         from numbered cross join {unnest(["bigint"] * len(Status) + ["text"], 9 + len(TOLD))}
             as more ({", ".join(COUNTED)})
-        on conflict (work_directory) do update set {", ".join(f"{name} = old.{name} + excluded.{name}" for name in Status)}
+        on conflict (work_directory) do update set {ADDED}
     ), added as (
         insert into additions (tallies) select $2::text from numbered where $2 is not null
     ), noted as (
@@ -93,7 +100,7 @@ class Disagreement(Exception):
     """The record and the board disagree about a task's version."""
 
 
-async def write(db: "Db", changes: Changes, *, instance_id: str, batch: int, now: int) -> Changes:
+async def write(db: Db, changes: Changes, *, instance_id: str, batch: int, now: int) -> Changes:
     """The changes, with the numbers of their lines. To be committed without delay: others wait for that."""
     net = net_of(change for change in changes if isinstance(change, Change))
     await _write_tasks(db, net)
@@ -110,14 +117,16 @@ async def write(db: "Db", changes: Changes, *, instance_id: str, batch: int, now
     told = columns((_line(entry) for entry in entries), len(TOLD))
     counted = columns(counts(net), len(COUNTED))
     json = orjson.dumps(added).decode() if added else None
-    before, _ = await _row(db, TELL, len(entries), json, batch, now, instance_id, CHANNEL, instance_id, touched, *told, *counted)
+    before, _ = await _row(
+        db, TELL, len(entries), json, batch, now, instance_id, CHANNEL, instance_id, touched, *told, *counted
+    )
     ruled = {change.after.work_directory: change.after for change in changes if isinstance(change, Ruling)}
     await _many(db, LAY_DOWN, (DIRECTORIES.row(rules) for rules in ruled.values()))
     await _many(db, INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
     return _numbered(changes, before)
 
 
-async def _write_tasks(db: "Db", net: Sequence[Change]) -> None:
+async def _write_tasks(db: Db, net: Sequence[Change]) -> None:
     gone = [change.before for change in net if change.gone and change.before]
     moves = [(change.before, change.after) for change in net if not change.gone]
     updated = [(before, after) for before, after in moves if before is not None]
@@ -129,9 +138,12 @@ async def _write_tasks(db: "Db", net: Sequence[Change]) -> None:
     await _exactly(db, INSERT_TASKS, [(*TASKS.row(task), task.due_at, _folded(task)) for task in created])
 
 
-async def _write_beside(db: "Db", net: Sequence[Change]) -> None:
+async def _write_beside(db: Db, net: Sequence[Change]) -> None:
     """What is found by way of other tables."""
-    ready = [({*ready_tags(it.before)} if it.before else set(), {*ready_tags(it.after)} if not it.gone else set()) for it in net]
+    ready = [
+        ({*ready_tags(it.before)} if it.before else set(), {*ready_tags(it.after)} if not it.gone else set())
+        for it in net
+    ]
     await _many(db, DELETE_READY_TAGS, (row for before, after in ready for row in before - after))
     await _many(db, INSERT_READY_TAGS, (row for before, after in ready for row in after - before))
     await _many(db, DELETE_TAGS, ((it.after.work_directory, *row) for it in net for row in tags_lost(it)))
@@ -139,7 +151,9 @@ async def _write_beside(db: "Db", net: Sequence[Change]) -> None:
     met = ((parent, it.after.work_directory, arrival) for it in net for parent, arrival in no_longer_unmet(it))
     await _many(db, DELETE_DEPENDENCIES, met)
     new = [it.after for it in net if it.before is None and not it.gone]
-    await _many(db, INSERT_DEPENDENCIES, ((it_, task.work_directory, task.arrival) for task in new for it_ in still_unmet(task)))
+    await _many(
+        db, INSERT_DEPENDENCIES, ((it_, task.work_directory, task.arrival) for task in new for it_ in still_unmet(task))
+    )
     if lost := [key for it in net if it.before and (key := it.before.idempotency_key) and _key(it) != key]:
         await db.execute(DELETE_KEYS, lost)
     won = ((key, it.after.work_directory, it.after.arrival) for it in net if it.before is None and (key := _key(it)))
@@ -196,20 +210,19 @@ def _numbered(changes: Changes, before: int) -> Changes:
     return numbered
 
 
-async def _many(db: "Db", statement: str, rows: Iterable[Sequence[Any]]) -> None:
+async def _many(db: Db, statement: str, rows: Iterable[Sequence[Any]]) -> None:
     if arrays := columns(map(tuple, rows), 0):
         await db.execute(statement, *arrays)
 
 
-async def _exactly(db: "Db", statement: str, rows: Sequence[Row]) -> None:
+async def _exactly(db: Db, statement: str, rows: Sequence[Row]) -> None:
     if rows:
         status = await db.execute(statement, *columns(rows, 0))
         if int(status.split()[-1]) != len(rows):
             raise Disagreement(f"{status} of {len(rows)}")
 
 
-async def _row(db: "Db", statement: str, *values: Any) -> Record:
+async def _row(db: Db, statement: str, *values: Any) -> Record:
     row = await db.fetchrow(statement, *values)
     assert row is not None, "the record has no last numbers"
     return row
-

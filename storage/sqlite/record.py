@@ -11,6 +11,7 @@ import aiosqlite
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
+from dispatcher.presence import Presence
 from dispatcher.record import (
     DirectoryCount,
     EventFilter,
@@ -84,6 +85,15 @@ class SqliteRecord:
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
+
+    async def working(self) -> int:
+        return await self._read(queries.working)
+
+    async def held(self) -> Mapping[str, Sequence[str]]:
+        return await self._read_long(queries.held)
+
+    async def others(self) -> Sequence[Presence]:
+        return ()
 
     async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
         return await self._read(queries.config_versions, limit, offset)
