@@ -203,7 +203,8 @@ def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Sc
         if media != JSON:
             content[media] = _text(media, operation_id(route.handler))
             continue
-        data = schemas.of(route.says) if route.says else {"type": "object"}
+        says = told.unwell if status == 503 and told.unwell else route.says
+        data = schemas.of(says) if says else {"type": "object"}
         if not told.bare:
             data = {"allOf": [{"$ref": "#/components/schemas/Success"}, {"properties": {"data": data}}]}
         content[media] = {"schema": data}
