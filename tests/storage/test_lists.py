@@ -457,6 +457,23 @@ async def test_a_read_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         assert await asyncio.wait_for(opened.record.waiting(None), 5) == 0
 
 
+async def test_waiting_for_a_reader_counts_as_time_that_a_read_takes(tmp_path: Path) -> None:
+    """However many wait before, nobody waits longer than the timeout; and afterwards the readers are free."""
+    for_ever = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
+    loop = asyncio.get_running_loop()
+
+    async def lasts(opened: store.SqliteStore) -> float:
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            await opened.record._read_long(lambda db: db.execute(for_ever).fetchone())
+        return loop.time() - began
+
+    async with open_store(tmp_path / "tasks.db", timeout_seconds=0.5) as opened:
+        lasted = await asyncio.gather(*(lasts(opened) for _ in range(5 * store.READERS)))
+        assert 0.5 <= min(lasted) <= max(lasted) < 1
+        assert await opened.record.directories() == []
+
+
 LONG: dict[str, tuple[Any, str, Callable[[Record], Awaitable[object]]]] = {
     "page": (lists, "page", lambda record: record.page(Filter(), "created_at", 1)),
     "matching": (matching, "matching", lambda record: record.matching(Filter(), 1, 2)),
