@@ -321,7 +321,7 @@ async def test_a_task_prints_16_mib_and_no_more(api, directory):
 
 async def test_the_log_of_a_deleted_task_is_removed_behind_it(tmp_path, monkeypatch):
     """Nobody sees it meanwhile, and what is left when the server ends is removed after its next start."""
-    monkeypatch.setattr("storage.sqlite.store.CLEAN_SECONDS", 3600)
+    monkeypatch.setattr("storage.sqlite.chores.LATER_SECONDS", 3600)
     query = "select (select count(*) from task_logs), (select count(*) from logs_left)"
 
     def stored():
@@ -337,7 +337,7 @@ async def test_the_log_of_a_deleted_task_is_removed_behind_it(tmp_path, monkeypa
         assert stored() == (1001, 1)
         for follow in ("true", "false"):
             (await api.get(lines_path(task), follow=follow)).refused(404, "TASK_NOT_FOUND")
-    monkeypatch.setattr("storage.sqlite.store.CLEAN_SECONDS", 0)
+    monkeypatch.setattr("storage.sqlite.chores.LATER_SECONDS", 0)
     async with inside(tmp_path) as (api, *_):
         await until(lambda: stored() == (1, 0))
         await api.tell(other, "complete")
