@@ -67,6 +67,20 @@ async def following(api, task, headers=None, **query):
         yield Following(response)
 
 
+async def test_who_does_not_take_what_was_asked_for_is_told(api, directory):
+    """A stream for who follows, else a page; before the log is looked for."""
+    task = await api.claimed(directory)
+    takes = {"application/json": (406, 200), "text/event-stream": (200, 406), "*/*": (200, 200), "text/csv": (406, 406)}
+    for accept, statuses in takes.items():
+        for follow, status in zip(("true", "false"), statuses, strict=True):
+            path = f"{api.url}{lines_path(task)}?follow={follow}"
+            async with api.session.get(path, headers={"Accept": accept}) as response:
+                assert response.status == status, (accept, follow)
+                if status == 406 and accept != "text/csv":
+                    (offered,) = (await response.json())["error"]["details"]["offered"]
+                    assert offered == ("text/event-stream" if follow == "true" else "application/json")
+
+
 # Adding to it
 
 
