@@ -7,11 +7,11 @@ from operator import add
 from typing import Any
 
 from dispatcher.fields import Priority
-from dispatcher.statistics import Bucket, Spread, Statistics
+from dispatcher.statistics import HOUR, MINUTE, Bucket, Spread, Statistics
 from dispatcher.task import Status
 from storage.durations import Durations
 from storage.sqlite.rollups import additions
-from storage.tallies import EVENTS, EVERYWHERE, HOUR, MINUTE, NUMBERS, PLACES, Total, floor
+from storage.tallies import EVENTS, EVERYWHERE, NUMBERS, PLACES, Total, floor
 
 RANGE = "from rollups where work_directory = ? and span = ? and at >= ? and at < ?"
 ROWS = f"select waiting, processing, {', '.join(NUMBERS)} {RANGE}"
