@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from socket import socket
 
-from aiohttp.web import TCPSite
+from aiohttp.web import SockSite
 
 from dispatcher.actor import Dispatcher
 from dispatcher.board import Board
@@ -27,10 +28,10 @@ from web.pulse import beating
 from web.server_log import Log
 from web.service import Service
 from web.sources import Given
+from web.starting import BACKLOG
 from web.webhooks import Courier
 
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
-BACKLOG = 1024  # connections that the system keeps until they are accepted
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +93,9 @@ async def telling(courier: Courier) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def listen(service: Service) -> AsyncIterator[str]:
-    """Take requests at the URL given. At the end whoever waits is sent away first, so that nobody holds it up."""
+async def listen(service: Service, sockets: Sequence[socket]) -> AsyncIterator[str]:
+    """Take requests on these sockets, at the URL given. At the end whoever waits is sent away first, so that nobody
+    holds it up."""
     server = service.settings.server
     runner = Runner(
         make_app(service),
@@ -106,11 +108,12 @@ async def listen(service: Service) -> AsyncIterator[str]:
     )
     await runner.setup()
     try:
-        site = TCPSite(runner, server.host, server.port, backlog=BACKLOG)
-        await site.start()
+        for each in sockets:
+            await SockSite(runner, each, backlog=BACKLOG).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        await site.stop()
+        for site in runner.sites:
+            await site.stop()
     finally:
         service.draining.set()
         with suppress(Unavailable):

@@ -6,8 +6,9 @@ from typing import Literal, NotRequired, TypedDict, cast
 from aiohttp.web import Request, Response
 
 from dispatcher.actor import MAILBOX_MAX
+from web.answers import plain
 from web.bodies import Nothing
-from web.codec import encode, rfc3339
+from web.codec import rfc3339
 from web.process import memory_limit_bytes, resident_bytes
 from web.service import Service
 from web.webhooks import WebhookHealth
@@ -83,12 +84,21 @@ class Health(TypedDict):
     metrics: Figures
 
 
+class Starting(TypedDict):
+    """So much is known of it before it has read its record."""
+
+    status: Literal["unhealthy"]
+    timestamp: str
+    version: str
+    database: Literal["unreachable"]
+
+
 class Alive(TypedDict):
     status: Literal["alive"]
 
 
 class Ready(TypedDict):
-    status: Literal["ready", "draining"]
+    status: Literal["ready", "starting", "draining"]
 
 
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
@@ -122,19 +132,19 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
             "queue_size": waiting.value,
         },
     }
-    return _plain(said, 200 if well else 503)
+    return plain(said, 200 if well else 503)
 
 
 async def live(service: Service, asked: Nothing, request: Request) -> Response:
     """It answers."""
-    return _plain({"status": "alive"}, 200)
+    return plain({"status": "alive"}, 200)
 
 
 async def ready(service: Service, asked: Nothing, request: Request) -> Response:
-    """Whether it takes requests; before it has read its record it does not even listen."""
+    """Whether it takes requests: neither before it has read its record nor once it is told to stop."""
     if service.draining.is_set() or not service.dispatcher.running:
-        return _plain({"status": "draining"}, 503)
-    return _plain({"status": "ready"}, 200)
+        return plain({"status": "draining"}, 503)
+    return plain({"status": "ready"}, 200)
 
 
 async def _database(service: Service) -> Database:
@@ -183,7 +193,3 @@ def _memory() -> Memory:
 def _in_words(seconds: int) -> str:
     minutes = seconds // 60
     return f"{minutes // 60}h{minutes % 60}m"
-
-
-def _plain(body: object, status: int) -> Response:
-    return Response(body=encode(body), status=status, content_type="application/json", charset="utf-8")

@@ -28,6 +28,7 @@ from web.server_log import Log
 from web.service import Service
 from web.settings import Settings, SettingsError
 from web.sources import Given, gather, settings_of
+from web.starting import starting
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +94,13 @@ async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
     stop, hangup = asyncio.Event(), asyncio.Event()
     for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
         asyncio.get_running_loop().add_signal_handler(number, event.set)
-    database = settings_of(given).database
+    settings = settings_of(given)
+    database = settings.database
     async with (
+        starting(settings.server, log) as hand_over,
         open_store(database.path, synchronous=database.synchronous, timeout_seconds=database.timeout_seconds) as store,
         compose(given, store, log) as (service, deciding),
-        listen(service) as url,
+        listen(service, hand_over()) as url,
         heeding(hangup, partial(hang_up, service, gather_again)),
     ):
         with suppress(OSError):  # nobody need read it

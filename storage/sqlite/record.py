@@ -111,23 +111,29 @@ class SqliteRecord:
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """What may take long; one reader is always left for the rest."""
-        async with self._long:
-            return await self._read(query, *args, **kwargs)
+        async with asyncio.timeout(self._timeout_seconds), self._long:
+            return await self._read_at_once(query, *args, **kwargs)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         async with asyncio.timeout(self._timeout_seconds):
-            reader = await self._idle.get()
-            job = asyncio.create_task(hop(reader, query, *args, **kwargs))
-            job.add_done_callback(lambda job: self._done(reader, job))
-            try:
-                return await asyncio.shield(job)
-            except sqlite3.Error as error:
-                raise RecordFailed(str(error)) from error
-            except asyncio.CancelledError:
-                await _interrupt(reader, job)
-                raise
+            return await self._read_at_once(query, *args, **kwargs)
+
+    async def _read_at_once(
+        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As soon as a reader is idle."""
+        reader = await self._idle.get()
+        job = asyncio.create_task(hop(reader, query, *args, **kwargs))
+        job.add_done_callback(lambda job: self._done(reader, job))
+        try:
+            return await asyncio.shield(job)
+        except sqlite3.Error as error:
+            raise RecordFailed(str(error)) from error
+        except asyncio.CancelledError:
+            await _interrupt(reader, job)
+            raise
 
     def _done(self, reader: aiosqlite.Connection, job: Job[Any]) -> None:
         self._idle.put_nowait(reader)
