@@ -2,6 +2,7 @@
 read. Text is looked for in the prompts themselves, as many as there is time for."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from time import monotonic
 
 from asyncpg import QueryCanceledError
@@ -139,13 +140,22 @@ async def count(db: Reader, only: Filter) -> tuple[int, bool]:
         return int(await db.fetchval(KEPT.format(" + ".join(only.statuses or Status), where), *values)), True
     where = f"{conditions(only, values)} and {holds_text(only, values)}"
     await db.execute(f"savepoint counting; set local statement_timeout = {max(1, round(COUNT_SECONDS * 1000))}")
-    try:
-        return int(await db.fetchval(COUNT.format(where), *values)), True
-    except QueryCanceledError:
+    total: int | None = None
+    with suppress(QueryCanceledError):
+        total = await db.fetchval(COUNT.format(where), *values)
+    while not await _go_back(db):
         pass
-    finally:
-        await db.execute("rollback to savepoint counting")
+    if total is not None:
+        return total, True
     return int(await db.fetchval(COUNT_NEWEST.format(values.put(COUNTED_MIN), where), *values)), False
+
+
+async def _go_back(db: Reader) -> bool:
+    """To before the counting. This is under its limit, too."""
+    with suppress(QueryCanceledError):
+        await db.execute("rollback to savepoint counting")
+        return True
+    return False
 
 
 def _fitting(found: list[Find]) -> list[Find]:

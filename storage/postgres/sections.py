@@ -19,17 +19,17 @@ SIZE = " + ".join(
     f"coalesce(octet_length(t.{column}), 0)"
     for column in ("prompt", "tags", "depends_on", "metadata", "unmet", "progress", "result", "error_message")
 )
-LANE = "select * from tasks where status = {} and priority = {}"
 COUNT = "select count(*) from tasks as t where {}"
 FOUND = f"""
     select t.{{by}} as key, t.arrival, t.work_directory, {SIZE} as size, {{is_hit}} as is_hit
-    from {{source}} as t where {{where}}"""
-FIRST = "select key, arrival, work_directory, size from ({found}) as found where {behind} {order} limit {limit}"
-SPOT = "select key, arrival from ({found}) as found where {behind} {order} limit 1 offset {offset}"
+    from tasks as t where {{where}}"""
+FIRST = "select key, arrival, work_directory, size from ({found}) as found {order} limit {limit}"
+SPOT = "select key, arrival from ({found}) as found {order} limit 1 offset {limit} - 1"
+# Of so many tasks those that hold the text, and the last one.
 HITS = """
     select key, arrival, work_directory, size, is_hit, place from (
         select chunk.*, row_number() over ({order}) as place, count(*) over () as every
-        from (select * from ({found}) as found where {behind} {order} limit {limit}) as chunk) as chunk
+        from (select * from ({found}) as found {order} limit {limit}) as chunk) as chunk
     where is_hit or place = every order by place"""
 
 
@@ -57,52 +57,49 @@ class Section:
 
     async def first(self, limit: int) -> list[Find]:
         """Whatever is said of text."""
-        values = Values()
-        rows = await self.db.fetch(self._sql(FIRST, values, limit=values.put(limit)), *values)
-        return [self._find(row) for row in rows]
+        return [self._find(row) for row in await self._fetch(FIRST, limit)]
 
     async def spot(self, offset: int, total: int | None) -> Spot | None:
         """The one at that place; None if there are not so many. With the total, from the end if that is nearer."""
         if total is not None and offset > total // 2:
             return await evolve(self, descending=not self.descending).spot(total - 1 - offset, None)
-        values = Values()
-        row = await self.db.fetchrow(self._sql(SPOT, values, offset=values.put(offset)), *values)
-        return None if row is None else self._spot(row)
+        return next(map(self._spot, await self._fetch(SPOT, offset + 1)), None)
 
     async def size(self) -> int:
         values = Values()
-        where = conditions(self.only, values)
-        if self.behind:
-            key = values.put(self.behind.key - (self.rank or 0) * RANK)
-            sign = "<" if self.descending else ">"
-            where += f" and (t.{self.by}, t.arrival) {sign} ({key}, {values.put(self.behind.arrival)})"
-        return int(await self.db.fetchval(COUNT.format(where), *values))
+        return int(await self.db.fetchval(COUNT.format(self._where(self.only, values)), *values))
 
     async def hits(self, limit: int) -> tuple[list[Find], int, Spot | None]:
         """Among the first so many tasks those that hold the text; how many tasks these were, and the last of them."""
-        values = Values()
-        rows = await self.db.fetch(self._sql(HITS, values, limit=values.put(limit)), *values)
+        rows = await self._fetch(HITS, limit)
         found = [self._find(row) for row in rows if row["is_hit"]]
         return (found, rows[-1]["place"], self._spot(rows[-1])) if rows else ([], 0, None)
 
-    def _sql(self, text: str, values: Values, **more: str) -> str:
-        """What is few is found first and sorted then; or an index is gone along, that lies sorted."""
+    async def _fetch(self, text: str, limit: int) -> list[Any]:
+        values = Values([limit])
         to = "desc" if self.descending else "asc"
-        behind = "true"
-        if self.behind:
-            key = values.put(self.behind.key - (self.rank or 0) * RANK)
-            behind = f"(key, arrival) {'<' if self.descending else '>'} ({key}, {values.put(self.behind.arrival)})"
         order = f"order by key {to}, arrival {to}"
-        return text.format(found=self._found(values), behind=behind, order=order, **more)
+        return await self.db.fetch(text.format(found=self._found(values, order), order=order, limit="$1"), *values)
 
-    def _found(self, values: Values) -> str:
-        only, source = self.only, "tasks"
-        if self.by == "created_at" and not self.few and (only.statuses or only.priorities):
-            lanes = product(only.statuses or Status, only.priorities or Priority)
-            arms = (LANE.format(values.put(status), values.put(priority.rank)) for status, priority in lanes)
-            source, only = f"({' union all '.join(arms)})", evolve(only, statuses=(), priorities=())
-        where = conditions(only, values) + (" offset 0" if self.few else "")
-        return FOUND.format(by=self.by, is_hit=holds_text(only, values), source=source, where=where)
+    def _found(self, values: Values, order: str) -> str:
+        """What is few is found first, and sorted then. Otherwise an index is gone along that lies sorted, or of each
+        lane a part of one."""
+        is_hit, only = holds_text(self.only, values), self.only
+        if self.few:
+            return FOUND.format(by=self.by, is_hit=is_hit, where=self._where(only, values)) + " offset 0"
+        if self.by == "updated_at" or not (only.statuses or only.priorities):
+            return FOUND.format(by=self.by, is_hit=is_hit, where=self._where(only, values))
+        lanes = product(only.statuses or Status, only.priorities or Priority)
+        wheres = (self._where(evolve(only, statuses=(it,), priorities=(rank,)), values) for it, rank in lanes)
+        arms = (FOUND.format(by=self.by, is_hit=is_hit, where=where) for where in wheres)
+        return " union all ".join(f"({arm} {order} limit $1)" for arm in arms)
+
+    def _where(self, only: Filter, values: Values) -> str:
+        where = conditions(only, values)
+        if self.behind is None:
+            return where
+        key, sign = self.behind.key - (self.rank or 0) * RANK, "<" if self.descending else ">"
+        return f"{where} and (t.{self.by}, t.arrival) {sign} ({values.put(key)}, {values.put(self.behind.arrival)})"
 
     def _find(self, row: Any) -> Find:
         return Find(self._spot(row), row["work_directory"], row["size"])

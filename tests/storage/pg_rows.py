@@ -7,13 +7,19 @@ from typing import Any
 
 import asyncpg
 
-from dispatcher.task import Task
+from dispatcher.task import Status, Task
 from storage.rows import TASKS
 from storage.texts import fold
 
 SCHEMA = (files("storage.postgres") / "schema.sql").read_text()
 FILLED = ("tasks", "task_tags", "history", "task_logs", "work_directories", "config_versions", "rollups", "additions")
 BOOLEAN = {"paused", "draining"}
+
+COUNT_TASKS = f"""
+    delete from work_directories;
+    insert into work_directories (work_directory, {", ".join(Status)})
+    select work_directory, {", ".join(f"count(*) filter (where status = '{status}')" for status in Status)}
+    from tasks group by work_directory"""
 
 Rows = Iterable[dict[str, Any]]
 Connection = Any  # one of a pool, or a connection by itself

@@ -2,10 +2,11 @@
 
 import sqlite3
 from asyncio import Runner
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dispatcher.task import Task
 from storage.postgres.record import PostgresRecord
 from storage.sqlite import lists, matching, queries, traces
 from storage.sqlite.statistics import statistics
@@ -56,6 +57,12 @@ class OnPostgres:
     def fill(self, source: sqlite3.Connection) -> "OnPostgres":
         self._runner.run(self._with(lambda db: pg_rows.copy(source, db)))
         return self
+
+    def put(self, tasks: Iterable[Task]) -> None:
+        """These, and nothing else."""
+        self._runner.run(self._with(pg_rows.clear))
+        self._runner.run(self._with(lambda db: pg_rows.put_tasks(db, tasks)))
+        self.run(pg_rows.COUNT_TASKS)
 
     def run(self, statement: str) -> None:
         self._runner.run(self._with(lambda db: db.execute(statement)))
