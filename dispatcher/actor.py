@@ -179,6 +179,7 @@ class Dispatcher:
     def close(self) -> None:
         """Take no more messages; run() answers those already here, then returns."""
         self._open = False
+        self._journal.stop_waiting()
         self._mail.set()
 
     async def run(self) -> None:
@@ -189,6 +190,9 @@ class Dispatcher:
             while await self._woken():
                 await self._turn(self._next_batch())
                 self._batch = []
+        except RecordFailed:
+            if self._open:
+                raise
         finally:
             # After an error the board may be ahead of the record, so nobody may use it again.
             self.begun.set()

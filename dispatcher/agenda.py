@@ -108,14 +108,15 @@ class Agenda:
 
     def doubt(self, key: ShelfKey) -> None:
         """What was learnt of it may no longer be so."""
-        if shelf := self._recency.get(key):
+        shelf = self._recency.get(key)
+        if shelf is not None:
             self._resident -= len(shelf)
             shelf.empty()
 
     def demand(self, key: ShelfKey) -> int:
         """How many tasks those who wait there ask for."""
         shelf = self._recency.get(key)
-        return sum(waiter.claim.limit for waiter in shelf.waiters.values()) if shelf else 0
+        return sum(waiter.claim.limit for waiter in shelf.waiters.values()) if shelf is not None else 0
 
     def forget(self) -> None:
         """Keep to the bounds: drop the shelves that were not used for longest and have nobody waiting.

@@ -235,6 +235,9 @@ class Journal(Protocol):
     async def release(self) -> None:
         """The same without changes."""
 
+    def stop_waiting(self) -> None:
+        """From now on whoever asks is not to wait for a record that is away: RecordFailed."""
+
     @property
     def short_of_room(self) -> bool:
         """There was NoRoom, and there is none yet."""

@@ -1,12 +1,21 @@
 """Who is connected to a server, as it tells the others that share its record."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from attrs import evolve, frozen
 
-from dispatcher.roll import Connection, Worker
-
+Connection = Literal["stream", "poll", "mcp", "none"]
 CLOSEST_FIRST: Sequence[Connection] = ("stream", "mcp", "poll", "none")
+
+
+@frozen(kw_only=True)
+class Worker:
+    worker_id: str
+    work_directories: tuple[str, ...]
+    working: tuple[str, ...] = ()  # the tasks it holds, by their ids
+    last_seen_at: int
+    connection: Connection
 
 
 @frozen

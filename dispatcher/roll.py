@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from dispatcher.messages import FOREVER, Claim, Complete, LeaseMessage, Message
 from dispatcher.ports import Clock
+from dispatcher.presence import Connection, Worker
 from dispatcher.record import Sighting
 from dispatcher.shelf import Waiter
 from dispatcher.task import Task
@@ -20,17 +21,7 @@ PLACES_MAX = 50_000  # directories of all workers together; likewise
 SEEN_SECONDS = 3600
 POLL_SECONDS = 60  # a worker that has claimed within so long is one that polls
 
-Connection = Literal["stream", "poll", "mcp", "none"]
 Channel = Literal["stream", "mcp"]
-
-
-@frozen(kw_only=True)
-class Worker:
-    worker_id: str
-    work_directories: tuple[str, ...]
-    working: tuple[str, ...] = ()  # the tasks it holds, by their ids
-    last_seen_at: int
-    connection: Connection
 
 
 @define

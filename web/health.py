@@ -103,7 +103,9 @@ class Ready(TypedDict):
 
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
     """How the server and its parts are: unhealthy if the record cannot be written, degraded if less is amiss."""
-    database, disk, waiting = await asyncio.gather(_database(service), _disk(service), service.looks.waiting())
+    database, disk, waiting, working = await asyncio.gather(
+        _database(service), _disk(service), service.looks.waiting(), service.looks.working()
+    )
     components: Components = {
         "database": database,
         "dispatcher": _dispatcher(service),
@@ -123,7 +125,7 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
         "uptime": _in_words(uptime_seconds),
         "uptime_seconds": uptime_seconds,
         "database": "connected" if database["healthy"] else "unreachable" if waiting.value is None else "not writable",
-        "active_tasks": service.dispatcher.working,
+        "active_tasks": working.value or 0,
         "components": components,
         "metrics": {
             "memory_usage": components["memory"]["resident_bytes"],
@@ -173,6 +175,8 @@ async def _disk(service: Service) -> Disk:
     room = (await service.looks.room()).value
     if room is None:
         return {"healthy": False}
+    if room.free_bytes is None or room.total_bytes is None:
+        return {"healthy": not service.dispatcher.short_of_room}
     percent = round(100 * room.free_bytes / max(room.total_bytes, 1), 1)
     is_low = percent < DISK_LOW_PERCENT and room.free_bytes < DISK_LOW_BYTES
     healthy = not is_low and not service.dispatcher.short_of_room

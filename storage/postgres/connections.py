@@ -1,12 +1,12 @@
 """How connections to the database are made, and which errors mean that one is lost."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import asyncpg
 from asyncpg import Connection, Record
 from attrs import frozen
 
-Db = Connection[Record]
+Db: TypeAlias = "Connection[Record]"
 
 CONNECT_SECONDS = 5
 DEAD_PEER_SECONDS = 10  # after so long without a sign of the other side either of them gives up the connection

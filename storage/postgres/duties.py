@@ -3,7 +3,6 @@ not, for it is dead or stopped, another one takes over."""
 
 from asyncio import Event
 
-from storage.postgres.connections import Db
 from storage.postgres.queries import NOW
 from storage.postgres.reading import Reader
 
@@ -33,6 +32,6 @@ class Duties:
             else:
                 held.clear()
 
-    async def lay_down(self, db: Db | Reader) -> None:
+    async def lay_down(self, db: Reader) -> None:
         """Another server may have them at once."""
         await db.execute(LAY_DOWN, self._instance_id)

@@ -8,18 +8,17 @@ import asyncio
 import logging
 from asyncio import Event
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import asyncpg
 
 from dispatcher.errors import RecordFailed
-from dispatcher.hub import Announced
 from dispatcher.ports import Changes, Entry, Told
 from dispatcher.record import EventFilter, Record
 from storage.postgres.connections import LOST, Address
 from storage.postgres.writing import CHANNEL
+from storage.store import Member
 
 POLL_SECONDS = 1
 STRETCH = 1000  # entries read in one go
@@ -28,31 +27,18 @@ RETRY_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-class Ears(Protocol):
-    """Who wants to know. None of these may wait, nor raise."""
-
-    def publish(self, changes: Announced) -> None:
-        """What is on record now, in its order."""
-
-    def stir(self, task_ids: Collection[str] | None) -> None:
-        """The logs of these tasks have grown; None: perhaps any has."""
-
-    def heed(self, entries: Sequence[Entry]) -> None:
-        """What others have written, as told before."""
-
-
 class Follower:
     def __init__(self, address: Address, record: Record, instance_id: str) -> None:
         self._address, self._record, self._instance_id = address, record, instance_id
-        self._ears: Ears | None = None
+        self._member: Member | None = None
         self._known = 0  # the seq up to which everything has been published
         self._heard = 0  # the highest one that is known to exist
         self._own: deque[Changes] = deque()  # batches of this server that have not been published
         self._news, self._poll = Event(), Event()
 
-    def begin(self, ears: Ears, last: int) -> None:
+    def begin(self, member: Member, last: int) -> None:
         """From here on: what comes behind this seq."""
-        self._ears, self._known, self._heard = ears, last, last
+        self._member, self._known, self._heard = member, last, last
 
     def announce(self, changes: Changes) -> None:
         """This server has recorded these."""
@@ -112,17 +98,17 @@ class Follower:
     def _publish_own(self) -> None:
         """As many batches as have nothing before them that is not known yet. What was read before it was announced has
         been told already."""
-        while self._own and self._ears and (first := _first(self._own[0]) or self._known + 1) <= self._known + 1:
+        while self._own and self._member and (first := _first(self._own[0]) or self._known + 1) <= self._known + 1:
             changes = self._own.popleft()
             if first == self._known + 1:
                 self._known = max((change.entry.seq for change in changes if change.entry), default=self._known)
                 self._heard = max(self._heard, self._known)
-                self._ears.publish(changes)
+                self._member.publish(changes)
 
     def _tell(self, entries: Sequence[Entry]) -> None:
-        if entries and self._ears:
-            self._ears.publish([Told(entry) for entry in entries])
-            self._ears.heed(entries)
+        if entries and self._member:
+            self._member.publish([Told(entry) for entry in entries])
+            self._member.heed(entries)
 
     # What is heard
 
@@ -152,8 +138,8 @@ class Follower:
 
     def _miss(self) -> None:
         """Something may have passed unheard."""
-        if self._ears:
-            self._ears.stir(None)
+        if self._member:
+            self._member.stir(None)
         self._heard = max(self._heard, self._known + 1)
         self._news.set()
 
@@ -162,8 +148,8 @@ class Follower:
         if sender == self._instance_id:
             return
         self._heard = max(self._heard, int(seq))
-        if task_ids and task_ids != [""] and self._ears:
-            self._ears.stir(None if task_ids == ["*"] else task_ids)
+        if task_ids and task_ids != [""] and self._member:
+            self._member.stir(None if task_ids == ["*"] else task_ids)
         self._news.set()
 
 

@@ -3,8 +3,7 @@
 import orjson
 
 from dispatcher.fields import to_json
-from dispatcher.presence import Presence, Waiting
-from dispatcher.roll import Worker
+from dispatcher.presence import Presence, Waiting, Worker
 
 
 def written(presence: Presence) -> str:

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.resources import files
 from itertools import count
 from time import monotonic
-from typing import Protocol
 from uuid import uuid4
 
 import asyncpg
@@ -16,14 +15,13 @@ from dispatcher.errors import RecordFailed
 from dispatcher.medium import Room
 from dispatcher.messages import Heed
 from dispatcher.ports import Changes, Clock, Found, Needs, Snapshot
-from dispatcher.presence import Presence
 from dispatcher.shared import SharedBoard
 from storage.errors import StorageError
 from storage.postgres import upkeep
 from storage.postgres.clock import DatabaseClock
 from storage.postgres.connections import LOST, Address
 from storage.postgres.duties import IS_HELD, UPKEEP, WEBHOOK, Duties
-from storage.postgres.follower import Ears, Follower
+from storage.postgres.follower import Follower
 from storage.postgres.journal import PostgresJournal
 from storage.postgres.presence import written
 from storage.postgres.queries import GONE_SECONDS, NOW
@@ -31,6 +29,7 @@ from storage.postgres.reading import Reader
 from storage.postgres.record import PostgresRecord
 from storage.postgres.versions import migrate
 from storage.steps import steps
+from storage.store import Member
 
 BEAT_SECONDS = 1  # between two signs of life
 PROBED = 1000  # directories looked at in one beat, whether something is ready there for those who wait
@@ -50,18 +49,6 @@ KEEP_WEBHOOK_PLACE = f"""
 FORGET_WEBHOOK_PLACE = "delete from webhook"
 
 log = logging.getLogger(__name__)
-
-
-class Member(Ears, Protocol):
-    """The server, as this module knows it."""
-
-    def presence(self) -> Presence: ...
-
-    def waiting_directories(self) -> Collection[str]:
-        """Where somebody waits for a task."""
-
-    def remind(self, reminder: Heed) -> None:
-        """What may have been missed otherwise."""
 
 
 class PostgresStore:
@@ -88,6 +75,9 @@ class PostgresStore:
     @property
     def short_of_room(self) -> bool:
         return self.journal.short_of_room
+
+    def stop_waiting(self) -> None:
+        self.journal.stop_waiting()
 
     @property
     def is_away(self) -> bool:
@@ -126,7 +116,6 @@ class PostgresStore:
         try:
             yield
         finally:
-            self.journal.stop_waiting()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

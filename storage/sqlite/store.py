@@ -16,10 +16,12 @@ from typing import Any, Concatenate, Literal
 
 import aiosqlite
 
+from dispatcher.board import Board
+from dispatcher.clock import SystemClock
 from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.medium import Room
-from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
+from dispatcher.ports import Change, Changes, Clock, Found, Needs, Notice, Ruling, Snapshot
 from storage.errors import NotOurs, StorageError
 from storage.sqlite import chores, journal, leftovers, search
 from storage.sqlite.chores import Chore, Step
@@ -28,6 +30,7 @@ from storage.sqlite.owner import OwnerLock
 from storage.sqlite.record import SqliteRecord
 from storage.sqlite.versions import migrate
 from storage.steps import steps
+from storage.store import Member
 
 READERS = 3  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
@@ -45,10 +48,13 @@ log = logging.getLogger(__name__)
 class SqliteStore:
     """The one writer of a database, and readers that see what is committed."""
 
+    Board = Board
+
     def __init__(self, writer: aiosqlite.Connection, record: SqliteRecord, path: Path) -> None:
         self._writer = writer
         self.record = record
         self._path = path
+        self._member: Member | None = None
         self._watchers: list[Callable[[int, float, float], None]] = []
         self._indexing = Chore(search.index_some, "prompts could not be indexed")
         self._cleaning = Chore(
@@ -107,6 +113,19 @@ class SqliteStore:
         these to make what was written durable. It must not wait, nor raise."""
         self._watchers.append(watcher)
 
+    def clock(self, snapshot: Snapshot) -> Clock:
+        return SystemClock(snapshot.last_at)
+
+    @contextlib.asynccontextmanager
+    async def membership(self, member: Member, last: int) -> AsyncIterator[None]:
+        """Nobody else writes: whatever is announced is published at once."""
+        self._member = member
+        yield
+
+    def announce(self, changes: Changes) -> None:
+        assert self._member is not None
+        self._member.publish(changes)
+
     async def probe(self) -> None:
         try:
             await hop(self._writer, journal.probe)
@@ -125,6 +144,9 @@ class SqliteStore:
     @property
     def short_of_room(self) -> bool:
         return self._full.is_set()
+
+    def stop_waiting(self) -> None:
+        """It is never away."""
 
     @property
     def is_away(self) -> bool:

@@ -57,6 +57,9 @@ class DirectJournal:
     short_of_room: bool = False
     is_away: bool = False
 
+    def stop_waiting(self) -> None:
+        pass
+
     async def load(self) -> Snapshot:
         return sqlite.load(self.db)
 
