@@ -249,12 +249,11 @@ class Fetch:
             if each:
                 for priority in Priority:
                     found = await self._ready(shelf, priority, limit, needs.now)
-                    runs[LaneKey(shelf[0], priority, shelf[1])] = _run(found, found, limit)
+                    runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, found, limit)
                 continue
             found = rows[shelf] if shelf in rows or not shelf[1] else await self._ready(shelf, None, limit, needs.now)
             for priority in Priority:
-                lane = [task for task in found if task.priority is priority]
-                runs[LaneKey(shelf[0], priority, shelf[1])] = _run(lane, found, limit)
+                runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, found, limit)
         return runs
 
     async def _ready(
@@ -269,10 +268,12 @@ class Fetch:
         return list(_tasks(rows))
 
 
-def _run(lane: list[Task], found: list[Task], limit: int) -> Run:
-    """What lies behind the edge is not known; it may be nothing."""
-    edge = None if len(found) < limit else max((task.arrival for task in lane), default=-1) + 1
-    return Run(tuple(lane), edge)
+def _run(priority: Priority, found: list[Task], limit: int) -> Run:
+    """The lane of that priority, of all that was found. What lies behind an edge is not known; it may be nothing."""
+    lane = tuple(task for task in found if task.priority is priority)
+    if len(found) < limit or priority.rank > found[-1].priority.rank:
+        return Run(lane, None)
+    return Run(lane, lane[-1].arrival + 1 if lane else 0)
 
 
 def _tasks(rows: Iterable[Record]) -> tuple[Task, ...]:
