@@ -26,6 +26,7 @@ async def held_up(server):
         beginning = asyncio.create_task(asyncio.to_thread(server.start))
         try:
             await until(lambda: answers(server))
+            assert not beginning.done()  # it greets once it is ready
             yield db
         finally:
             db.close()
