@@ -24,6 +24,7 @@ from yarl import URL
 
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
+from tests.postgres import binary
 
 PATIENCE_SECONDS = 15
 TASKS = "/api/v1/tasks"
@@ -248,10 +249,22 @@ def refused_start(database: Path, *options: str, port: int = 0, **environ: str) 
     return subprocess.run([*command, *options], capture_output=True, text=True, **settings)
 
 
+def on_record(server: ServerProcess, query: str, mode: str = "ro") -> list[tuple[Any, ...]]:
+    """The rows that the record itself answers; of PostgreSQL as text. `mode` rw: it is changed."""
+    if server.record.startswith("postgresql:"):
+        command = [binary("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", query, server.record]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return [tuple(line.split("|")) for line in said.splitlines()]
+    with closing(connect(f"file:{server.database}?mode={mode}", uri=True, isolation_level=None)) as db:
+        return db.execute(query).fetchall()
+
+
 def footprint(server: ServerProcess) -> tuple[Any, ...]:
     """Differs after any task was made, moved or renewed, and after any line of history."""
-    with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-        return db.execute("select arrival, seq, (select sum(version) from tasks) from last_numbers").fetchone()
+    (row,) = on_record(
+        server, "select (select max(arrival) from tasks), seq, (select sum(version) from tasks) from last_numbers"
+    )
+    return row
 
 
 @pytest.fixture(scope="module")
