@@ -24,7 +24,7 @@ from yarl import URL
 
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
-from tests.postgres import binary
+from tests.postgres import Cluster, binary
 
 PATIENCE_SECONDS = 15
 TASKS = "/api/v1/tasks"
@@ -287,3 +287,43 @@ async def api(shared: ServerProcess) -> AsyncIterator[Api]:
 def directory() -> str:
     """A work directory of this test alone."""
     return f"/test/{uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def shared_url(cluster: Cluster) -> Iterator[str]:
+    """A database for all servers of a file."""
+    name = cluster.create_database()
+    yield cluster.url(name)
+    cluster.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, shared_url: str) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Two servers that share a database."""
+    one = ServerProcess(tmp_path_factory.mktemp("one"), record=shared_url).start()
+    other = ServerProcess(tmp_path_factory.mktemp("other"), record=shared_url).start()
+    yield one, other
+    assert [server.terminate() for server in (one, other)] == [0, 0]
+
+
+@pytest.fixture
+def mortal(tmp_path: Path, shared_url: str) -> Iterator[ServerProcess]:
+    """A third one, that may be killed."""
+    server = ServerProcess(tmp_path, record=shared_url).start()
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+@pytest.fixture
+async def here(pair: tuple[ServerProcess, ServerProcess]) -> AsyncIterator[Api]:
+    async with connected(pair[0]) as caller:
+        await caller.busy_with(0)
+        yield caller
+
+
+@pytest.fixture
+async def there(pair: tuple[ServerProcess, ServerProcess]) -> AsyncIterator[Api]:
+    async with connected(pair[1]) as caller:
+        await caller.busy_with(0)
+        yield caller
