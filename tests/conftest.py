@@ -26,11 +26,12 @@ class ServerProcess:
         self.database = directory / "tasks.db"
         self.log = directory / "server.log"
         self.options, self.environ = options, environ or {}
+        self.under: tuple[str, ...] = ()  # a program that starts it
         self.port = 0
         self.url = ""
 
     def start(self) -> "ServerProcess":
-        command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
+        command = [*self.under, sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
         command += ["--database", f"sqlite:///{self.database}", *self.options]
         with self.log.open("ab") as log:
             environ = {**os.environ, **self.environ}

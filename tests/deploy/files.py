@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from annotated_types import Le
 
+from dispatcher.fields import WaitSeconds
 from web.settings import SETTINGS, SettingsError
 from web.sources import load
 
@@ -15,6 +17,7 @@ PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
 PROGRAMS = PROJECT / ".venv" / "bin"
 AWAITED = {"APP_DATABASE_MAX_CONNECTIONS"} if "database.max_connections" not in SETTINGS else set()
+LONGEST_WAIT_SECONDS = next(it.le for it in WaitSeconds.__metadata__ if isinstance(it, Le))
 REFERENCE = re.compile(r"\$(?:\$|(?P<bare>\w+)|\{(?P<name>\w+)(?:(?P<how>:?[-?])(?P<other>[^}]*))?\})")
 
 

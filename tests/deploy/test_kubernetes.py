@@ -8,6 +8,7 @@ import pytest
 
 from tests.deploy.files import (
     DEPLOY,
+    LONGEST_WAIT_SECONDS,
     document,
     documents,
     environment_of_the_image,
@@ -26,7 +27,6 @@ WAYS = ("cluster", "sqlite")
 EACH_WAY = pytest.mark.parametrize("way", WAYS)
 VERSIONS = [f"1.{minor}" for minor in range(27, 38)]
 PATHS = {route.path for route in ROUTES if route.method == "GET"}
-LONGEST_WAIT_SECONDS = 60
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
