@@ -42,6 +42,13 @@ def seconds(path, directive):
     return int(value(path, directive).removesuffix("s"))
 
 
+def with_servers(text, instances):
+    """An upstream of these addresses; where there are more in the file, the others are down."""
+    left = iter(instances)
+    text = SERVER.sub(lambda match: f"{match[1]} {next(left, None) or '127.0.0.1:1 down'}", text)
+    return text.replace(" resolve", "")  # Debian's nginx is older than that
+
+
 @define
 class Nginx:
     """nginx on a port of 127.0.0.1, with everything of it below one folder."""
@@ -55,7 +62,7 @@ class Nginx:
         return f"http://127.0.0.1:{self.port}"
 
     def write(self, *instances):
-        """The files of deploy/, with other addresses and folders; instances that are not named are at the first one."""
+        """The files of deploy/, with other addresses and folders."""
         (self.place / "conf.d").mkdir(exist_ok=True)
         for path in (DEPLOY / "nginx" / "nginx.conf", CONF, self.upstream):
             text = (
@@ -64,9 +71,7 @@ class Nginx:
             text = text.replace("/run/nginx.pid", f"{self.place}/nginx.pid")
             text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.port};")
             if path == self.upstream:
-                left = iter(instances)
-                text = SERVER.sub(lambda match: f"{match[1]} {next(left, None) or '127.0.0.1:1 down'}", text)
-                text = text.replace(" resolve", "")  # Debian's nginx is older than that
+                text = with_servers(text, instances)
             folder = self.place if path.name == "nginx.conf" else self.place / "conf.d"
             (folder / path.name).write_text(text)
         places = "".join(f"{it}_temp_path {self.place}/{it};\n" for it in TEMPORARY)
@@ -80,10 +85,13 @@ class Nginx:
     def checked(self):
         return subprocess.run(self.command("-t"), capture_output=True, text=True, timeout=30)
 
+    def start(self):
+        with (self.place / "stderr").open("wb") as stderr:
+            return subprocess.Popen(self.command(), stderr=stderr)
+
     @asynccontextmanager
     async def running(self):
-        with (self.place / "stderr").open("wb") as stderr:
-            process = subprocess.Popen(self.command(), stderr=stderr)
+        process = self.start()
         try:
             await until(self.listens)
             yield

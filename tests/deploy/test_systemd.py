@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ServerProcess
 from tests.deploy.files import DEPLOY, PROGRAMS, is_refused, settings_from
-from tests.web.conftest import connected
+from tests.web.conftest import connected, until
 from web.serve import serve
 from web.settings import Settings
 
@@ -26,6 +26,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 MAKE_SOME = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)"
 EXPOSURE_MAX = 15  # tenths; systemd calls up to 4.9 OK
 WRONG_SETTINGS = 2
+SHUT_IN = """DynamicUser NoNewPrivileges ProtectHome ProtectClock ProtectHostname ProtectControlGroups ProtectKernelLogs
+ProtectKernelModules ProtectKernelTunables PrivateTmp PrivateDevices PrivateUsers LockPersonality MemoryDenyWriteExecute
+RestrictNamespaces RestrictRealtime RestrictSUIDSGID"""
 ONLY_AS_ROOT = {"fchown"}  # SQLite gives files it makes the owner of the database
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no systemd elsewhere")
@@ -44,8 +47,12 @@ def said():
     return found
 
 
+def ran(command):
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
 def asked(*arguments):
-    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
+    done = ran(["systemd-analyze", *arguments])
     return done.returncode, done.stdout + done.stderr
 
 
@@ -68,12 +75,19 @@ def test_systemd_finds_it_well_shut_in(here):
     assert status == 0, report
 
 
+def test_it_says_all_that_shuts_it_in():
+    """Also where there is no systemd to ask."""
+    service = said()["Service"]
+    assert all(service[key] == ["yes"] for key in SHUT_IN.split())
+    assert (service["ProtectSystem"], service["CapabilityBoundingSet"]) == (["strict"], [""])
+    assert {"RestrictAddressFamilies", "SystemCallFilter", "StateDirectory"} <= service.keys()
+
+
 def test_what_it_starts_is_a_command_of_the_program():
     (command,) = said()["Service"]["ExecStart"]
     assert command == f"{INSTALLED}task-orchestrator {serve.__name__}"
     assert (PROGRAMS / "task-orchestrator").exists()
-    done = subprocess.run([PROGRAMS / "task-orchestrator", "serve", "--help"], capture_output=True, timeout=30)
-    assert done.returncode == 0
+    assert ran([PROGRAMS / "task-orchestrator", "serve", "--help"]).returncode == 0
 
 
 def test_the_server_takes_its_environment():
@@ -91,15 +105,24 @@ def test_it_has_time_to_stop_and_is_not_started_again_for_nothing():
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == [str(WRONG_SETTINGS)]
     wrong = [sys.executable, "-m", "task_orchestrator", "serve", "--port", "none"]
-    assert subprocess.run(wrong, capture_output=True, timeout=30).returncode == WRONG_SETTINGS
+    assert ran(wrong).returncode == WRONG_SETTINGS
 
 
-async def test_it_reloads_by_the_signal_the_server_heeds(server):
+async def test_it_reloads_by_the_signal_the_server_heeds(tmp_path, directory):
     (reload,) = said()["Service"]["ExecReload"]
-    kill, *arguments = reload.replace("$MAINPID", str(server.pid)).split()
-    subprocess.run([shutil.which(kill.rpartition("/")[2]), *arguments], check=True, timeout=10)
+    file = tmp_path / "settings.toml"
+    file.write_text("[task]\nmax_task_retries = 5\n")
+    server = ServerProcess(tmp_path, "--config", str(file)).start()
     async with connected(server) as api:
-        assert (await api.get("/health/live")).status == 200
+        assert (await api.create(directory))["max_retries"] == 5
+        file.write_text("[task]\nmax_task_retries = 6\n")
+        assert ran(reload.replace("$MAINPID", str(server.pid)).split()).returncode == 0
+
+        async def adopted():
+            return (await api.create(directory))["max_retries"] == 6
+
+        await until(adopted)
+    assert server.terminate() == 0
 
 
 async def use(server, directory):
@@ -116,7 +139,7 @@ async def test_the_server_makes_no_memory_executable(tmp_path, directory):
     """MemoryDenyWriteExecute: none of what it is built on does. The kernel is asked for the same here."""
     assert said()["Service"]["MemoryDenyWriteExecute"] == ["yes"]
     under = (sys.executable, "-c", WITHOUT_EXECUTABLE_MEMORY)
-    tried = subprocess.run([*under, sys.executable, "-c", MAKE_SOME], capture_output=True, text=True, timeout=30)
+    tried = ran([*under, sys.executable, "-c", MAKE_SOME])
     if "kernel" in tried.stderr:
         pytest.skip("the kernel is older than 6.3")
     assert "PermissionError" in tried.stderr

@@ -57,7 +57,7 @@ def promtool(*arguments):
 
 @pytest.fixture
 async def measured(server, directory):
-    """All that /metrics of a real server tells: each sample's name with its labels, and ("=", name) with their values."""
+    """What /metrics of a real server tells: each sample's name with its labels, and ("=", name) with their values."""
     async with connected(server) as api, api.stream(f"{directory}/other"):
         await api.tell(await api.claimed(directory), "complete", result="done", original_prompt="Tidy up")
         text = (await api.get(METRICS_PATH)).content.decode()
