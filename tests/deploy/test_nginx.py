@@ -119,9 +119,9 @@ async def door(tmp_path, *instances):
 
 @define
 class Odd:
-    """An instance that does the same with every request."""
+    """An instance that does the same with every request: a status, None to break down, or an event to wait for."""
 
-    answer: object
+    answer: int | asyncio.Event | None
     asked: Counter = field(factory=Counter)
     port: int = 0
 
@@ -130,7 +130,19 @@ class Odd:
         await request.read()
         if self.answer is None:  # it breaks down
             request.transport.abort()
+        if isinstance(self.answer, asyncio.Event):
+            return await self.little_by_little(request)
         return web.Response(status=self.answer or 200)
+
+    async def little_by_little(self, request):
+        """Nothing in its head tells a proxy to hurry."""
+        response = web.StreamResponse()
+        response.content_length = len(b"first, last")
+        await response.prepare(request)
+        await response.write(b"first, ")
+        await self.answer.wait()
+        await response.write(b"last")
+        return response
 
 
 @asynccontextmanager
@@ -183,6 +195,16 @@ async def test_events_go_through_at_once(server, tmp_path, directory):
             made = await api.create(directory)
             assert (await events.next())[1]["task_id"] == made["task_id"]
             assert (await tasks.task())["task_id"] == made["task_id"]
+
+
+async def test_nothing_is_kept_back(tmp_path):
+    """The beginning of an answer is here while the instance still holds its end."""
+    end = asyncio.Event()
+    async with odd(end) as instances, door(tmp_path, *instances) as api, api.session.get(f"{api.url}/x") as response:
+        async with asyncio.timeout(5):
+            assert await response.content.readany() == b"first, "
+        end.set()
+        assert await response.content.read() == b"last"
 
 
 async def test_a_reader_that_has_left_is_gone_for_the_server_too(server, tmp_path, directory):
