@@ -1,11 +1,15 @@
 """The manifests: valid by the schemas of Kubernetes, in step with each other, and true of the server."""
 
 import re
+import shutil
+import subprocess
 from itertools import chain
 
 import kubernetes_validate
 import pytest
+import yaml
 
+from task_orchestrator import __version__
 from tests.deploy.files import (
     DEPLOY,
     LONGEST_WAIT_SECONDS,
@@ -103,6 +107,18 @@ def test_no_file_is_left_out_and_none_comes_twice():
     assert sorted(named) == sorted(path for path in PLACE.rglob("*.yaml") if path.name not in rest)
     for way in WAYS:
         assert len(list(resources(PLACE / way))) == len(deployed(way))
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on this machine")
+@EACH_WAY
+def test_kustomize_makes_the_same_of_it(way):
+    """And names the image as the kustomization has it."""
+    made = subprocess.run(["kubectl", "kustomize", PLACE / way], capture_output=True, text=True, timeout=60)
+    assert (made.returncode, made.stderr) == (0, "")
+    found = {(it["kind"], it["metadata"]["name"]): it for it in yaml.safe_load_all(made.stdout)}
+    assert found.keys() == deployed(way).keys()
+    (its,) = found[workload(way)["kind"], "task-orchestrator"]["spec"]["template"]["spec"]["containers"]
+    assert its["image"] == f"task-orchestrator:{__version__}"
 
 
 @EACH_WAY
