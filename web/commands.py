@@ -35,6 +35,8 @@ def rebuild_statistics(
     """Count everything in the history once more, while no server runs. What the history no longer tells is kept."""
     try:
         path = load({"database": database}, os.environ, config).database.path
+        if path is None:
+            raise StorageError("this is for SQLite: on PostgreSQL the statistics are kept by the servers")
         since = rebuild_file(path, tell_progress)
     except SettingsError as error:
         print(error, file=sys.stderr)
