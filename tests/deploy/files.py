@@ -16,7 +16,6 @@ from web.sources import load
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
 PROGRAMS = PROJECT / ".venv" / "bin"
-AWAITED = {"APP_DATABASE_MAX_CONNECTIONS"} if "database.max_connections" not in SETTINGS else set()
 LONGEST_WAIT_SECONDS = next(it.le for it in WaitSeconds.__metadata__ if isinstance(it, Le))
 REFERENCE = re.compile(r"\$(?:\$|(?P<bare>\w+)|\{(?P<name>\w+)(?:(?P<how>:?[-?])(?P<other>[^}]*))?\})")
 
@@ -71,14 +70,12 @@ def environment_of_the_image() -> dict[str, str]:
 
 def settings_from(environ: Mapping[str, str]) -> Any:
     """The settings that a server finds in this environment; whatever is wrong with it fails the test."""
-    if AWAITED:
-        environ = {key: it for key, it in environ.items() if key not in AWAITED and not it.startswith("postgresql://")}
     return load({}, environ)
 
 
 def known_variables() -> set[str]:
     short = {str(it.field.metadata.get("variable")) for it in SETTINGS.values()}
-    return {it.variable for it in SETTINGS.values()} | short | AWAITED
+    return {it.variable for it in SETTINGS.values()} | short
 
 
 def is_refused(**environ: str) -> bool:
