@@ -27,12 +27,13 @@ class ServerProcess:
         self.log = directory / "server.log"
         self.options, self.environ = options, environ or {}
         self.under: tuple[str, ...] = ()  # a program that starts it
+        self.record = f"sqlite:///{self.database}"
         self.port = 0
         self.url = ""
 
     def start(self) -> "ServerProcess":
         command = [*self.under, sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
-        command += ["--database", f"sqlite:///{self.database}", *self.options]
+        command += ["--database", self.record, *self.options]
         with self.log.open("ab") as log:
             environ = {**os.environ, **self.environ}
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environ)

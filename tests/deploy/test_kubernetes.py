@@ -20,7 +20,7 @@ from tests.deploy.files import (
     known_variables,
     settings_from,
 )
-from web.composition import SHUTDOWN_SECONDS
+from web.composition import DRAIN_SECONDS, SHUTDOWN_SECONDS
 from web.delivery import PING_SECONDS
 from web.routes import METRICS_PATH, ROUTES
 from web.serve import refuse_open_door
@@ -215,10 +215,10 @@ def test_the_ingress_lets_events_and_long_waits_through(way):
 
 @EACH_WAY
 def test_it_has_time_to_stop(way):
-    """The pause before it is told, a commit that takes as long as it may, and its own two steps."""
+    """The pause before it is told, a commit that takes as long as it may, and its own steps."""
     stop = container(way).get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
     assert stop[0] == "sleep"
-    needed = int(stop[1]) + Settings().database.timeout_seconds + 2 * SHUTDOWN_SECONDS
+    needed = int(stop[1]) + Settings().database.timeout_seconds + DRAIN_SECONDS + 2 * SHUTDOWN_SECONDS
     assert needed < pod(way)["terminationGracePeriodSeconds"]
 
 
