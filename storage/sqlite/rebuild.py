@@ -11,7 +11,8 @@ from storage.errors import StorageError
 from storage.rows import RANKED
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.rollups import add_to_rollups, add_up, put
-from storage.sqlite.versions import migrate, steps
+from storage.sqlite.versions import migrate
+from storage.steps import steps
 from storage.tallies import HOUR, MINUTE, NUMBERS, Key, RowKey, Tallies, Tally, Total, floor
 
 NEVER = 2**62

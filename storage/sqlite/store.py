@@ -25,7 +25,8 @@ from storage.sqlite import journal, leftovers, search
 from storage.sqlite.hop import P, T, hop
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.record import SqliteRecord
-from storage.sqlite.versions import migrate, steps
+from storage.sqlite.versions import migrate
+from storage.steps import steps
 
 READERS = 3  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back

@@ -15,7 +15,8 @@ from dispatcher.messages import Message
 from dispatcher.ports import Changes, Found, Needs, Snapshot
 from dispatcher.rules import Rules
 from storage.sqlite import journal as sqlite
-from storage.sqlite.versions import migrate, steps
+from storage.sqlite.versions import migrate
+from storage.steps import steps
 
 STEPS = steps(files("storage.sqlite"))
 LOOKS_MAX = 10_000
