@@ -78,7 +78,7 @@ def migrate(
     verify_only: Flag = False,
     json: Flag = False,
 ) -> int:
-    """Move everything from SQLite to PostgreSQL, or back, or to another of the same kind, while no server runs on either.
+    """Move everything from SQLite to PostgreSQL, back, or to another of the same kind, while no server runs on either.
 
     Said again after an interruption, it goes on where it was. In the end both sides are read again and compared.
 

@@ -36,8 +36,8 @@ FORMS = {
     "history": Form("history", ("seq", "work_directory")),
     "task_logs": Form(
         LOGS,
-        ("work_directory", "arrival", "number"),
-        {"work_directory": "case when task_id is null then '' else work_directory end", "attempt": "log.attempt"},
+        ("log.work_directory", "log.arrival", "log.number"),
+        {"work_directory": "case when task_id is null then '' else log.work_directory end", "attempt": "log.attempt"},
     ),
     "logs_left": Form("logs_left", ("work_directory", "arrival"), {"work_directory": "''"}),
     "rollups": Form("rollups", ("work_directory", "span", "at"), part_rows=50),
