@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 STEPS = steps(files("storage.postgres"))
 CONNECT_SECONDS = 30
+LOCK_SECONDS = 5  # so long PostgreSQL may take to notice that the last move is no more
 SEEN_SECONDS = 15  # a server that was seen so recently may still be at work
 SETTINGS = {"application_name": "task-orchestrator migrate", "statement_timeout": "0", "jit": "off"}
 
 UNFINISHED = "select to_regclass('unfinished_move') is not null"
-LOCK = f"select pg_try_advisory_lock({OURS}, {MOVING})"
+LOCK = f"select pg_advisory_lock({OURS}, {MOVING})"
 IS_FREE = f"select pg_try_advisory_xact_lock_shared({OURS}, {MOVING})"
 IS_THERE = "select to_regclass($1) is not null"
 SEEN = """
@@ -163,14 +164,18 @@ async def _end(url: str) -> AsyncIterator[PostgresEnd]:
         with _told_of(name):
             await _take(connection)
         yield PostgresEnd(name, connection)
-    finally:
-        connection.terminate()  # at once, whatever it is doing; the locks go with it
+    except BaseException:
+        connection.terminate()  # at once, whatever it is doing; the lock goes with it
+        raise
+    await connection.close()
 
 
 async def _take(connection: "Connection[Record]") -> None:
     """From now on no server will use it. Raises AlreadyOwned if one does."""
-    if not await connection.fetchval(LOCK):
-        raise AlreadyOwned("a move from or into it is going on already")
+    try:
+        await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'; {LOCK}; set lock_timeout = 0")
+    except asyncpg.LockNotAvailableError:
+        raise AlreadyOwned("a move from or into it is going on already") from None
     if await connection.fetchval(IS_THERE, "instances"):
         seen = await connection.fetchrow(SEEN)
         if seen is not None and seen["seconds"] < SEEN_SECONDS:

@@ -52,6 +52,18 @@ class Life:
                 self._act()
         return self
 
+    def leave_traces(self) -> "Life":
+        """Of a task that is gone; and of what is not added up yet."""
+        self.desk.say(Regulate(work_directory="/gone"), self.now)
+        task = self.desk.say(Create(work_directory="/gone", prompt="x"), self.now).task
+        (held,) = self.desk.say(Claim(work_directories=("/gone",)), self.now)
+        mine: dict[str, Any] = {"task_id": task.task_id, "lease_token": held.lease_token}
+        for message in (Log(lines=("one", "two"), **mine), Complete(**mine), Delete(task_id=task.task_id)):
+            self.desk.say(message, self.now)
+        while not self.desk.db.execute("select count(*) from additions").fetchone()[0]:
+            self.desk.say(Create(work_directory="/gone", prompt="y"), self.now)
+        return self
+
     def _act(self) -> None:
         rng = self.rng
         if rng.random() < 0.35 or not self.tasks:
@@ -78,7 +90,9 @@ class Life:
             timeout_seconds=rng.choice([None, 12.345678901234567, 7200]),
             delay_seconds=rng.choice([None, None, 1000.5]),
             expires_at=rng.choice([None, None, self.now + 3_000_000]),
-            depends_on=tuple(dict.fromkeys(rng.choices(self.tasks[-9:], k=rng.choice([0, 0, 2])))) if self.tasks else (),
+            depends_on=tuple(dict.fromkeys(rng.choices(self.tasks[-9:], k=rng.choice([0, 0, 2]))))
+            if self.tasks
+            else (),
             on_dependency_failure=rng.choice(["wait", "cancel", "run"]),
             metadata=rng.choice([{}, {"é": [1, None, 1e-7]}]),
             created_by=rng.choice([None, "ann"]),
@@ -102,7 +116,9 @@ class Life:
         return rng.choice(
             [
                 Complete(task_id=task_id, lease_token=token, result=rng.choice(VALUES)),
-                Complete(task_id=task_id, lease_token=token, result=rng.choice(VALUES), status="failed", error_message="ö"),
+                Complete(
+                    task_id=task_id, lease_token=token, result=rng.choice(VALUES), status="failed", error_message="ö"
+                ),
                 Fail(task_id=task_id, lease_token=token, error_message="no\n", retryable=rng.random() < 0.3),
                 Release(task_id=task_id, lease_token=token, delay_seconds=rng.choice([None, 5])),
                 Heartbeat(task_id=task_id, lease_token=token, progress=Progress(percent=50.5, message="half")),
@@ -131,7 +147,9 @@ class Life:
                 Regulate(work_directory=path, max_working=rng.choice([None, 2]), draining=rng.random() < 0.2),
                 Regulate(work_directory=path, paused=True, paused_reason="ö", paused_until=self.now + 50_000),
                 Regulate(work_directory=path, paused=False),
-                Reconfigure(rules=rules, who="ann", reason=rng.choice([None, "ö"]), changes={"a": "***"}, runtime={"k": 0}),
+                Reconfigure(
+                    rules=rules, who="ann", reason=rng.choice([None, "ö"]), changes={"a": "***"}, runtime={"k": 0}
+                ),
             ]
         )
         self.desk.say(said, self.now)
@@ -139,7 +157,7 @@ class Life:
 
 def busy(path: Path, seed: int = 1, steps: int = 400) -> Path:
     """Such a record, in a file."""
-    life = Life(seed).live(steps)
+    life = Life(seed).live(steps).leave_traces()
     sqlite.keep_webhook_place(life.desk.db, seed + 5)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         life.desk.db.backup(db)
