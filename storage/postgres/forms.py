@@ -9,8 +9,9 @@ PART_ROWS = 500
 
 @frozen
 class Form:
-    """`key`: what its rows are ordered by. `columns`: those that bear another name. `part_rows`: so many are fetched at
-    a time, as each of them may be long."""
+    """`key`: what its rows are ordered by; it has an index, and where it can be it is the order in which SQLite keeps
+    them, which otherwise had to put each of them between others. `columns`: those that bear another name. `part_rows`:
+    so many are fetched at a time, as each of them may be long."""
 
     source: str
     key: tuple[str, ...]
@@ -28,10 +29,10 @@ LOGS = "task_logs as log left join tasks using (work_directory, arrival)"
 FORMS = {
     "config_versions": Form("config_versions", ("version",)),
     "work_directories": Form("work_directories", ("work_directory",)),
-    "tasks": Form("tasks", ("work_directory", "arrival"), part_rows=50),
+    "tasks": Form("tasks", ("created_at", "arrival"), part_rows=50),
     "idempotency_keys": Form("idempotency_keys", ("key",)),
     "ready_tags": Form("ready_tags", ("work_directory", "tag", "priority", "arrival")),
-    "task_tags": Form("task_tags", ("work_directory", "tag", "arrival")),
+    "task_tags": Form("task_tags", ("tag", "arrival")),
     "dependencies": Form("dependencies", ("parent_id", "arrival", "work_directory")),
     "history": Form("history", ("seq", "work_directory")),
     "task_logs": Form(

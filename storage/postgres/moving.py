@@ -22,8 +22,9 @@ STEPS = steps(files("storage.postgres"))
 CONNECT_SECONDS = 30
 LOCK_SECONDS = 5  # so long PostgreSQL may take to notice that the last move is no more
 SEEN_SECONDS = 15  # a server that was seen so recently may still be at work
-SETTINGS = {"application_name": "task-orchestrator migrate", "statement_timeout": "0", "jit": "off"}
+NAME = {"application_name": "task-orchestrator migrate"}
 
+UNHURRIED = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set jit = off"
 UNFINISHED = "select to_regclass('unfinished_move') is not null"
 LOCK = f"select pg_advisory_lock({OURS}, {MOVING})"
 IS_FREE = f"select pg_try_advisory_xact_lock_shared({OURS}, {MOVING})"
@@ -159,7 +160,7 @@ async def postgres_target(url: str) -> AsyncIterator[PostgresEnd]:
 async def _end(url: str) -> AsyncIterator[PostgresEnd]:
     name = without_password(url)
     with _told_of(name):
-        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=SETTINGS)
+        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=NAME)
     try:
         with _told_of(name):
             await _take(connection)
@@ -172,6 +173,7 @@ async def _end(url: str) -> AsyncIterator[PostgresEnd]:
 
 async def _take(connection: "Connection[Record]") -> None:
     """From now on no server will use it. Raises AlreadyOwned if one does."""
+    await connection.execute(UNHURRIED)
     try:
         await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'; {LOCK}; set lock_timeout = 0")
     except asyncpg.LockNotAvailableError:

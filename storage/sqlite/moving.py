@@ -24,7 +24,8 @@ T = TypeVar("T")
 STEPS = steps(files("storage.sqlite"))
 PART_ROWS = 1000
 PART_CHARACTERS = 1_000_000  # or fewer rows, if they are long
-CACHE_KIB = 64 * 1024
+CACHE_KIB = 128 * 1024
+LOG_PAGES = 16 * 1024  # of the write-ahead log, before it is copied back: many of them are written again and again
 
 UNFINISHED = "select count(*) from sqlite_schema where name = 'unfinished_move'"
 NOTE = """
@@ -189,6 +190,7 @@ def _place(db: sqlite3.Connection) -> Place | None:
 def _prepare(db: sqlite3.Connection, place: Place, is_new: bool) -> None:
     migrate(db, STEPS)
     db.execute("pragma journal_mode = wal")
+    db.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
     db.execute("pragma synchronous = normal")  # after a power failure it goes on from a little earlier
     if is_new:
         with _transaction(db):

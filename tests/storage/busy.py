@@ -3,6 +3,7 @@
 import random
 import sqlite3
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -155,15 +156,22 @@ class Life:
         self.desk.say(said, self.now)
 
 
-def busy(path: Path, seed: int = 1, steps: int = 400) -> Path:
+def busy(path: Path, seed: int = 1) -> Path:
     """Such a record, in a file."""
-    life = Life(seed).live(steps).leave_traces()
-    sqlite.keep_webhook_place(life.desk.db, seed + 5)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        life.desk.db.backup(db)
-        db.execute("pragma journal_mode = wal")
-    life.desk.db.close()
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.deserialize(_content(seed))
+        with closing(sqlite3.connect(path, isolation_level=None)) as file:
+            db.backup(file)
+            file.execute("pragma journal_mode = wal")
     return path
+
+
+@cache
+def _content(seed: int) -> bytes:
+    life = Life(seed).live(400).leave_traces()
+    with closing(life.desk.db) as db:
+        sqlite.keep_webhook_place(db, seed + 5)
+        return db.serialize()
 
 
 def rows_of(path: Path) -> dict[str, list[Any]]:

@@ -18,6 +18,7 @@ from storage.contents import TABLES
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
 from storage.moving import Moved, compare, move
 from storage.postgres import forms as postgres_forms
+from storage.postgres import moving as postgres_moving
 from storage.postgres.moving import PostgresEnd, refuse_half_moved
 from storage.postgres.versions import MOVING, OURS, migrate
 from storage.sqlite import forms as sqlite_forms
@@ -234,6 +235,7 @@ async def test_no_server_takes_what_is_being_moved(
         raise Crash
 
     monkeypatch.setattr(SqliteEnd, "write", write)
+    monkeypatch.setattr(postgres_moving, "LOCK_SECONDS", 0.1)
     with pytest.raises(Crash):
         await moved(postgres_url, third)
     assert refused == ["both"]
