@@ -40,6 +40,8 @@ def rebuild_statistics(
     """Count everything in the history once more, while no server runs. What the history no longer tells is kept."""
     try:
         path = load({"database": database}, os.environ, config).database.path
+        if path is None:
+            raise StorageError("this is for SQLite: on PostgreSQL the statistics are kept by the servers")
         since = rebuild_file(path, tell_progress)
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -57,13 +59,9 @@ def tell_progress(seq: int, last: int) -> None:
         print(f"\r{seq:,} of {last:,}", end="\r", file=sys.stderr, flush=True)
 
 
-def record_url(type_: Any, url: str) -> None:
+def record_url(_: Any, url: str) -> None:
     """Raises ValueError."""
-    if not url.startswith(("postgresql://", "postgres://")):
-        try:
-            database_url(url)
-        except ValueError as error:
-            raise ValueError(f"{error}, or postgresql://user@host/database") from None
+    database_url(url)
 
 
 Url = Annotated[str, Parameter(validator=record_url)]

@@ -29,7 +29,7 @@ LOGS = "task_logs as log left join tasks using (work_directory, arrival)"
 FORMS = {
     "config_versions": Form("config_versions", ("version",)),
     "work_directories": Form("work_directories", ("work_directory",)),
-    "tasks": Form("tasks", ("created_at", "arrival"), part_rows=50),
+    "tasks": Form("tasks", ("arrival",), part_rows=50),
     "idempotency_keys": Form("idempotency_keys", ("key",)),
     "ready_tags": Form("ready_tags", ("work_directory", "tag", "priority", "arrival")),
     "task_tags": Form("task_tags", ("tag", "arrival")),

@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import orjson
@@ -158,7 +157,7 @@ async def postgres_target(url: str) -> AsyncIterator[PostgresEnd]:
 
 @asynccontextmanager
 async def _end(url: str) -> AsyncIterator[PostgresEnd]:
-    name = without_password(url)
+    name = shown(url)
     with _told_of(name):
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=NAME)
     try:
@@ -204,7 +203,8 @@ def _told_of(name: str) -> Iterator[None]:
         raise StorageError(f"{name}: {str(error) or type(error).__name__}") from error
 
 
-def without_password(url: str) -> str:
-    parts = urlsplit(url)
-    user, at, place = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=user.partition(":")[0] + at + place))
+def shown(url: str) -> str:
+    """What may be shown of it: no password, and nothing of the parameters, where it may be too."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.split("?")[0].rpartition("@")
+    return f"{scheme}://{credentials.split(':')[0]}{at}{place}"

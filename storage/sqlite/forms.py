@@ -6,6 +6,7 @@ from typing import Any
 from attrs import field, frozen
 
 from storage.contents import TABLES, Key, Row
+from storage.texts import fold
 
 Convert = Callable[[Row], Row]
 
@@ -61,7 +62,7 @@ _PROMPT = TABLES["tasks"].index("prompt")
 def _with_folded(row: Row) -> Row:
     values = _task(row)
     prompt = values[_PROMPT]
-    folded = prompt.casefold()
+    folded = fold(prompt)
     values[-1] = None if folded == prompt else folded
     return tuple(values)
 

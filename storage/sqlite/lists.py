@@ -14,8 +14,8 @@ from dispatcher.fields import to_json
 from dispatcher.record import Filter, Page, Sort, Spot
 from dispatcher.task import Task
 from storage.rows import TASKS
-from storage.sqlite.search import fold
 from storage.sqlite.sections import COUNT_SECONDS, COUNTED_MIN, Picks, candidates, count, sections
+from storage.texts import fold
 
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # about how much text a page may hold
 SEARCHED_PROMPTS_MAX = 2_000  # prompts that are looked through for one page, from where it begins

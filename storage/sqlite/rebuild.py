@@ -7,6 +7,7 @@ from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
+from dispatcher.statistics import HOUR, MINUTE
 from storage.errors import StorageError
 from storage.rows import RANKED
 from storage.sqlite.moving import refuse_half_moved
@@ -14,7 +15,7 @@ from storage.sqlite.owner import OwnerLock
 from storage.sqlite.rollups import add_to_rollups, add_up, put
 from storage.sqlite.versions import migrate
 from storage.steps import steps
-from storage.tallies import HOUR, MINUTE, NUMBERS, Key, RowKey, Tallies, Tally, Total, floor
+from storage.tallies import NUMBERS, Key, RowKey, Tallies, Tally, Total, floor
 
 NEVER = 2**62
 STRETCH_LINES = 10_000  # of the history are in memory at a time

@@ -16,6 +16,7 @@ from dispatcher.record import Filter
 from dispatcher.task import Status
 from storage.sqlite import search
 from storage.sqlite.queries import first_arrival_since
+from storage.texts import fold
 
 SIZED_MAX = 100_000  # of a source with more it is not known how many
 SIZED_FIRST, SIZED_FACTOR = 1_000, 10  # at first it is seen which are smaller than that, then so many times
@@ -131,7 +132,7 @@ def _sources(db: sqlite3.Connection, only: Filter, span: Span) -> Iterable[Sourc
         yield _lanes("tasks_by_worker", {"worker_id": wanted["worker_id"]}, span)
     for tags in tag_conditions(only):
         yield _tagged(tags, span)
-    if only.text is not None and (asked := search.wanted(search.fold(only.text))):
+    if only.text is not None and (asked := search.wanted(fold(only.text))):
         yield _text(asked, search.indexed(db), span)
 
 

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from dispatcher.events import EVENT_TYPES
 from dispatcher.ports import Entry, Notice
 from dispatcher.record import EventFilter
+from storage.postgres import queries as postgres_queries
 from storage.sqlite import journal as sqlite
 from storage.sqlite import queries
 from tests.dispatcher.world import database
+from tests.storage.conftest import ReaderOf
+from tests.storage.readers import Reader
 
 TASKS = (None, "t1", "t2")
-DIRECTORIES = (None, "/a", "/b,c", "")
+DIRECTORIES = (None, "/a", "/b,c")
 TYPES = EVENT_TYPES[:3]
 
 
@@ -38,11 +41,16 @@ def long() -> Iterator[sqlite3.Connection]:
     db.close()
 
 
-def whole(db: sqlite3.Connection, after: int, limit: int, only: EventFilter) -> list[Entry]:
+def limit_to(patch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    for module in (queries, postgres_queries):
+        patch.setattr(module, name, value)
+
+
+def whole(reader: Reader, after: int, limit: int, only: EventFilter) -> list[Entry]:
     """All that lies behind, stretch by stretch."""
     found: list[Entry] = []
     while True:
-        stretch = queries.events(db, after, limit, only)
+        stretch = reader.events(after, limit, only)
         assert len(stretch.entries) <= limit
         assert all(after < one.seq <= stretch.up_to for one in stretch.entries)
         assert stretch.up_to >= after
@@ -71,6 +79,7 @@ filters = st.builds(
     st.integers(0, 31),
 )
 def test_stretches_together_are_what_matches(
+    reader_of: ReaderOf,
     made: list[tuple[str | None, str | None, str]],
     only: EventFilter,
     after: int,
@@ -82,6 +91,7 @@ def test_stretches_together_are_what_matches(
     entries = [entry(seq, *line) for seq, line in enumerate(made, start=1)]
     db = record(entries)
     db.execute("delete from history where seq <= ?", (removed,))
+    reader = reader_of(db)
     expected = [
         one
         for one in entries[removed:]
@@ -91,55 +101,29 @@ def test_stretches_together_are_what_matches(
         and (only.task_id is None or one.task_id == only.task_id)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queries, "STRETCH_MAX", stretch_max)
-        assert whole(db, after, limit, only) == expected
-    stretch = queries.events(db, after, limit, only)
+        limit_to(patch, "STRETCH_MAX", stretch_max)
+        assert whole(reader, after, limit, only) == expected
+    stretch = reader.events(after, limit, only)
     assert (stretch.first, stretch.last) == (min(removed, len(entries)) + 1, len(entries))
     db.close()
 
 
-def test_a_stretch_ends_where_it_would_take_long(long: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "STRETCH_MAX", 7)
-    nothing = queries.events(long, 0, 100, EventFilter(types=("task.claimed",)))
+def test_a_stretch_ends_where_it_would_take_long(
+    reader_of: ReaderOf, long: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_to(monkeypatch, "STRETCH_MAX", 7)
+    reader = reader_of(long)
+    nothing = reader.events(0, 100, EventFilter(types=("task.claimed",)))
     assert (nothing.entries, nothing.up_to, nothing.last) == ((), 7, 50)
-    of_one_task = queries.events(long, 0, 100, EventFilter(task_id="t1"))
+    of_one_task = reader.events(0, 100, EventFilter(task_id="t1"))
     assert ([one.seq for one in of_one_task.entries], of_one_task.up_to) == ([10, 20, 30, 40, 50], 50)
 
 
-def test_a_stretch_ends_where_it_has_grown_large(long: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stretch_ends_where_it_has_grown_large(
+    reader_of: ReaderOf, long: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Never before it has an entry."""
-    monkeypatch.setattr(queries, "STRETCH_BYTES_MAX", 0)
-    assert [one.seq for one in queries.events(long, 3, 100, EventFilter()).entries] == [4]
-    assert [one.seq for one in whole(long, 3, 100, EventFilter())] == list(range(4, 51))
-
-
-def test_a_stretch_shows_the_record_as_of_one_moment(long: sqlite3.Connection) -> None:
-    """Or what is removed while it is read would be missed without a word: the reader is in a transaction, and out of
-    it afterwards."""
-    inside: list[bool] = []
-    long.set_trace_callback(lambda sql: inside.append(long.in_transaction) if sql.startswith("select") else None)
-    queries.events(long, 0, 10, EventFilter())
-    long.set_trace_callback(None)
-    assert inside == [True] * 3
-    assert not long.in_transaction
-
-
-@pytest.mark.parametrize(
-    ("only", "plan"),
-    [
-        (EventFilter(), "SEARCH history USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
-        (EventFilter(types=TYPES, work_directories=("/a",)), "SEARCH history USING INTEGER PRIMARY KEY"),
-        (EventFilter(task_id="t1"), "SEARCH history USING INDEX history_by_task (task_id=? AND seq>? AND seq<?)"),
-        (EventFilter(task_id="t1", types=TYPES), "SEARCH history USING INDEX history_by_task (task_id=? AND seq>?"),
-    ],
-    ids=str,
-)
-def test_no_stretch_looks_at_more_than_it_must(long: sqlite3.Connection, only: EventFilter, plan: str) -> None:
-    statements: list[str] = []
-    long.set_trace_callback(statements.append)
-    queries.events(long, 5, 10, only)
-    long.set_trace_callback(None)
-    (select,) = [sql for sql in statements if sql.startswith("select history")]
-    steps = [row[3] for row in long.execute(f"explain query plan {select}")]
-    assert any(step.startswith(plan) for step in steps), steps
-    assert not any("TEMP B-TREE" in step for step in steps), steps
+    limit_to(monkeypatch, "STRETCH_BYTES_MAX", 0)
+    reader = reader_of(long)
+    assert [one.seq for one in reader.events(3, 100, EventFilter()).entries] == [4]
+    assert [one.seq for one in whole(reader, 3, 100, EventFilter())] == list(range(4, 51))

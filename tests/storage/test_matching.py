@@ -11,8 +11,8 @@ from dispatcher.ports import Change
 from dispatcher.record import Filter
 from dispatcher.task import Status, Task
 from storage.sqlite import journal as sqlite
-from storage.sqlite import matching
 from tests.dispatcher.world import database
+from tests.storage.conftest import ReaderOf
 
 DIRECTORIES = ["/a", "/b", "C:\\a"]
 TAGS = ["x", "y", 'say "x"', "\N{PILE OF POO}", "x,y", "1"]
@@ -58,12 +58,15 @@ def task(arrival: int, fields: dict[str, Any]) -> Task:
 
 
 @given(st.lists(tasks, max_size=8), filters | st.builds(Filter), st.integers(1, 8), st.integers(0, 8))
-def test_it_finds_those_that_match_in_a_stretch(fields: Any, only: Filter, first: int, last: int) -> None:
+def test_it_finds_those_that_match_in_a_stretch(
+    reader_of: ReaderOf, fields: Any, only: Filter, first: int, last: int
+) -> None:
     """In order of arrival, and no others."""
     db = database()
     known = [task(arrival, one) for arrival, one in enumerate(fields, 1)]
     sqlite.commit(db, [Change(None, one, None) for one in known])
-    found = matching.matching(db, only, first, last)
+    reader = reader_of(db)
+    found = reader.matching(only, first, last)
     assert found == [one.task_id for one in known[first - 1 : last] if matches(only, one)]
-    assert matching.last_arrival(db) == len(known)
+    assert reader.last_arrival() == len(known)
     db.close()

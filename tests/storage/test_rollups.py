@@ -11,15 +11,17 @@ import pytest
 from dispatcher.errors import Refusal
 from dispatcher.fields import Priority
 from dispatcher.messages import Cancel, Claim, Complete, Create, Delete, Edit, Fail, Release, Retry, Tick
-from dispatcher.statistics import Spread
+from dispatcher.statistics import HOUR, MINUTE, Spread
 from storage.durations import Durations
 from storage.sqlite import journal as sqlite
 from storage.sqlite.rebuild import NEVER, rebuild
 from storage.sqlite.rollups import ADDITIONS_MAX
-from storage.sqlite.statistics import EVENT_ROWS, PERCENTILES, ROWS, statistics
-from storage.tallies import HOUR, MINUTE
+from storage.sqlite.statistics import EVENT_ROWS, ROWS, statistics
+from storage.summary import PERCENTILES
 from tests.dispatcher.test_board import Desk
+from tests.storage.conftest import ReaderOf
 from tests.storage.counted import EVENTS, PRIORITIES, STATUSES, agree_with_the_history, counted, facts
+from tests.storage.readers import Reader
 
 DAY = 24 * HOUR
 TOLERANCE = 0.025
@@ -115,19 +117,19 @@ def test_whatever_happens_the_rollups_are_those_of_the_history(seed: int) -> Non
 
 @pytest.mark.parametrize("begin", [0, DAY - 1, 1_800_000_000_000])
 @pytest.mark.parametrize("seed", range(6))
-def test_statistics_of_any_range_are_those_of_the_history(seed: int, begin: int) -> None:
+def test_statistics_of_any_range_are_those_of_the_history(reader_of: ReaderOf, seed: int, begin: int) -> None:
     town = Town(seed, begin)
     town.live(100)
-    told, rng = facts(town.db), town.rng
+    told, rng, reader = facts(town.db), town.rng, reader_of(town.db)
     for _ in range(25):
         start = max(0, rng.randint(begin // MINUTE - 60, town.now // MINUTE))
         end = start + rng.choice([1, 59, 60, 61, 24 * 60, rng.randint(1, 5000)])
         path = rng.choice([None, "/a", "/b", "/nowhere"])
-        check(town.db, told, path, start * MINUTE, end * MINUTE, rng.choice([MINUTE, HOUR, DAY]))
+        check(reader, told, path, start * MINUTE, end * MINUTE, rng.choice([MINUTE, HOUR, DAY]))
 
 
-def check(db: sqlite3.Connection, told: Any, path: str | None, start: int, end: int, bucket: int) -> None:
-    found = statistics(db, path, start, end, bucket)
+def check(reader: Reader, told: Any, path: str | None, start: int, end: int, bucket: int) -> None:
+    found = reader.statistics(path, start, end, bucket)
     inside = [(at, what, ms) for at, where, what, ms in told if start <= at < end and path in (None, where)]
 
     def times(name: str, since: int = start, until: int = end) -> int:

@@ -240,9 +240,10 @@ def paused(server: ServerProcess) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
-def refused_start(database: Path, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def refused_start(database: Path, *options: str, port: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
     """Start a server that will not start."""
-    command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", "0", "--database", f"sqlite:///{database}"]
+    command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(port)]
+    command += ["--database", f"sqlite:///{database}"]
     settings = {"env": {**os.environ, **environ}, "timeout": PATIENCE_SECONDS, "check": False}
     return subprocess.run([*command, *options], capture_output=True, text=True, **settings)
 

@@ -1,0 +1,189 @@
+"""The record on PostgreSQL: connections of a pool, that see what is committed."""
+
+import asyncio
+from asyncio import Semaphore
+from asyncio import Task as Job
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+import asyncpg
+
+from dispatcher.configuration import ConfigVersion
+from dispatcher.errors import RecordFailed
+from dispatcher.ports import Entry
+from dispatcher.presence import Presence
+from dispatcher.record import (
+    DirectoryCount,
+    EventFilter,
+    Filter,
+    LogPage,
+    Outcome,
+    Page,
+    Place,
+    Sighting,
+    Sort,
+    Spot,
+    Stretch,
+)
+from dispatcher.statistics import Statistics
+from dispatcher.task import Task
+from storage.postgres import lists, matching, queries, traces
+from storage.postgres.reading import Reader
+from storage.postgres.statistics import statistics
+
+GIVE_BACK_SECONDS = 5  # so long a connection may take to become free again; then it is closed
+
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.SerializationError,
+    OSError,
+)  # another connection may do better
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class PostgresRecord:
+    """What may take long shares one half of the pool: who asks for one row need not wait behind it."""
+
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", timeout_seconds: float, instance_id: str | None = None
+    ) -> None:
+        """`instance_id`: of the server that reads."""
+        self._pool, self._instance_id = pool, instance_id
+        self._timeout_seconds = timeout_seconds
+        self._long = Semaphore(max(1, pool.get_max_size() // 2))
+        self._going_back: set[Job[None]] = set()
+
+    async def task(self, task_id: str) -> Task | None:
+        return await self._read(queries.task_by_id, task_id)
+
+    async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
+        return await self._read_long(queries.outcomes, task_ids, bytes_max)
+
+    async def place(self, task: Task, aging_seconds: float) -> Place:
+        return await self._read(queries.place_of, task, aging_seconds)
+
+    async def last_arrival(self) -> int:
+        return await self._read(matching.last_arrival)
+
+    async def matching(self, only: Filter, first: int, last: int) -> Sequence[str]:
+        return await self._read_long(matching.matching, only, first, last)
+
+    async def directories(self) -> Sequence[DirectoryCount]:
+        return await self._read_long(queries.directories)
+
+    async def directory(self, work_directory: str) -> DirectoryCount:
+        return await self._read(queries.directory, work_directory)
+
+    async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
+        return await self._read_long(queries.entries_of, task_id, limit)
+
+    async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
+        return await self._read_long(queries.events, after, limit, only)
+
+    async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
+        return await self._read_long(traces.log, task_id, after, limit, attempt)
+
+    async def sightings(self, after: int) -> Sequence[Sighting]:
+        return await self._read_long(traces.sightings, after)
+
+    async def page(
+        self, only: Filter, sort: Sort, limit: int, *, offset: int = 0, after: Spot | None = None, counted: bool = True
+    ) -> Page:
+        return await self._read_long(lists.page, only, sort, limit, offset=offset, after=after, counted=counted)
+
+    async def waiting(self, work_directory: str | None) -> int:
+        return await self._read(queries.waiting, work_directory)
+
+    async def working(self) -> int:
+        return await self._read(queries.working)
+
+    async def held(self) -> Mapping[str, Sequence[str]]:
+        return await self._read_long(queries.held)
+
+    async def others(self) -> Sequence[Presence]:
+        return await self._read(queries.presences, self._instance_id)
+
+    async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
+        return await self._read(queries.config_versions, limit, offset)
+
+    async def config_version(self, version: int) -> ConfigVersion | None:
+        return await self._read(queries.config_version, version)
+
+    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
+        return await self._read_long(statistics, work_directory, start, end, bucket)
+
+    async def oldest_waiting(self) -> int | None:
+        return await self._read(queries.oldest_waiting)
+
+    async def _read_long(
+        self, query: Callable[Concatenate[Reader, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._within_the_time(self._long, query, *args, **kwargs)
+
+    async def _read(
+        self, query: Callable[Concatenate[Reader, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._within_the_time(None, query, *args, **kwargs)
+
+    async def _within_the_time(
+        self,
+        turn: Semaphore | None,
+        query: Callable[Concatenate[Reader, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Once more, if it was the connection that failed: to read twice does no harm."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                try:
+                    return await self._once(turn, query, *args, **kwargs)
+                except LOST:
+                    return await self._once(turn, query, *args, **kwargs)
+        except asyncpg.QueryCanceledError as error:
+            raise TimeoutError from error
+        except TimeoutError:
+            raise
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+            raise RecordFailed(str(error)) from error
+
+    async def _once(
+        self,
+        turn: Semaphore | None,
+        query: Callable[Concatenate[Reader, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if turn is not None:
+            await turn.acquire()
+        reader: Reader | None = None
+        try:
+            reader = await self._pool.acquire()
+            return await query(reader, *args, **kwargs)
+        finally:
+            if reader is not None:
+                job = asyncio.create_task(self._give_back(reader, turn))
+                self._going_back.add(job)
+                job.add_done_callback(self._going_back.discard)
+            elif turn is not None:
+                turn.release()
+
+    async def _give_back(self, reader: Reader, turn: Semaphore | None) -> None:
+        """Nobody waits for this. A statement that still runs is cancelled by its driver; a transaction is ended."""
+        try:
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                if reader.is_in_transaction():
+                    await reader.execute("rollback")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+            reader.terminate()
+        try:
+            await self._pool.release(reader, timeout=GIVE_BACK_SECONDS)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+            pass  # it was closed, and another takes its place
+        finally:
+            if turn is not None:
+                turn.release()

@@ -1,0 +1,93 @@
+"""The record on either database, asked by tests that do not care which: each says the same of the same rows."""
+
+import sqlite3
+from asyncio import Runner
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dispatcher.task import Task
+from storage.postgres.record import PostgresRecord
+from storage.sqlite import lists, matching, queries, traces
+from storage.sqlite.statistics import statistics
+from tests.postgres import Cluster
+from tests.storage import pg_rows
+
+
+class OnSqlite:
+    """In this thread."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        others: dict[str, Callable[..., Any]] = {
+            "task": queries.task_by_id,
+            "place": queries.place_of,
+            "history": queries.entries_of,
+            "page": lists.page,
+            "last_arrival": matching.last_arrival,
+            "matching": matching.matching,
+            "sightings": traces.sightings,
+            "statistics": statistics,
+        }
+        ask = others.get(name) or getattr(queries, name)
+        return lambda *args, **kwargs: ask(self._db, *args, **kwargs)
+
+    def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> Any:
+        return traces.log(self._db, task_id, after, limit, attempt)
+
+    def run(self, statement: str) -> None:
+        self._db.execute(statement)
+
+
+class OnPostgres:
+    """In a loop of its own."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._name = cluster, cluster.create_database()
+        self._runner = Runner()
+        self.pool = self._runner.run(pg_rows.connect(cluster.url(self._name)))
+        self.record = PostgresRecord(self.pool, 30)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        ask = getattr(self.record, name)
+        return lambda *args, **kwargs: self._runner.run(ask(*args, **kwargs))
+
+    def fill(self, source: sqlite3.Connection) -> "OnPostgres":
+        self._runner.run(self._with(lambda db: pg_rows.copy(source, db)))
+        return self
+
+    def put(self, tasks: Iterable[Task]) -> None:
+        """These, and nothing else."""
+        self._runner.run(self._with(pg_rows.clear))
+        self._runner.run(self._with(lambda db: pg_rows.put_tasks(db, tasks)))
+        self.run(pg_rows.COUNT_TASKS)
+
+    def run(self, statement: str) -> None:
+        self._runner.run(self._with(lambda db: db.execute(statement)))
+
+    def rows(self, statement: str) -> list[Any]:
+        found: list[Any] = self._runner.run(self._with(lambda db: db.fetch(statement)))
+        return found
+
+    async def _with(self, work: Callable[[Any], Any]) -> Any:
+        async with self.pool.acquire() as db:
+            return await work(db)
+
+    def close(self) -> None:
+        self._runner.run(self.pool.close())
+        self._runner.close()
+        self._cluster.drop_database(self._name)
+
+
+Reader = OnSqlite | OnPostgres
+
+
+@contextmanager
+def on_postgres(cluster: Cluster) -> Iterator[OnPostgres]:
+    reader = OnPostgres(cluster)
+    try:
+        yield reader
+    finally:
+        reader.close()
