@@ -19,6 +19,7 @@ from dispatcher.errors import NoRoom, RecordFailed, Undone
 from dispatcher.ports import Changes, Clock, Found, Needs, Snapshot
 from storage.postgres.connections import AGAIN, LOST, Address, Db
 from storage.postgres.fetching import Fetch, load
+from storage.postgres.moving import refuse_half_moved
 from storage.postgres.writing import write
 
 PATIENCE_SECONDS = 10  # for what is done for one batch; then its connection is given up
@@ -66,9 +67,11 @@ class PostgresJournal:
                 await self._db.close(timeout=1)
 
     async def load(self) -> Snapshot:
+        """Raises StorageError if the record is being moved, or has not been moved completely."""
         while True:
             db = await self._connected()
             try:
+                await refuse_half_moved(db)
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     snapshot = await load(db)
                 was_away, self._was_away = self._was_away, False

@@ -24,6 +24,7 @@ from storage.postgres.connections import LOST, Address
 from storage.postgres.duties import IS_HELD, UPKEEP, WEBHOOK, Duties
 from storage.postgres.follower import Follower
 from storage.postgres.journal import PostgresJournal
+from storage.postgres.moving import refuse_half_moved
 from storage.postgres.presence import written
 from storage.postgres.queries import GONE_SECONDS, NOW
 from storage.postgres.reading import Reader
@@ -249,6 +250,7 @@ async def _make_ready(address: Address, clock: DatabaseClock) -> bool:
     db = await address.connect_writer()
     try:
         await migrate(db, steps(files("storage.postgres")))
+        await refuse_half_moved(db)
         asked_at = clock.monotonic()
         clock.heard(await db.fetchval(TIME), asked_at, clock.monotonic())
         return not await db.fetchval(LAST_SEEN, GONE_SECONDS * 1000)
