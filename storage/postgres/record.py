@@ -179,7 +179,8 @@ class PostgresRecord:
                 if reader.is_in_transaction():
                     await reader.execute("rollback")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-            reader.terminate()
+            with suppress(asyncpg.InterfaceError):  # the pool has noticed before
+                reader.terminate()
         try:
             await self._pool.release(reader, timeout=GIVE_BACK_SECONDS)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
