@@ -4,6 +4,7 @@ import asyncio
 from asyncio import Semaphore
 from asyncio import Task as Job
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 import asyncpg
