@@ -24,6 +24,7 @@ class ServerProcess:
 
     def __init__(self, directory: Path, *options: str, environ: dict[str, str] | None = None) -> None:
         self.database = directory / "tasks.db"
+        self.record = f"sqlite:///{self.database}"
         self.log = directory / "server.log"
         self.options, self.environ = options, environ or {}
         self.port = 0
@@ -31,7 +32,7 @@ class ServerProcess:
 
     def start(self) -> "ServerProcess":
         command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
-        command += ["--database", f"sqlite:///{self.database}", *self.options]
+        command += ["--database", self.record, *self.options]
         with self.log.open("ab") as log:
             environ = {**os.environ, **self.environ}
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environ)
