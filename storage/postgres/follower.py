@@ -14,10 +14,11 @@ from contextlib import suppress
 import asyncpg
 
 from dispatcher.errors import RecordFailed
+from dispatcher.messages import Heed
 from dispatcher.ports import Changes, Entry, Told
 from dispatcher.record import EventFilter, Record
 from storage.postgres.connections import LOST, Address
-from storage.postgres.writing import CHANNEL
+from storage.postgres.writing import CHANNEL, MANY, NONE, directory_id
 from storage.store import Member
 
 POLL_SECONDS = 1
@@ -47,13 +48,8 @@ class Follower:
         if self._own:
             self._news.set()
 
-    async def run(self) -> None:
+    async def follow(self) -> None:
         """Until it is cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
-            group.create_task(self._follow())
-
-    async def _follow(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(POLL_SECONDS):
@@ -112,7 +108,8 @@ class Follower:
 
     # What is heard
 
-    async def _listen(self) -> None:
+    async def listen(self) -> None:
+        """Until it is cancelled."""
         while True:
             with suppress(*LOST, asyncpg.PostgresError):
                 await self._listen_once()
@@ -132,7 +129,7 @@ class Follower:
                         await lost.wait()
                         return
                 async with asyncio.timeout(POLL_SECONDS * 5):
-                    await connection.execute("")  # one that hangs would never say so
+                    await connection.execute("select")  # one that hangs would never say so
         finally:
             connection.terminate()
 
@@ -144,12 +141,18 @@ class Follower:
         self._news.set()
 
     def _hear(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        sender, seq, *task_ids = str(payload).split(" ")
-        if sender == self._instance_id:
+        sender, seq, directories, task_ids = str(payload).split(" ")
+        if sender == self._instance_id or self._member is None:
             return
         self._heard = max(self._heard, int(seq))
-        if task_ids and task_ids != [""] and self._member:
-            self._member.stir(None if task_ids == ["*"] else task_ids)
+        if task_ids != NONE:
+            self._member.stir(None if task_ids == MANY else task_ids.split(","))
+        if directories != NONE:
+            ready = directories.split(",")
+            here = self._member.waiting_directories()
+            concerned = tuple(path for path in here if directories == MANY or directory_id(path) in ready)
+            if concerned:
+                self._member.remind(Heed(concerned))
         self._news.set()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from importlib.resources import files
 from itertools import count
 from time import monotonic
@@ -112,8 +113,8 @@ class PostgresStore:
     async def membership(self, member: Member, last: int) -> AsyncIterator[None]:
         """Meanwhile the server hears of whatever is on record behind the seq `last`, and the others hear of it."""
         self._follower.begin(member, last)
-        jobs = [self._follower.run(), self._keep_in_touch(member), self._keep_up()]
-        tasks = [asyncio.create_task(job) for job in jobs]
+        jobs = self._follower.listen, self._follower.follow, partial(self._keep_in_touch, member), self._keep_up
+        tasks = [asyncio.create_task(_ever(job)) for job in jobs]
         try:
             yield
         finally:
@@ -198,6 +199,16 @@ class PostgresStore:
             async with asyncio.timeout(1), self._pool.acquire() as db:
                 await self._duties.lay_down(db)
         await self.journal.close()
+
+
+async def _ever(job: Callable[[], Awaitable[None]]) -> None:
+    """None of these may be missing, whatever befalls it."""
+    while True:
+        try:
+            await job()
+        except Exception:
+            log.exception("something that must go on has stopped, and begins again")
+            await asyncio.sleep(BEAT_SECONDS)
 
 
 @asynccontextmanager

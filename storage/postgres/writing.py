@@ -1,7 +1,8 @@
 """What a batch has led to, written back in the transaction that has fetched what it is about."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
+from zlib import crc32
 
 import orjson
 from asyncpg import Record
@@ -28,7 +29,8 @@ from storage.tallies import tallies
 from storage.texts import fold
 
 CHANNEL = "task_orchestrator"
-NOTIFIED_MAX = 100  # tasks named in a notification; with more of them, none is
+NOTIFIED_MAX = 100  # directories, and tasks, named in a notification; with more of them, none is
+MANY, NONE = "*", "-"  # in their place
 
 TASK_KEY = {"work_directory": "text", "arrival": "bigint"}
 READY_TAG = {"work_directory": "text", "tag": "text", "priority": "smallint", "arrival": "bigint"}
@@ -79,11 +81,11 @@ TELL = f"""
     ), told as (
         insert into history (seq, {", ".join(TOLD)})
         select numbered.before + line.place, {", ".join(f"line.{name}" for name in TOLD)}
-        from numbered cross join {unnest([*TOLD.values()], 9)} with ordinality as line ({", ".join(TOLD)}, place)
+        from numbered cross join {unnest([*TOLD.values()], 8)} with ordinality as line ({", ".join(TOLD)}, place)
     ), counted as (
         insert into work_directories as old ({", ".join(COUNTED)})
         select {", ".join(f"more.{name}" for name in COUNTED)}
-        from numbered cross join {unnest(["bigint"] * len(Status) + ["text"], 9 + len(TOLD))}
+        from numbered cross join {unnest(["bigint"] * len(Status) + ["text"], 8 + len(TOLD))}
             as more ({", ".join(COUNTED)})
         on conflict (work_directory) do update set {ADDED}
     ), added as (
@@ -91,7 +93,7 @@ TELL = f"""
     ), noted as (
         update instances set batch = $3, seen_at = $4 from numbered where instance_id = $5
     )
-    select before, pg_notify($6, concat_ws(' ', $7::text, before + $1, $8::text)) from numbered"""
+    select before, pg_notify($6, concat_ws(' ', $5, before + $1, $7::text)) from numbered"""
 NOTE = "update instances set batch = $1, seen_at = $2 where instance_id = $3"
 NOTIFY = "select pg_notify($1, $2)"
 
@@ -107,19 +109,17 @@ async def write(db: Db, changes: Changes, *, instance_id: str, batch: int, now: 
     await _write_beside(db, net)
     await _many(db, INSERT_LOG_LINES, _log_rows(changes))
     entries = [change.entry for change in changes if change.entry]
-    touched = _printed(changes)
+    touched = f"{_made_ready(net)} {_printed(changes)}"
     if not entries:
         await db.execute(NOTE, batch, now, instance_id)
-        if touched:
+        if touched != f"{NONE} {NONE}":
             await db.execute(NOTIFY, CHANNEL, f"{instance_id} 0 {touched}")
         return changes
     added = [(*key, tally.numbers, tally.waiting, tally.processing) for key, tally in tallies(net, entries).items()]
     told = columns((_line(entry) for entry in entries), len(TOLD))
     counted = columns(counts(net), len(COUNTED))
     json = orjson.dumps(added).decode() if added else None
-    before, _ = await _row(
-        db, TELL, len(entries), json, batch, now, instance_id, CHANNEL, instance_id, touched, *told, *counted
-    )
+    before, _ = await _row(db, TELL, len(entries), json, batch, now, instance_id, CHANNEL, touched, *told, *counted)
     ruled = {change.after.work_directory: change.after for change in changes if isinstance(change, Ruling)}
     await _many(db, LAY_DOWN, (DIRECTORIES.row(rules) for rules in ruled.values()))
     await _many(db, INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
@@ -194,10 +194,23 @@ def _log_rows(changes: Changes) -> Iterable[Row]:
                 yield *key, line.number, line.attempt, line.at, line.line
 
 
+def directory_id(work_directory: str) -> str:
+    """A short name for it. Another one may have the same."""
+    return f"{crc32(work_directory.encode()):x}"
+
+
+def _made_ready(net: Iterable[Change]) -> str:
+    """Where there is something to claim now."""
+    return _named({directory_id(it.after.work_directory) for it in net if it.after.ready and not it.gone})
+
+
 def _printed(changes: Changes) -> str:
-    """The tasks whose logs have grown, as a notification names them: `*` for any."""
-    found = {change.after.task_id for change in changes if isinstance(change, Change) and change.log}
-    return "*" if len(found) > NOTIFIED_MAX else " ".join(sorted(found))
+    """The tasks whose logs have grown."""
+    return _named({change.after.task_id for change in changes if isinstance(change, Change) and change.log})
+
+
+def _named(ids: Set[str]) -> str:
+    return MANY if len(ids) > NOTIFIED_MAX else ",".join(sorted(ids)) or NONE
 
 
 def _numbered(changes: Changes, before: int) -> Changes:

@@ -146,8 +146,7 @@ async def test_servers_go_on_where_the_record_has_gone(postgres_url: str, tmp_pa
         history = await client.history(held["task_id"])
     there = ("migrate", "--from", f"sqlite:///{sqlite.database}", "--to", postgres_url)
     assert (await run_cli(*there)).code == 0
-    postgres = ServerProcess(tmp_path)
-    postgres.record = postgres_url
+    postgres = ServerProcess(tmp_path, record=postgres_url)
     async with serving(postgres) as client:
         in_use = await run_cli("migrate", "--from", postgres_url, "--to", f"sqlite:///{tmp_path}/new.db")
         assert (in_use.code, " uses it, or did " in in_use.err) == (1, True)

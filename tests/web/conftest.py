@@ -255,9 +255,9 @@ def footprint(server: ServerProcess) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def shared(tmp_path_factory: pytest.TempPathFactory, record: str | None) -> Iterator[ServerProcess]:
     """A server for all tests of a file that neither stop nor disturb it."""
-    running = ServerProcess(tmp_path_factory.mktemp("shared")).start()
+    running = ServerProcess(tmp_path_factory.mktemp("shared"), record=record).start()
     yield running
     if running.process.poll() is None:
         running.terminate()
