@@ -61,12 +61,14 @@ async def test_two_records_are_compared(tmp_path: Path) -> None:
     assert not (await run_cli("migrate", *ends, "--verify-only", "--json")).json["is_same"]
 
 
-async def test_what_is_refused_is_told_in_one_line(server: object, tmp_path: Path) -> None:
-    url, new = f"sqlite:///{server.database}", f"sqlite:///{tmp_path}/new.db"  # type: ignore[attr-defined]
-    for ends in ((url, new), (f"sqlite:///{busy(tmp_path / 'first.db')}", url)):
-        refused = await run_cli("migrate", "--from", ends[0], "--to", ends[1])
-        assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
-        assert "another server is using it" in refused.err
+async def test_what_is_refused_is_told_in_one_line(tmp_path: Path) -> None:
+    first, new = busy(tmp_path / "first.db"), tmp_path / "new.db"
+    server = ServerProcess(tmp_path)
+    async with serving(server):
+        for source, target in ((server.database, new), (first, server.database)):
+            refused = await run_cli("migrate", "--from", f"sqlite:///{source}", "--to", f"sqlite:///{target}")
+            assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
+            assert "another server is using it" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ async def test_servers_go_on_where_the_record_has_gone(postgres_url: str, tmp_pa
     """What was begun on the one is ended on the other, under the same ids, tokens and event numbers, and back."""
     sqlite = ServerProcess(tmp_path)
     async with serving(sqlite) as client:
-        tasks = await client.submit_many([{"prompt": "Zwölf", "work_directory": "/w", "tags": ["a"]}] * 3)
+        tasks = [await client.submit("Zwölf", work_directory="/w", tags=["a"]) for _ in range(3)]
         (held,) = await client.claim(work_directory="/w")
         history = await client.history(held["task_id"])
     there = ("migrate", "--from", f"sqlite:///{sqlite.database}", "--to", postgres_url)
@@ -155,12 +157,12 @@ async def test_servers_go_on_where_the_record_has_gone(postgres_url: str, tmp_pa
         assert done["status"] == "completed"
         (found,) = await client.claim(work_directory="/w", tags=["a"])
         assert found["task_id"] == tasks[1]["task_id"]
-        added = await client.submit("new", "/w")
+        added = await client.submit("new", work_directory="/w")
     (tmp_path / "back").mkdir()
     back = ServerProcess(tmp_path / "back")
     assert (await run_cli("migrate", "--from", postgres_url, "--to", f"sqlite:///{back.database}")).code == 0
     async with serving(back) as client:
-        listed = [task["task_id"] async for task in client.list(sort="created_at")]
+        listed = [task["task_id"] for task in (await client.list(sort="created_at"))["tasks"]]
         assert listed == [task["task_id"] for task in tasks] + [added["task_id"]]
         await client.complete(found["task_id"], lease_token=found["lease_token"])
         line = (await client.history(found["task_id"]))[-1]
