@@ -4,6 +4,7 @@ import asyncio
 from asyncio import Semaphore
 from asyncio import Task as Job
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 import asyncpg
@@ -179,7 +180,8 @@ class PostgresRecord:
                 if reader.is_in_transaction():
                     await reader.execute("rollback")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-            reader.terminate()
+            with suppress(asyncpg.InterfaceError):  # the pool has noticed before
+                reader.terminate()
         try:
             await self._pool.release(reader, timeout=GIVE_BACK_SECONDS)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):

@@ -46,7 +46,7 @@ READY = (
 )
 WEBHOOK_PLACE = "select seq from webhook"
 KEEP_WEBHOOK_PLACE = f"""
-    insert into webhook select true, $3 where {IS_HELD}
+    insert into webhook select true, $3 where ({IS_HELD})
     on conflict (only_row) do update set seq = excluded.seq"""
 FORGET_WEBHOOK_PLACE = "delete from webhook"
 
