@@ -166,7 +166,7 @@ async def test_servers_go_on_where_the_record_has_gone(postgres_url: str, tmp_pa
         assert listed == [task["task_id"] for task in tasks] + [added["task_id"]]
         await client.complete(found["task_id"], lease_token=found["lease_token"])
         line = (await client.history(found["task_id"]))[-1]
-        assert line["seq"] == (await client.history(added["task_id"]))[-1]["seq"] + 1
+        assert line["seq"] > (await client.history(added["task_id"]))[-1]["seq"]
 
 
 async def test_serve_says_in_one_line_that_a_move_is_not_complete(postgres_url: str, tmp_path: Path) -> None:
