@@ -103,7 +103,7 @@ async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
     if stop.is_set() and not listening.is_set():  # its record may be a long time in coming
         logger.info("told to stop while starting")
         serving.cancel()
-        await asyncio.wait([serving])
+    await asyncio.wait([serving])
     return 0 if serving.cancelled() else serving.result()
 
 
