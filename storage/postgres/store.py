@@ -34,12 +34,14 @@ from storage.steps import steps
 from storage.store import Member
 
 BEAT_SECONDS = 1  # between two signs of life
+PRESENCE_SHARE = 0.02  # of the time, at most, goes into telling who is connected
 PROBED = 1000  # directories looked at in one beat, whether something is ready there for those who wait
 UPKEEP_SECONDS = 1
 
 TIME = f"select {NOW}"
 LAST_SEEN = f"select coalesce(max(seen_at), 0) > {NOW} - $1 from instances"
-BEAT = f"update instances set seen_at = {NOW}, presence = $2 where instance_id = $1"
+BEAT = f"update instances set seen_at = {NOW} where instance_id = $1"
+TELL_PRESENCE = "update instances set presence = $2 where instance_id = $1"
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
 READY = (
     "select path from unnest($1::text[]) as path where exists (select from tasks where work_directory = path and ready)"
@@ -71,6 +73,7 @@ class PostgresStore:
         self._follower = Follower(address, self.record, instance_id)
         self._duties = Duties(instance_id)
         self._beats = count()
+        self._presence, self._presence_due = "", 0.0
 
     # The journal
 
@@ -136,13 +139,26 @@ class PostgresStore:
         asked_at = self._clock.monotonic()
         moment = await db.fetchval(TIME)
         self._clock.heard(moment, asked_at, self._clock.monotonic())
-        await db.execute(BEAT, self._instance_id, written(member.presence()))
+        if await db.execute(BEAT, self._instance_id) == "UPDATE 0":
+            self._presence = ""  # its row has been lost in a failover, and is there again with the next batch
         await self._duties.take(db)
+        await self._tell_presence(db, member)
         directories = sorted(member.waiting_directories())
         first = next(self._beats) * PROBED % (len(directories) or 1)
         some = (directories + directories)[first : first + min(PROBED, len(directories))]
         ready = [row[0] for row in await db.fetch(READY, some)] if some else []
         member.remind(Heed(work_directories=tuple(ready), due=await db.fetchval(NEXT_DUE)))
+
+    async def _tell_presence(self, db: Reader, member: Member) -> None:
+        """If it has changed, and not all the time if there are many."""
+        began = monotonic()
+        if began < self._presence_due:
+            return
+        presence = written(member.presence())
+        self._presence_due = began + (monotonic() - began) / PRESENCE_SHARE
+        if presence != self._presence:
+            await db.execute(TELL_PRESENCE, self._instance_id, presence)
+            self._presence = presence
 
     async def _keep_up(self) -> None:
         while True:

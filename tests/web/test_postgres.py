@@ -132,3 +132,57 @@ async def test_nobody_is_told_the_password(tmp_path: Path, cluster: Cluster) -> 
 async def _looks_everywhere(api: Api) -> None:
     for path in ("/health", "/metrics", "/api/v1/config", "/api/v1/config/history", "/api/v1/limits", "/openapi.json"):
         assert SECRET.encode() not in (await api.get(path)).content
+
+
+# What a later release may do to the schema: whatever the one before it need not know.
+NEXT = """
+    alter table tasks add column cost numeric, add column kind text not null default 'plain';
+    alter table history add column origin text;
+    create table budgets (work_directory text primary key, cost numeric not null);
+    create index tasks_by_kind on tasks (kind, arrival);
+    update schema_version set version = version + 1"""
+
+
+async def test_while_instances_are_replaced_the_old_one_works_on_the_schema_of_the_new(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    """Before, while and after the schema is brought up to date, and also when it starts anew."""
+    name = cluster.create_database()
+    server = ServerProcess(tmp_path, record=cluster.url(name)).start()
+    try:
+        async with connected(server) as api:
+            before = await api.claimed("/old", tags=["a"])
+            cluster.sql(NEXT, name)
+            assert (await api.tell(before, "complete", result=1)).status == 200
+            await _lives(api, "/during")
+        server.terminate()
+        server.start()
+        async with connected(server) as api:
+            await _lives(api, "/after")
+            events = (await api.call("GET", "/api/v1/events", headers={"Accept": "application/json"})).data["events"]
+            assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        cluster.sql("update schema_version set version = version + 1", name)
+        server.terminate()
+        refused = started(tmp_path, cluster.url(name))
+        _, log = refused.communicate(timeout=15)
+        assert refused.returncode == 1
+        assert "use a newer release" in log
+    finally:
+        if server.process.poll() is None:
+            server.terminate()
+        cluster.drop_database(name)
+
+
+async def _lives(api: Api, directory: str) -> None:
+    """A task through its whole life, and what is told of it."""
+    task = await api.claimed(directory, tags=["a"], metadata={"b": 1})
+    assert (await api.tell(task, "heartbeat")).status == 200
+    assert (await api.tell(task, "fail", error_message="no", retryable=True, retry_after_seconds=0)).status == 200
+    again = await api.next(directory, tags="a")
+    assert (await api.tell(again, "complete", result={"c": 2})).status == 200
+    listed = (await api.get("/api/v1/tasks", work_directory=directory, tags="a", q="tidy")).data["tasks"]
+    assert [(it["task_id"], it["status"]) for it in listed] == [(task["task_id"], "completed")]
+    kept = await api.create(directory, depends_on=[task["task_id"]])
+    assert (await api.call("PATCH", f"/api/v1/tasks/{kept['task_id']}", json={"priority": "high"})).status == 200
+    assert (await api.post(f"/api/v1/tasks/{kept['task_id']}/cancel", {})).status == 200
+    assert (await api.call("DELETE", f"/api/v1/tasks/{kept['task_id']}")).status == 200
