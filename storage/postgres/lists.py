@@ -30,6 +30,11 @@ TASKS_AT = f"""
         select * from tasks as it where it.work_directory = place.work_directory and it.arrival = place.arrival offset 0
     ) as tasks order by place.number"""
 KEPT = "select coalesce(sum({}), 0)::bigint from work_directories as t where {}"
+COUNTING = """
+    savepoint counting;
+    set local statement_timeout = {};
+    set local enable_hashjoin = on;
+    set local enable_mergejoin = on"""
 COUNT_NEWEST = """
     select count(*) from (select * from tasks order by created_at desc, arrival desc limit {}) as t where {}"""
 
@@ -139,7 +144,7 @@ async def count(db: Reader, only: Filter) -> tuple[int, bool]:
         where = conditions(Filter(work_directories=only.work_directories), values)
         return int(await db.fetchval(KEPT.format(" + ".join(only.statuses or Status), where), *values)), True
     where = f"{conditions(only, values)} and {holds_text(only, values)}"
-    await db.execute(f"savepoint counting; set local statement_timeout = {max(1, round(COUNT_SECONDS * 1000))}")
+    await db.execute(COUNTING.format(max(1, round(COUNT_SECONDS * 1000))))
     total: int | None = None
     with suppress(QueryCanceledError):
         total = await db.fetchval(COUNT.format(where), *values)
