@@ -4,6 +4,7 @@ import asyncio
 from asyncio import Semaphore
 from asyncio import Task as Job
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 import asyncpg
@@ -34,12 +35,13 @@ GIVE_BACK_SECONDS = 5  # so long a connection may take to become free again; the
 
 LOST = (
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.SerializationError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
 )  # another connection may do better
+FAULTS = (asyncpg.PostgresError, *LOST)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -124,18 +126,21 @@ class PostgresRecord:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Once more, if it was the connection that failed: to read twice does no harm."""
+        """Once more on a new connection, if it was that which failed: to read twice does no harm."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 try:
                     return await self._once(turn, query, *args, **kwargs)
-                except LOST:
+                except LOST as error:
+                    if isinstance(error, TimeoutError):
+                        raise
+                    await self._pool.expire_connections()
                     return await self._once(turn, query, *args, **kwargs)
         except asyncpg.QueryCanceledError as error:
             raise TimeoutError from error
         except TimeoutError:
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        except FAULTS as error:
             raise RecordFailed(str(error)) from error
 
     async def _once(
@@ -162,15 +167,19 @@ class PostgresRecord:
     async def _give_back(self, reader: Reader, turn: Semaphore | None) -> None:
         """Nobody waits for this. A statement that still runs is cancelled by its driver; a transaction is ended."""
         try:
-            async with asyncio.timeout(GIVE_BACK_SECONDS):
-                if reader.is_in_transaction():
-                    await reader.execute("rollback")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-            reader.terminate()
-        try:
-            await self._pool.release(reader, timeout=GIVE_BACK_SECONDS)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-            pass  # it was closed, and another takes its place
+            with suppress(*FAULTS):
+                await self._end(reader)
+            with suppress(*FAULTS):
+                await self._pool.release(reader, timeout=GIVE_BACK_SECONDS)
         finally:
             if turn is not None:
                 turn.release()
+
+    async def _end(self, reader: Reader) -> None:
+        """A connection that was lost is the pool's no more, and raises InterfaceError."""
+        if reader.is_in_transaction():
+            try:
+                async with asyncio.timeout(GIVE_BACK_SECONDS):
+                    await reader.execute("rollback")
+            except FAULTS:
+                reader.terminate()
