@@ -33,6 +33,7 @@ from storage.postgres.statistics import statistics
 
 GIVE_BACK_SECONDS = 5  # so long a connection may take to become free again; then it is closed
 
+NUL = "\0"  # PostgreSQL has no text that holds it, and none can be asked for
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -57,7 +58,7 @@ class PostgresRecord:
         self._going_back: set[Job[None]] = set()
 
     async def task(self, task_id: str) -> Task | None:
-        return await self._read(queries.task_by_id, task_id)
+        return None if NUL in task_id else await self._read(queries.task_by_id, task_id)
 
     async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
         return await self._read_long(queries.outcomes, task_ids, bytes_max)
@@ -78,13 +79,13 @@ class PostgresRecord:
         return await self._read(queries.directory, work_directory)
 
     async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
-        return await self._read_long(queries.entries_of, task_id, limit)
+        return () if NUL in task_id else await self._read_long(queries.entries_of, task_id, limit)
 
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read_long(queries.events, after, limit, only)
 
     async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
-        return await self._read_long(traces.log, task_id, after, limit, attempt)
+        return None if NUL in task_id else await self._read_long(traces.log, task_id, after, limit, attempt)
 
     async def sightings(self, after: int) -> Sequence[Sighting]:
         return await self._read_long(traces.sightings, after)
