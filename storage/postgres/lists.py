@@ -21,7 +21,7 @@ COUNTED_MIN = 2_000  # of the newest tasks are looked at
 FEW = 5_000  # so many tasks may be sorted
 SEARCH_SECONDS = 0.5  # so long prompts are looked through for one page
 CHUNK, CHUNK_MAX = 1_000, 16_000  # prompts that are looked through at once
-CHUNK_SECONDS = 0.05  # if it takes longer, they are fewer next time
+CHUNK_SECONDS = 0.1  # if it takes longer, they are fewer next time
 
 TASKS_AT = f"""
     select {TASKS.names}

@@ -46,8 +46,9 @@ class OnPostgres:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._name = cluster, cluster.create_database()
+        self.url = cluster.url(self._name)
         self._runner = Runner()
-        self.pool = self._runner.run(pg_rows.connect(cluster.url(self._name)))
+        self.pool = self._runner.run(pg_rows.connect(self.url))
         self.record = PostgresRecord(self.pool, 30)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

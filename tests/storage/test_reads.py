@@ -78,12 +78,12 @@ class Village:
 @pytest.fixture(scope="module", params=range(4))
 def village(request: pytest.FixtureRequest) -> Iterator[Village]:
     made = Village(request.param, 150)
-    sqlite.commit(made.db, [Configured(_line(900 + it.version), it) for it in CONFIG])
+    sqlite.commit(made.db, [Configured(line_of_settings(900 + it.version), it) for it in CONFIG])
     yield made
     made.db.close()
 
 
-def _line(seq: int) -> Entry:
+def line_of_settings(seq: int) -> Entry:
     return Entry(
         seq=seq, type="config.changed", task_id=None, work_directory=None, priority=None, status=None, at=0, details={}
     )
