@@ -21,7 +21,7 @@ COUNTED_MIN = 2_000  # of the newest tasks are looked at
 FEW = 5_000  # so many tasks may be sorted
 SEARCH_SECONDS = 0.5  # so long prompts are looked through for one page
 CHUNK, CHUNK_MAX = 1_000, 16_000  # prompts that are looked through at once
-CHUNK_SECONDS = 0.1  # if it takes longer, they are fewer next time
+CHUNK_SECONDS = 0.1  # as many as that takes about
 
 TASKS_AT = f"""
     select {TASKS.names}
@@ -117,7 +117,7 @@ class _Reading:
                 if now >= self.began + SEARCH_SECONDS:
                     return hits[offset:], last, max(0, offset - len(hits))
                 rest = evolve(rest, behind=last)
-                size = min(2 * size, CHUNK_MAX) if now - began < CHUNK_SECONDS else max(size // 2, 1)
+                size = max(1, min(2 * size, CHUNK_MAX, int(size * CHUNK_SECONDS / (now - began))))
         return hits[offset:], None, 0
 
     async def _sections(self, after: Spot | None) -> Iterator[Section]:

@@ -77,6 +77,34 @@ filters = st.builds(
     created_before=st.one_of(st.none(), st.integers(0, 15)),
     text=st.one_of(st.none(), st.sampled_from(ASKED)),
 )
+FILTERS = {
+    "all": Filter(),
+    "statuses": Filter(statuses=(Status.WAITING, Status.FAILED)),
+    "priority": Filter(priorities=(Priority.HIGH,)),
+    "directory": Filter(work_directories=("/a",)),
+    "directories, status, priority": Filter(
+        work_directories=("/a", "/b"), statuses=(Status.FAILED,), priorities=(Priority.LOW,)
+    ),
+    "worker": Filter(worker_ids=("ann",)),
+    "worker, status": Filter(worker_ids=("ann", "bob"), statuses=(Status.FAILED,)),
+    "tag": Filter(tags=("x",)),
+    "tags, status": Filter(tags=("x", "y"), statuses=(Status.FAILED,)),
+    "any tag": Filter(tags=("x", "y"), tag_mode="any"),
+    "time": Filter(created_after=1, created_before=10),
+    "text": Filter(text="fix it"),
+    "text, status": Filter(text="fix it", statuses=(Status.WAITING,)),
+    "short text": Filter(text="it"),
+    "everything": Filter(
+        statuses=(Status.WAITING,),
+        work_directories=("/a",),
+        priorities=(Priority.HIGH,),
+        tags=("x",),
+        worker_ids=("ann",),
+        created_after=1,
+        created_before=10,
+        text="fix it",
+    ),
+}
 
 
 def matches(task: Task, only: Filter) -> bool:
