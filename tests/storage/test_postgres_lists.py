@@ -13,17 +13,18 @@ from dispatcher.record import Filter, Sort, Spot
 from dispatcher.task import Status, Task
 from storage.postgres import lists
 from storage.postgres.sections import RANK
+from storage.rows import TASKS
 from tests.postgres import Cluster
 from tests.storage.pg_rows import COUNT_TASKS
 from tests.storage.readers import OnPostgres, on_postgres
 from tests.storage.test_lists import FILTERS, SORTS, bounds, filters, lists_are_right, tasks
 
 MANY = 20_000
+OWN = {"arrival": "n", "task_id": "'task-' || n", "created_at": "n"}
 CROWD = f"""
     create temporary table one as select * from tasks;
-    insert into tasks select (jsonb_populate_record(
-        one, jsonb_build_object('arrival', n, 'task_id', 'task-' || n, 'created_at', n))).*
-    from one, generate_series(2, {MANY}) as n;
+    insert into tasks ({", ".join(TASKS.columns)})
+    select {", ".join(OWN.get(name, name) for name in TASKS.columns)} from one, generate_series(2, {MANY}) as n;
     insert into task_tags select '/a', tag, n from generate_series(2, {MANY}) as n, unnest(array['x', 'y']) as tag"""
 COUNTED = {
     "text": Filter(text="Find me"),
