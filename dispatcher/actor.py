@@ -8,20 +8,22 @@ while woken():                          wait for one message, take all that pile
     publish(changes)                    and only then tell everybody
 """
 
-from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop
-from collections import deque
+from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop, sleep
+from collections import Counter, deque
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Any, Generic
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispatcher.board import Board, Effects, Parked
-from dispatcher.errors import NoRoom, Refusal, Unavailable
-from dispatcher.hub import Hub
+from dispatcher.errors import NoRoom, RecordFailed, Refusal, Unavailable, Undone
 from dispatcher.messages import (
+    Adopt,
     Claim,
     Create,
     CreateMany,
+    Heed,
     Leave,
     Log,
     Message,
@@ -32,19 +34,21 @@ from dispatcher.messages import (
     Tick,
     Ticket,
 )
-from dispatcher.ports import Clock, Journal
-from dispatcher.roll import Roll, Worker
-from dispatcher.situation import Situation
+from dispatcher.ports import Changes, Clock, Journal
+from dispatcher.presence import Presence, Waiting
+from dispatcher.roll import Roll
 from dispatcher.task import Task
 
 BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
 MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
+PAUSE_SECONDS = 0.1  # after the record has refused a batch: what falls due by itself would be tried again at once
 UNDELIVERED = "undelivered"
 FLEETING = (Leave, Tick, Resume)  # they speak of the board as it was, or come again by themselves
 EXPENDABLE = (Create, CreateMany, Log)  # turned down while there is no room, which is for those who end what runs
 FULL = "the disk is full"
+AWAY = "the database cannot be reached"
 CROWDED = "too many requests are waiting"
 
 
@@ -53,8 +57,16 @@ class Envelope(Generic[R]):
     message: Message[R]
     reply: "Future[R]" = field(factory=lambda: get_running_loop().create_future())
     ticket: Ticket | None = None  # while parked
+    until: int | None = None  # likewise: when it wants an answer at the latest, None for never
     tried: bool = False  # there was no room for it once
     since: float = field(factory=lambda: monotonic())
+
+    def ask_again(self, now: int) -> None:
+        """A parked claim is to be decided once more, and waits no longer than it would have."""
+        self.ticket = None
+        if self.until is not None:
+            claim: Any = self.message
+            self.message = evolve(claim, wait_seconds=max(0, self.until - now) / 1000)
 
 
 def unasked(message: Message[R]) -> Envelope[R]:
@@ -68,9 +80,18 @@ Outcome = tuple[Envelope[Any], Effects[Any] | Exception]
 
 
 class Dispatcher:
-    def __init__(self, board: Board, journal: Journal, hub: Hub, clock: Clock, roll: Roll | None = None) -> None:
+    def __init__(
+        self,
+        board: Board,
+        journal: Journal,
+        publish: Callable[[Changes], None],
+        clock: Clock,
+        roll: Roll | None = None,
+        owes_grace: bool = True,
+    ) -> None:
+        """`publish` is told of every batch once it is on record; it must not wait, nor raise."""
         self.roll = roll or Roll()
-        self._board, self._journal, self._hub, self._clock = board, journal, hub, clock
+        self._board, self._journal, self._publish, self._clock = board, journal, publish, clock
         self._mailbox: deque[Envelope[Any]] = deque()
         self._mail = Event()
         self._open = True
@@ -78,7 +99,7 @@ class Dispatcher:
         self._batch: list[Envelope[Any]] = []  # being decided and saved
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
-        self._owes_grace = True  # leases could not be renewed for a while
+        self._owes_grace = owes_grace  # leases could not be renewed for a while
         self.batches = self.messages = 0  # committed since the start, and the messages decided in them
 
     async def ask(self, message: Message[R]) -> R:
@@ -87,6 +108,8 @@ class Dispatcher:
             raise Unavailable
         if len(self._mailbox) >= MAILBOX_MAX:
             raise Unavailable(CROWDED)
+        if self._journal.is_away:
+            raise Unavailable(AWAY)
         envelope = Envelope(message)
         self._post(envelope)
         try:
@@ -119,22 +142,29 @@ class Dispatcher:
         """How many claims wait for a task."""
         return len(self._parked)
 
-    @property
-    def working(self) -> int:
-        """How many tasks are being worked on."""
-        return len(self._board.working)
+    def presence(self) -> Presence:
+        """Who is connected here."""
+        waiters = self._board.agenda.waiters()
+        places = Counter((path, it.claim.tags) for it in waiters for path in it.claim.work_directories)
+        waiting = tuple(Waiting(*place, claims) for place, claims in places.items())
+        return Presence(waiting, tuple(self.roll.call(waiters, self._clock())))
 
-    def situation(self, task: Task) -> Situation:
-        """What surrounds a task at this moment."""
-        return self._board.situation(task)
+    def waiting_in(self, work_directory: str, tags: Collection[str] | None = None) -> int:
+        """How many claims wait here for a task of a directory; with tags, for one that bears them."""
+        return self._board.agenda.waiting(work_directory, tags)
 
-    def workers(self) -> list[Worker]:
-        """Who was seen within the last hour, by name."""
-        return self.roll.call(self._board.working.values(), self._board.agenda.waiters(), self._clock())
+    def waiting_directories(self) -> Collection[str]:
+        """Where claims wait."""
+        return {path for waiter in self._board.agenda.waiters() for path in waiter.claim.work_directories}
 
-    def waiting_in(self, work_directory: str) -> int:
-        """How many workers wait for a task of a directory."""
-        return self._board.agenda.waiting(work_directory)
+    def attempt_seconds(self, work_directory: str) -> float | None:
+        """How long a task of the directory takes, judging by those that were completed here of late; None: unknown."""
+        return self._board.pace.attempt_seconds(work_directory)
+
+    def heed(self, message: Heed | Adopt) -> None:
+        """Others have done something on the record."""
+        if self._open:
+            self._post(unasked(message))
 
     def give_back(self, tasks: tuple[Task, ...]) -> None:
         """These claimed tasks did not reach their worker: back to waiting, at once.
@@ -149,6 +179,7 @@ class Dispatcher:
     def close(self) -> None:
         """Take no more messages; run() answers those already here, then returns."""
         self._open = False
+        self._journal.stop_waiting()
         self._mail.set()
 
     async def run(self) -> None:
@@ -159,6 +190,9 @@ class Dispatcher:
             while await self._woken():
                 await self._turn(self._next_batch())
                 self._batch = []
+        except RecordFailed:
+            if self._open:
+                raise
         finally:
             # After an error the board may be ahead of the record, so nobody may use it again.
             self.begun.set()
@@ -204,21 +238,32 @@ class Dispatcher:
         now = self._clock()
         self._batch = batch = self._what_comes_first(now) + batch
         self._board.forget()
-        if needs := self._board.needs([envelope.message for envelope in batch], now):
-            self._board.learn(await self._journal.fetch(needs))
-        outcomes = self._decide(batch, now)
-        changes = [change for _, outcome in outcomes if isinstance(outcome, Effects) for change in outcome.changes]
-        if changes:
-            try:
-                await self._journal.commit(changes)
-            except NoRoom:
-                await self._take_back(outcomes, now)
-                return
-            self.batches += 1
-            self.messages += len(outcomes)
-        for envelope, outcome in outcomes:
-            self._answer(envelope, outcome, now)
-        self._hub.publish(changes)
+        outcomes: list[Outcome] = []
+        try:
+            if needs := self._board.needs([envelope.message for envelope in batch], now):
+                self._board.learn(await self._journal.fetch(needs))
+                now = self._clock()  # it may have had to wait for others
+            outcomes = self._decide(batch, now)
+            changes = [change for _, outcome in outcomes if isinstance(outcome, Effects) for change in outcome.changes]
+            if changes:
+                changes = list(await self._journal.commit(changes))
+            elif needs:
+                await self._journal.release()
+        except NoRoom:
+            await self._take_back(outcomes, now)
+        except Undone:
+            await self._begin_again(batch)
+        except RecordFailed as failed:
+            self._refuse([envelope for envelope, _ in outcomes] or batch, failed)
+            await sleep(PAUSE_SECONDS)
+            await self._begin_again([])
+        else:
+            if changes:
+                self.batches += 1
+                self.messages += len(outcomes)
+            for envelope, outcome in outcomes:
+                self._answer(envelope, outcome, now)
+            self._publish(changes)
 
     def _what_comes_first(self, now: int) -> list[Envelope[Any]]:
         """Before any message what has fallen due; and before that a grace, if leases could not be renewed."""
@@ -249,6 +294,30 @@ class Dispatcher:
                 self._settle(envelope, Unavailable(FULL))
         kept = (envelope for envelope in (*again, *self._mailbox) if not isinstance(envelope.message, FLEETING))
         self._mailbox = deque(envelope for envelope in kept if not envelope.reply.done())
+
+    async def _begin_again(self, batch: list[Envelope[Any]]) -> None:
+        """Nothing of what was decided is on record, and nobody knows of it: those who wait ask once more, for as long
+        as they still have, and then comes what there is to decide."""
+        snapshot = await self._journal.load()
+        self._board = self._board.rebuilt(snapshot)
+        was_grace = any(isinstance(envelope.message, Resume) for envelope in batch)
+        self._owes_grace = self._owes_grace or snapshot.was_away or was_grace
+        now = self._clock()
+        again: dict[Envelope[Any], None] = {}
+        for ticket in sorted(self._parked):
+            waiting = self._parked.pop(ticket)
+            waiting.ask_again(now)
+            again[waiting] = None
+        for envelope in (*batch, *self._mailbox):
+            if not isinstance(envelope.message, FLEETING):
+                again[envelope] = None
+        self._mailbox = deque(again)
+
+    def _refuse(self, batch: list[Envelope[Any]], why: RecordFailed) -> None:
+        """The record does not take what they have led to, or does not say what they are about."""
+        for envelope in batch:
+            if envelope.ticket is None and not envelope.reply.done():
+                self._settle(envelope, why)
 
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
         """As many as the board knows enough for; the others go to the head of the next batch, with those that must let
@@ -284,7 +353,7 @@ class Dispatcher:
         except Refusal as refusal:
             return refusal
         if isinstance(effects.reply, Parked):
-            envelope.ticket = effects.reply.ticket
+            envelope.ticket, envelope.until = effects.reply.ticket, effects.reply.until
             self._parked[envelope.ticket] = envelope
         return effects
 

@@ -106,6 +106,18 @@ class Agenda:
         self._resident += len(run.tasks)
         self._queue((key.work_directory, key.tags), shelf)
 
+    def doubt(self, key: ShelfKey) -> None:
+        """What was learnt of it may no longer be so."""
+        shelf = self._recency.get(key)
+        if shelf is not None:
+            self._resident -= len(shelf)
+            shelf.empty()
+
+    def demand(self, key: ShelfKey) -> int:
+        """How many tasks those who wait there ask for."""
+        shelf = self._recency.get(key)
+        return sum(waiter.claim.limit for waiter in shelf.waiters.values()) if shelf is not None else 0
+
     def forget(self) -> None:
         """Keep to the bounds: drop the shelves that were not used for longest and have nobody waiting.
 
@@ -185,6 +197,9 @@ class Agenda:
     def wanting(self) -> int:
         """How many shelves there are whose first waiter might be served if more were known."""
         return len(self._wanting)
+
+    def wanting_shelves(self) -> Iterator[ShelfKey]:
+        yield from self._wanting
 
     def wanted(self) -> Iterator[Claim]:
         """The claims of these waiters."""

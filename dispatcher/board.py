@@ -40,16 +40,16 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.rules import Rules
-from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
 from dispatcher.visitors import Visitors
 
 
 @frozen
 class Parked:
-    """No reply yet: the claim waits under this ticket."""
+    """No reply yet: the claim waits under this ticket, until that moment at the latest (None: for ever)."""
 
     ticket: Ticket
+    until: int | None
 
 
 @frozen
@@ -70,7 +70,7 @@ class Board:
     ) -> None:
         self.mint, self.agenda = mint, agenda or Agenda()
         self.gates = Gates(snapshot.directories, snapshot.working)
-        self._go_by(rules or Rules())
+        self.go_by(rules or Rules())
         self._committed_rules = self.rules  # those before the batch at hand
         self.config_version = snapshot.config_version
         self.pace = Pace()
@@ -94,8 +94,9 @@ class Board:
     # A batch
 
     def forget(self) -> None:
+        """A batch begins: what only visited goes."""
         for task in self.visitors.overdue or ():  # fetched for a Tick that was not decided with its batch
-            self.note_due(task)
+            self.note_due(task.due_at)
         self.visitors = Visitors()
         self.agenda.forget()
         self._committed_rules = self.rules
@@ -131,19 +132,6 @@ class Board:
 
     def comes_too_early(self, message: Message[Any], now: int) -> bool:
         return comes_too_early(self, message, now)
-
-    def situation(self, task: Task) -> Situation:
-        """What keeps a task from being worked on, or may do so."""
-        return Situation(
-            rules=self.gates.rules(task.work_directory),
-            working_here=self.gates.working_in(task.work_directory),
-            working=len(self.working),
-            max_concurrent_tasks=self.rules.max_concurrent_tasks,
-            is_directory_full=self.gates.is_directory_full(task.work_directory),
-            is_full=self.gates.full,
-            waiters=self.agenda.waiting(task.work_directory, task.tags),
-            attempt_seconds=self.pace.attempt_seconds(task.work_directory),
-        )
 
     # What decisions are made of
 
@@ -202,7 +190,7 @@ class Board:
                 yield newest
 
     def park(self, claim: Claim, until: int | None) -> Parked:
-        return Parked(self.agenda.park(claim, until))
+        return Parked(self.agenda.park(claim, until), until)
 
     def put(
         self,
@@ -224,7 +212,7 @@ class Board:
             self.visitors.keys[after.idempotency_key] = after.task_id
         if after.ready:
             self.agenda.add(after)
-        self.note_due(after)
+        self.note_due(after.due_at)
         entry = self._entry(before or after, after, now, type, details) if type else None
         self._changes.append(Change(before, after, entry, log=log))
         if self.gates.count(before, after):
@@ -273,7 +261,7 @@ class Board:
 
     def configure(self, rules: Rules, after: ConfigVersion, now: int) -> None:
         """Go by new rules from now on, and record why. The only place where they change."""
-        self._go_by(rules)
+        self.go_by(rules)
         self.config_version = after.version
         details = {"version": after.version, "who": after.who, "reason": after.reason, "changes": after.changes}
         self._changes.append(Configured(self._taskless(None, now, "config.changed", details), after))
@@ -282,14 +270,16 @@ class Board:
         """Record a line about the server itself."""
         self._changes.append(Notice(self._taskless(None, now, type, details)))
 
-    def _go_by(self, rules: Rules) -> None:
+    def go_by(self, rules: Rules) -> None:
+        """From now on."""
         self.rules = rules
         self.gates.limit(rules.max_concurrent_tasks)
         self.agenda.age(rules.priority_aging_seconds)
 
-    def note_due(self, task: Task) -> None:
-        if task.due_at is not None:
-            self.due = task.due_at if self.due is None else min(self.due, task.due_at)
+    def note_due(self, at: int | None) -> None:
+        """Something falls due then, if ever."""
+        if at is not None:
+            self.due = at if self.due is None else min(self.due, at)
 
     def dismiss(self, ticket: Ticket, tasks: tuple[Task, ...] = ()) -> None:
         """Answer a parked claim."""
@@ -306,7 +296,7 @@ class Board:
                 continue  # queued again when it opens
             if self.is_behind(waiter.claim) or self._lacks(waiter.claim, now):
                 self.agenda.want(shelf)
-            elif tasks := hand_out(self, waiter.claim, now):
+            elif tasks := self.claimed_as(waiter.claim) or hand_out(self, waiter.claim, now):
                 self.dismiss(waiter.ticket, tasks)
 
     def is_behind(self, claim: Claim) -> bool:

@@ -57,6 +57,14 @@ class VersionConflict(Refusal):
         self.expected, self.version = expected, version
 
 
+class SettingsOutdated(Refusal):
+    """The settings have changed since the change of them was planned."""
+
+    def __init__(self, expected: int, version: int) -> None:
+        super().__init__(f"the version of the settings is {version}, not {expected}")
+        self.expected, self.version = expected, version
+
+
 class IdempotencyKeyReused(Refusal):
     """The key stands for another request."""
 
@@ -135,5 +143,9 @@ class NoRoom(Exception):
     """The record has no room for this; nothing of it was written."""
 
 
+class Undone(Exception):
+    """The record has taken nothing of this, and may take it the next time."""
+
+
 class RecordFailed(Exception):
-    """The record could not be read."""
+    """The record could not be read, or has refused to be written."""

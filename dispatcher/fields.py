@@ -15,11 +15,12 @@ import orjson
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import frozen
 
+TASK_ID = re.compile("[A-Za-z0-9_-]{1,100}")
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NEXT_PATH = re.compile(r",(?=/|[A-Za-z]:[\\/])")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
-_TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = 253_402_300_800_000
 _MILLISECOND = timedelta(milliseconds=1)
@@ -105,7 +106,7 @@ def not_blank(value: str) -> str:
 
 def task_id(value: str) -> str:
     """The id of a task, as its creation was answered with."""
-    if not _TASK_ID.fullmatch(value):
+    if not TASK_ID.fullmatch(value):
         raise ValueError("must be a task_id")
     return value
 

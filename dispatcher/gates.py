@@ -17,8 +17,22 @@ class Gates:
         self._working_in = Counter(task.work_directory for task in working)
         self._working = self._working_in.total()
         self._pauses: list[tuple[int, str]] = []  # heap of the ends of pauses; may name pauses that have ended
+        self._noted: set[tuple[int, str]] = set()  # the same
         for directory in directories:
             self.lay_down(directory)
+
+    def forget(self) -> None:
+        """What was learnt may no longer be so; when pauses end is kept."""
+        self._directories.clear()
+        self._working_in.clear()
+        self._working = 0
+
+    def learn(self, directories: Iterable[tuple[Directory, int]], working: int) -> None:
+        """The rules of some directories, and how many tasks are worked on in each, and in all."""
+        for rules, working_here in directories:
+            self.lay_down(rules)
+            self._working_in[rules.work_directory] = working_here
+        self._working = working
 
     def limit(self, max_concurrent_tasks: int) -> None:
         """How many may be worked on from now on, 0 for any number; those that already are more may go on."""
@@ -64,7 +78,17 @@ class Gates:
             self._directories[rules.work_directory] = rules
         if rules.paused_until not in (None, before.paused_until):
             assert rules.paused_until is not None
-            heappush(self._pauses, (rules.paused_until, rules.work_directory))
+            self.note_pause(rules.paused_until, rules.work_directory)
+
+    def note_pause(self, until: int, work_directory: str) -> None:
+        """It may be paused until then."""
+        if (until, work_directory) not in self._noted:
+            self._noted.add((until, work_directory))
+            heappush(self._pauses, (until, work_directory))
+
+    def ending_pauses(self, now: int) -> Iterator[str]:
+        """The directories whose pauses may have ended."""
+        return (work_directory for until, work_directory in self._pauses if until <= now)
 
     def next_end_of_pause(self) -> int | None:
         return self._pauses[0][0] if self._pauses else None
@@ -73,5 +97,6 @@ class Gates:
         """The directories that have been paused for as long as they were to be."""
         while self._pauses and self._pauses[0][0] <= now:
             paused_until, work_directory = heappop(self._pauses)
+            self._noted.discard((paused_until, work_directory))
             if (rules := self.rules(work_directory)).paused_until == paused_until:
                 yield rules

@@ -2,12 +2,18 @@
 
 from asyncio import Event
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from dispatcher.ports import Change, Changes
+from attrs import frozen
 
-BACKLOG_MAX = 256  # changes a listener may be behind; beyond, it has lost touch and must read the record again
+from dispatcher.ports import Change, Entry, Notice, Ruling, Told
+from dispatcher.task import Status
+
+BACKLOG_MAX = 256  # news a listener may be behind; beyond, it has lost touch and must read the record again
+
+Announced = Sequence[Change | Ruling | Notice | Told]
+"""What is on record: what has been decided here, and what others who share the record have told."""
 
 Topic = tuple[str, str]
 
@@ -24,17 +30,41 @@ def about_worker(worker_id: str) -> Topic:
     return "worker", worker_id
 
 
-def topics(change: Change) -> set[Topic]:
-    workers = {task.worker_id for task in (change.before, change.after) if task and task.worker_id}
-    return {
-        about_task(change.after.task_id),
-        about_directory(change.after.work_directory),
-        *map(about_worker, workers),
-    }
+@frozen
+class News:
+    """What has become of a task. `type` is that of its line in the history; None: it has none, only its log or its
+    lease has changed. `workers`: whose it is, or was until now."""
+
+    task_id: str
+    work_directory: str
+    status: Status
+    attempt: int
+    workers: Collection[str]
+    type: str | None
+
+    @property
+    def topics(self) -> set[Topic]:
+        return {about_task(self.task_id), about_directory(self.work_directory), *map(about_worker, self.workers)}
+
+
+def news(change: Change | Ruling | Notice | Told) -> News | None:
+    """None: it is about no task."""
+    if isinstance(change, Change):
+        after, type = change.after, change.entry.type if change.entry else None
+        workers = {task.worker_id for task in (change.before, after) if task and task.worker_id}
+        return News(after.task_id, after.work_directory, after.status, after.attempt, workers, type)
+    return _told(change.entry) if isinstance(change, Told) else None
+
+
+def _told(entry: Entry) -> News | None:
+    if entry.task_id is None or entry.work_directory is None or entry.status is None:
+        return None
+    workers = {entry.worker_id} if entry.worker_id else ()
+    return News(entry.task_id, entry.work_directory, entry.status, entry.attempt, workers, entry.type)
 
 
 class LostTouch(Exception):
-    """This listener was too slow: changes have passed that it will not hear of."""
+    """Something has passed that this listener will not hear of."""
 
 
 class Closed(Exception):
@@ -44,48 +74,52 @@ class Closed(Exception):
 class Listener:
     def __init__(self) -> None:
         self.topics: set[Topic] = set()
-        self._changes: deque[Change] = deque()
+        self._heard: deque[News] = deque()
         self._lost = self._closed = False
-        self._news = Event()
+        self._more = Event()
 
-    async def next(self) -> Change:
-        """The next change, in the order they were committed. LostTouch is raised once, then it goes on."""
-        while not self._changes:
+    async def next(self) -> News:
+        """The next news, in the order of the commits. LostTouch is raised once, then it goes on."""
+        while not self._heard:
             if self._lost:
                 self._lost = False
                 raise LostTouch
             if self._closed:
                 raise Closed
-            self._news.clear()
-            await self._news.wait()
-        return self._changes.popleft()
+            self._more.clear()
+            await self._more.wait()
+        return self._heard.popleft()
 
     def clear(self) -> None:
         """Skip what is already here."""
-        self._changes.clear()
+        self._heard.clear()
         self._lost = False
 
-    def hear(self, change: Change) -> None:
-        if len(self._changes) >= BACKLOG_MAX:
-            self._changes.clear()
-            self._lost = True
+    def hear(self, news: News) -> None:
+        if len(self._heard) >= BACKLOG_MAX:
+            self.lose_touch()
         if not self._lost:
-            self._changes.append(change)
-        self._news.set()
+            self._heard.append(news)
+        self._more.set()
+
+    def lose_touch(self) -> None:
+        self._heard.clear()
+        self._lost = True
+        self._more.set()
 
     def close(self) -> None:
         self._closed = True
-        self._news.set()
+        self._more.set()
 
 
 class Hub:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._by_topic: defaultdict[Topic, set[Listener]] = defaultdict(set)
-        self._watchers: list[Callable[[Changes], None]] = []
+        self._watchers: list[Callable[[Announced], None]] = []
         self._closed = False
 
-    def watch(self, watcher: Callable[[Changes], None]) -> None:
+    def watch(self, watcher: Callable[[Announced], None]) -> None:
         """From now on it is told of everything, batch by batch. It must not wait, nor raise."""
         self._watchers.append(watcher)
 
@@ -114,18 +148,27 @@ class Hub:
         if not self._by_topic[topic]:
             del self._by_topic[topic]
 
-    def publish(self, changes: Changes) -> None:
+    def publish(self, changes: Announced) -> None:
         if changes:
             for watcher in self._watchers:
                 watcher(changes)
-        if not self._listeners:
-            return
-        for change in changes:
-            if not isinstance(change, Change):
-                continue  # that is for watchers
-            heard = (listener for topic in topics(change) for listener in self._by_topic.get(topic, ()))
-            for listener in set(heard):
-                listener.hear(change)
+        if self._by_topic:
+            for change in changes:
+                if found := news(change):
+                    self._tell(found)
+
+    def stir(self, task_ids: Collection[str] | None) -> None:
+        """Something about these tasks is on record that nobody here has been told of; None: perhaps about any task."""
+        if task_ids is None:
+            listeners = set(self._listeners)
+        else:
+            listeners = {it for task_id in task_ids for it in self._by_topic.get(about_task(task_id), ())}
+        for listener in listeners:
+            listener.lose_touch()
+
+    def _tell(self, news: News) -> None:
+        for listener in {it for topic in news.topics for it in self._by_topic.get(topic, ())}:
+            listener.hear(news)
 
     def close(self) -> None:
         """Every listener hears out what is on its way, and then that it is over."""

@@ -7,11 +7,11 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Room:
-    """Of the disk, and how long the record's write-ahead log is."""
+    """Of the disk, and how long the record's write-ahead log is; None: that is not ours to see."""
 
-    free_bytes: int
-    total_bytes: int
-    log_bytes: int
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+    log_bytes: int | None = None
 
 
 class Medium(Protocol):

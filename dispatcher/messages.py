@@ -289,10 +289,11 @@ class Regulate(Message[Directory]):
 
 @frozen(kw_only=True)
 class Reconfigure(Message[int]):
-    """The server is to go by these rules from now on; the reply is the number of the new version of the settings. The
-    rest is as in ConfigVersion."""
+    """The server is to go by these rules from now on; the reply is the number of the new version of the settings. With
+    `if_version`, only if that is their version until then. The rest is as in ConfigVersion."""
 
     rules: Rules
+    if_version: int | None = None
     who: str
     reason: str | None = None
     changes: Mapping[str, Any]
@@ -310,6 +311,24 @@ class Held(Message[tuple[Task, ...]]):
 @frozen
 class Tick(Message[None]):
     """Time has passed: act on whatever has fallen due."""
+
+
+@frozen
+class Heed(Message[None]):
+    """Others who share the record have done something there that may concern those who wait in these directories; until
+    when others are paused; when the next of all tasks falls due."""
+
+    work_directories: tuple[str, ...] = ()
+    pauses: tuple[tuple[int, str], ...] = ()
+    due: int | None = None
+
+
+@frozen
+class Adopt(Message[None]):
+    """Another server has changed the settings: these rules hold from now on, under that version."""
+
+    rules: Rules
+    version: int
 
 
 @frozen

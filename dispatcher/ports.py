@@ -91,6 +91,13 @@ class Configured(Notice):
     after: ConfigVersion
 
 
+@frozen
+class Told:
+    """Another server on the same record has recorded this line."""
+
+    entry: Entry
+
+
 Changes = Sequence[Change | Ruling | Notice]
 
 
@@ -125,10 +132,30 @@ class Needs:
     lanes: Mapping[LaneKey, Slice] = field(factory=dict)
     keys: Set[str] = frozenset()  # the tasks that idempotency keys stand for
     due: bool = False  # the tasks that fall due up to now
+    shared: "SharedNeeds | None" = None  # what else, where others write to the same record
     now: int
 
     def __bool__(self) -> bool:
-        return bool(self.tasks or self.parents or self.leases or self.lanes or self.keys or self.due)
+        return bool(self.tasks or self.parents or self.leases or self.lanes or self.keys or self.due or self.shared)
+
+
+@frozen(kw_only=True)
+class SharedNeeds:
+    """What a board that shares its record must learn besides: nothing stays true behind its back but what it holds
+    locked, from here until the batch is committed."""
+
+    arrivals: int = 0  # so many numbers for new tasks
+    claims: Set[str] = frozenset()  # the tasks that are worked on under claims of these names
+    held: Set[tuple[str, str]] = frozenset()  # (worker_id, work_directory): those that a worker holds there
+    ruled: Set[str] = frozenset()  # the work directories whose rules are about to change
+    freeing: Set[str] = frozenset()  # of `tasks` and `parents` those that may free a slot
+    slots: bool = False  # how many tasks are worked on in all, as there is a limit to it
+    settings: bool = False  # the version of the settings, which are about to change
+    leased_until: int | None = None  # the tasks whose leases end before
+
+    def __bool__(self) -> bool:
+        numbers = self.arrivals, self.leased_until
+        return any((*numbers, self.claims, self.held, self.ruled, self.freeing, self.slots, self.settings))
 
 
 @frozen
@@ -162,6 +189,19 @@ class Found:
     due: tuple[Task, ...] | None = None  # a slice of them, in order of due_at
     dependants: Mapping[str, Run] = field(factory=dict)  # of those that must tell others of their end: who must hear
     next_due: int | None = None  # due_at of the first task behind that slice
+    shared: "SharedFound | None" = None
+
+
+@frozen(kw_only=True)
+class SharedFound:
+    """The answer to SharedNeeds. The directories are those of the lanes, of `ruled`, and of all that may free a slot,
+    each with the number of its tasks that are worked on."""
+
+    arrivals: Sequence[int] = ()
+    tasks: tuple[Task, ...] = ()  # those of claims, of holders, of leases
+    directories: Sequence[tuple[Directory, int]] = ()
+    working: int = 0
+    config_version: int | None = None
 
 
 @frozen(kw_only=True)
@@ -176,6 +216,7 @@ class Snapshot:
     next_due: int | None = None
     config_version: int = 0
     runtime: Mapping[str, Any] = field(factory=dict, repr=False)  # what is set at run time, as in ConfigVersion
+    was_away: bool = True  # for a while nobody has written to the record, so that no lease could be renewed
 
 
 class Journal(Protocol):
@@ -183,11 +224,24 @@ class Journal(Protocol):
 
     async def load(self) -> Snapshot: ...
 
-    async def fetch(self, needs: Needs) -> Found: ...
+    async def fetch(self, needs: Needs) -> Found:
+        """Raises Undone, or RecordFailed."""
 
-    async def commit(self, changes: Changes) -> None:
-        """Make every change durable, all or none, or raise: NoRoom if nothing was written and it may be tried again."""
+    async def commit(self, changes: Changes) -> Changes:
+        """Make every change durable, all or none, and end what the last fetch began; the changes as they are on record,
+        with the numbers of their lines. Raises, if nothing was written and it may be tried again, NoRoom or
+        Undone; if it never will be, RecordFailed."""
+
+    async def release(self) -> None:
+        """The same without changes."""
+
+    def stop_waiting(self) -> None:
+        """From now on whoever asks is not to wait for a record that is away: RecordFailed."""
 
     @property
     def short_of_room(self) -> bool:
         """There was NoRoom, and there is none yet."""
+
+    @property
+    def is_away(self) -> bool:
+        """It has not been reached for so long that it is of no use to wait for it."""

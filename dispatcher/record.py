@@ -9,6 +9,7 @@ from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.ports import Entry, LogLine
+from dispatcher.presence import Presence
 from dispatcher.statistics import Statistics
 from dispatcher.task import Status, Task
 
@@ -167,6 +168,15 @@ class Record(Protocol):
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""
+
+    async def working(self) -> int:
+        """How many tasks are being worked on."""
+
+    async def held(self) -> Mapping[str, Sequence[str]]:
+        """The tasks that are being worked on, by the names of the workers that hold them."""
+
+    async def others(self) -> Sequence[Presence]:
+        """Who is connected to the other servers that share this record, as of a few seconds ago."""
 
     async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
         """The changes of the settings, newest first, and how many there are in all."""

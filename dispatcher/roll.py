@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from dispatcher.messages import FOREVER, Claim, Complete, LeaseMessage, Message
 from dispatcher.ports import Clock
+from dispatcher.presence import Connection, Worker
 from dispatcher.record import Sighting
 from dispatcher.shelf import Waiter
 from dispatcher.task import Task
@@ -20,17 +21,7 @@ PLACES_MAX = 50_000  # directories of all workers together; likewise
 SEEN_SECONDS = 3600
 POLL_SECONDS = 60  # a worker that has claimed within so long is one that polls
 
-Connection = Literal["stream", "poll", "mcp", "none"]
 Channel = Literal["stream", "mcp"]
-
-
-@frozen(kw_only=True)
-class Worker:
-    worker_id: str
-    work_directories: tuple[str, ...]
-    working: tuple[str, ...]  # the tasks it holds, by their ids
-    last_seen_at: int
-    connection: Connection
 
 
 @define
@@ -97,23 +88,18 @@ class Roll:
             if not +here:
                 del self._present[worker_id]
 
-    def call(self, working: Iterable[Task], waiters: Iterable[Waiter], now: int) -> list[Worker]:
+    def call(self, waiters: Iterable[Waiter], now: int) -> list[Worker]:
         """Who was seen within the last hour, by name; whoever is connected or waits for a task is seen now."""
         waiting = [waiter.claim for waiter in waiters if waiter.claim.worker_id]
         for claim in waiting:
             self.hear(claim, {}, now)
         for worker_id, here in self._present.items():
             self.note(worker_id, sorted({path for _, path in +here}), now)
-        held: defaultdict[str, list[str]] = defaultdict(list)
-        for task in working:
-            if task.worker_id:
-                held[task.worker_id].append(task.task_id)
         since = now - SEEN_SECONDS * 1000
         return [
             Worker(
                 worker_id=worker_id,
                 work_directories=tuple(sorted(path for path, at in seen.places.items() if at > since)),
-                working=tuple(sorted(held.get(worker_id, ()))),
                 last_seen_at=seen.at,
                 connection=self._connection(worker_id, seen, now),
             )

@@ -67,6 +67,10 @@ class Shelf:
     lanes: dict[Priority, Lane] = field(factory=lambda: {priority: Lane() for priority in Priority})
     waiters: dict[Ticket, Waiter] = field(factory=dict)  # in turn
 
+    def empty(self) -> None:
+        """Nothing is known of what lies there any more."""
+        self.lanes = {priority: Lane() for priority in Priority}
+
     def __len__(self) -> int:
         return sum(len(lane.tasks) for lane in self.lanes.values())
 

@@ -7,6 +7,9 @@ from attrs import frozen
 from dispatcher.fields import Priority
 from dispatcher.task import Status
 
+MINUTE = 60_000  # ms
+HOUR = 60 * MINUTE
+
 
 @frozen(kw_only=True)
 class Spread:

@@ -37,7 +37,8 @@ from dispatcher.ports import Change
 from dispatcher.task import Status, Task
 from storage.sqlite import journal as sqlite
 from storage.sqlite import search
-from storage.sqlite.versions import migrate, steps
+from storage.sqlite.versions import migrate
+from storage.steps import steps
 
 WORDS = " ".join(" ".join(topics.values()).split())
 DIRECTORIES = [

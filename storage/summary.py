@@ -6,10 +6,10 @@ from operator import add
 from attrs import define, field
 
 from dispatcher.fields import Priority
-from dispatcher.statistics import Bucket, Spread, Statistics
+from dispatcher.statistics import HOUR, MINUTE, Bucket, Spread, Statistics
 from dispatcher.task import Status
 from storage.durations import Durations
-from storage.tallies import EVENTS, EVERYWHERE, HOUR, MINUTE, PLACES, Tally, Total, floor
+from storage.tallies import EVENTS, EVERYWHERE, PLACES, Tally, Total, floor
 
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 

@@ -13,11 +13,10 @@ from attrs import define, field
 
 from dispatcher.fields import Priority
 from dispatcher.ports import Change, Entry
+from dispatcher.statistics import HOUR, MINUTE
 from dispatcher.task import Status
 from storage.durations import Durations
 
-MINUTE = 60_000
-HOUR = 60 * MINUTE
 EVERYWHERE = ""  # stands for all work directories
 
 EVENTS = ("created", "claimed", "completed", "failed", "cancelled", "retried", "released", "lease_expired", "deleted")

@@ -93,10 +93,13 @@ def show_tasks(tasks: Sequence[Task], total: int | None) -> None:
         say(f"{len(tasks)} of {total}")
 
 
-def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: Sequence[str]) -> None:
-    """To a terminal a table whose last column is cut where the room ends; elsewhere lines of tab-separated cells."""
+def show_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], statuses: Sequence[str], *, always_headed: bool = False
+) -> None:
+    """To a terminal a table whose last column is cut where the room ends; elsewhere lines of tab-separated cells, with
+    the heads only if they are always to be there."""
     if not sys.stdout.isatty():
-        for row in rows:
+        for row in (heads, *rows) if always_headed else rows:
             print("\t".join(row))
         return
     from rich.console import Console

@@ -10,6 +10,7 @@ from task_orchestrator.submit import absolute
 
 STATUSES = ("waiting", "working", "completed", "failed", "cancelled")
 EVENTS = ("created", "claimed", "completed", "failed", "cancelled", "retried", "released", "lease_expired")
+UNITS = {"s": 1, "min": 60, "hour": 3600, "day": 86400}
 POINTS = ("avg", "p50", "p95", "p99", "max")
 
 stats = App(name="stats", help="Say what happened in a range of time: how many tasks, how fast, how long they took.")
@@ -60,7 +61,7 @@ def _show(found: dict[str, Any]) -> None:
         if spread["max"] is not None:
             say(f"{what:<16}" + "  ".join(f"{name} {spread[name]:.3f} s" for name in POINTS))
     say(f"{'error rate':<16}{found['error_rate']:.2%}")
-    say(f"{'throughput':<16}{found['throughput_per_second']:g} completed/s")
+    say(f"{'throughput':<16}{_rate(found['throughput_per_second'])}")
     rows = [
         [*(str(bucket[name]) for name in EVENTS), bucket["at"]]
         for bucket in found["series"]
@@ -68,4 +69,11 @@ def _show(found: dict[str, Any]) -> None:
     ]
     if rows:
         say()
-        show_table([*EVENTS, "at"], rows, [""] * len(rows))
+        show_table([*EVENTS, "at"], rows, [""] * len(rows), always_headed=True)
+
+
+def _rate(per_second: float) -> str:
+    """In the shortest unit in which it is at least one."""
+    named = [(per_second * seconds, unit) for unit, seconds in UNITS.items()]
+    number, unit = next((it for it in named if it[0] >= 1), named[-1] if per_second else named[0])
+    return f"{number:.0f} completed/{unit}" if number >= 100 else f"{number:.3g} completed/{unit}"

@@ -22,16 +22,21 @@ STOP_SECONDS = 10
 class ServerProcess:
     """A server; `start` may be called again, for the same port and database, once it has ended."""
 
-    def __init__(self, directory: Path, *options: str, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *options: str, environ: dict[str, str] | None = None, record: str | None = None
+    ) -> None:
+        """`record`: the URL of the database, if not of a file of its own."""
         self.database = directory / "tasks.db"
+        self.record = record or f"sqlite:///{self.database}"
         self.log = directory / "server.log"
         self.options, self.environ = options, environ or {}
+        self.under: tuple[str, ...] = ()  # a program that starts it
         self.port = 0
         self.url = ""
 
     def start(self) -> "ServerProcess":
-        command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
-        command += ["--database", f"sqlite:///{self.database}", *self.options]
+        command = [*self.under, sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
+        command += ["--database", self.record, *self.options]
         with self.log.open("ab") as log:
             environ = {**os.environ, **self.environ}
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environ)
@@ -67,9 +72,28 @@ class ServerProcess:
                 self.process.stdout.close()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The tests of the contract are asked of a server on each kind of record: a module says so by ON_EVERY_RECORD."""
+    if "record" in metafunc.fixturenames:
+        kinds = ["sqlite", "postgres"] if getattr(metafunc.module, "ON_EVERY_RECORD", False) else ["sqlite"]
+        metafunc.parametrize("record", kinds, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def record(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The URL of an empty database; None: a file of the server's own."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield None
+        return
+    cluster = request.getfixturevalue("cluster")
+    name = cluster.create_database()
+    yield cluster.url(name)
+    cluster.drop_database(name)
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    running = ServerProcess(tmp_path).start()
+def server(tmp_path: Path, record: str | None) -> Iterator[ServerProcess]:
+    running = ServerProcess(tmp_path, record=record).start()
     yield running
     if running.process.poll() is None:
         running.terminate()

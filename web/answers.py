@@ -7,7 +7,7 @@ from random import getrandbits
 from typing import Any
 from uuid import uuid4
 
-from aiohttp.web import HTTPException, HTTPMethodNotAllowed, Request, Response
+from aiohttp.web import BaseRequest, HTTPException, HTTPMethodNotAllowed, Request, RequestKey, Response
 
 from dispatcher.errors import (
     DependencyCycle,
@@ -31,6 +31,8 @@ REQUEST_ID = "X-Request-Id"
 IDEMPOTENCY_KEY_CHARACTERS = 255
 IDEMPOTENCY_KEY = re.compile(rf"[ -~]{{1,{IDEMPOTENCY_KEY_CHARACTERS}}}")
 RETRY_AFTER_SECONDS = "1"
+NAME = RequestKey("name", str)
+SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,14 @@ def new_request_id() -> str:
     return f"{getrandbits(128):032x}"  # to be told apart, not to be kept secret
 
 
+def name_of(request: BaseRequest) -> str:
+    """The caller's, if sane, else a new one; the same whenever it is asked for."""
+    if (name := request.get(NAME)) is None:
+        given = request.headers.get(REQUEST_ID, "")
+        name = request[NAME] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
+    return name
+
+
 def idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
@@ -76,6 +86,11 @@ def failed(failure: Failure, now: int) -> Response:
     if failure.closes:
         response.force_close()
     return response
+
+
+def plain(body: object, status: int) -> Response:
+    """Without the envelope."""
+    return _json(body, status, None)
 
 
 def _json(body: object, status: int, headers: Mapping[str, str] | None) -> Response:

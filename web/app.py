@@ -1,7 +1,6 @@
 """What every request goes through before and after its handler."""
 
 import asyncio
-import re
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -11,7 +10,6 @@ from aiohttp.web import (
     Application,
     HTTPRequestEntityTooLarge,
     Request,
-    RequestKey,
     RequestPayloadError,
     Response,
     StreamResponse,
@@ -19,7 +17,7 @@ from aiohttp.web import (
 )
 
 from web import docs
-from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
+from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
 from web.negotiation import PACKED_BYTES, choose, pack
@@ -34,8 +32,6 @@ from web.witness import witness
 
 CODINGS = ("identity", "gzip", "deflate")  # of bodies
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
-NAME = RequestKey("name", str)
-SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 
 def make_app(service: Service) -> Application:
@@ -63,7 +59,7 @@ def make_app(service: Service) -> Application:
 async def guard(request: Request, handler: Handler) -> StreamResponse:
     """Every request has a name, and is witnessed."""
     service = request.app[SERVICE]
-    name, status, began = _name_of(request), None, perf_counter()
+    name, status, began = name_of(request), None, perf_counter()
     in_force = request_id.set(name)
     try:
         with service.handling():
@@ -102,16 +98,8 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
         return refusal
 
 
-def _name_of(request: Request) -> str:
-    """The caller's, if sane, else a new one; the same whenever it is asked for."""
-    if (name := request.get(NAME)) is None:
-        given = request.headers.get(REQUEST_ID, "")
-        name = request[NAME] = given if SANE_REQUEST_ID.fullmatch(given) else new_request_id()
-    return name
-
-
 async def _mark(request: Request, response: StreamResponse) -> None:
-    response.headers[REQUEST_ID] = _name_of(request)
+    response.headers[REQUEST_ID] = name_of(request)
     response.headers.setdefault("Cache-Control", "no-store")
 
 
@@ -123,7 +111,7 @@ async def _expect(request: Request) -> StreamResponse | None:
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
     except Failure as failure:
-        witness(service, request, _name_of(request), failure.status, 0)
+        witness(service, request, name_of(request), failure.status, 0)
         return failed(failure, service.clock())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not the answer yet

@@ -2,92 +2,115 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from socket import socket
+from typing import Any
 
-from aiohttp.web import TCPSite
+from aiohttp.web import SockSite
 
 from dispatcher.actor import Dispatcher
-from dispatcher.board import Board
-from dispatcher.clock import SystemClock
-from dispatcher.errors import Unavailable
+from dispatcher.errors import RecordFailed, Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
+from dispatcher.ports import Changes
 from dispatcher.roll import SEEN_SECONDS, Roll
-from storage.sqlite.store import SqliteStore
+from storage.store import Store
 from web.app import make_app
 from web.configuration import begin
 from web.connections import LINE_BYTES_MAX, Runner
 from web.feed import Feed
+from web.membership import Membership
 from web.metrics import Metrics
 from web.pulse import beating
+from web.reconfiguring import keep_step
 from web.server_log import Log
 from web.service import Service
 from web.sources import Given
+from web.starting import BACKLOG
 from web.webhooks import Courier
 
+DRAIN_SECONDS = 2  # how long the record may take to note that the server stops
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
-BACKLOG = 1024  # connections that the system keeps until they are accepted
 
 logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def compose(given: Given, store: SqliteStore, log: Log) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
+async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[Service, "asyncio.Task[None]"]]:
     """The service on its record, and the task in which the dispatcher decides. At the end all asked is answered."""
     snapshot = await store.load()
     configuration, faults = begin(given, snapshot.config_version, snapshot.runtime)
     for fault in faults:
         logger.warning("set at run time, but of no effect: %s: %s", fault.field, fault.reason)
-    clock, hub, metrics, feed = SystemClock(snapshot.last_at), Hub(), Metrics(), Feed(snapshot.last_seq)
+    clock, hub, metrics, feed = store.clock(snapshot), Hub(), Metrics(), Feed(snapshot.last_seq)
     courier = Courier(store.record, store, clock)
     store.watch(metrics.saved)
-    for watcher in (metrics.committed, feed.publish, courier.hear):
+    for watcher in (feed.publish, courier.hear):
         hub.watch(watcher)
+
+    def announce(changes: Changes) -> None:
+        metrics.committed(changes)
+        store.announce(changes)
+
     roll = Roll(await store.record.sightings(clock() - SEEN_SECONDS * 1000))
-    board = Board(snapshot, SystemMint(), configuration.settings.task.rules())
-    dispatcher = Dispatcher(board, store, hub, clock, roll)
+    board = store.Board(snapshot, SystemMint(), configuration.settings.task.rules())
+    dispatcher = Dispatcher(board, store, announce, clock, roll, snapshot.was_away)
+    membership = Membership(hub, dispatcher)
+    async with (
+        store.membership(membership, snapshot.last_seq),
+        deciding_by(dispatcher) as deciding,
+        beating() as pulse,
+        aside(courier.run()),
+    ):
+        service = Service(
+            dispatcher=dispatcher,
+            record=store.record,
+            medium=store,
+            hub=hub,
+            feed=feed,
+            courier=courier,
+            clock=clock,
+            configuration=configuration,
+            version=version("task-orchestrator"),
+            log=log,
+            metrics=metrics,
+            pulse=pulse,
+        )
+        service.follow(lambda settings: log.adopt(settings.logging))
+        service.follow(lambda settings: courier.adopt(settings.webhooks))
+        async with aside(keep_step(service, membership.reconfigured)):
+            yield service, deciding
+
+
+@asynccontextmanager
+async def deciding_by(dispatcher: Dispatcher) -> AsyncIterator["asyncio.Task[None]"]:
+    """At the end all asked is answered."""
     deciding = asyncio.create_task(dispatcher.run())
     await dispatcher.begun.wait()
     try:
-        async with beating() as pulse, telling(courier):
-            service = Service(
-                dispatcher=dispatcher,
-                record=store.record,
-                medium=store,
-                hub=hub,
-                feed=feed,
-                courier=courier,
-                clock=clock,
-                configuration=configuration,
-                version=version("task-orchestrator"),
-                log=log,
-                metrics=metrics,
-                pulse=pulse,
-            )
-            service.follow(lambda settings: log.adopt(settings.logging))
-            service.follow(lambda settings: courier.adopt(settings.webhooks))
-            yield service, deciding
+        yield deciding
     finally:
         dispatcher.close()
         await asyncio.wait([deciding])
 
 
 @asynccontextmanager
-async def telling(courier: Courier) -> AsyncIterator[None]:
-    work = asyncio.create_task(courier.run())
+async def aside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    job = asyncio.create_task(work)
     try:
         yield
     finally:
-        work.cancel()
-        await asyncio.wait([work])
+        job.cancel()
+        await asyncio.wait([job])
 
 
 @asynccontextmanager
-async def listen(service: Service) -> AsyncIterator[str]:
-    """Take requests at the URL given. At the end whoever waits is sent away first, so that nobody holds it up."""
+async def listen(service: Service, sockets: Sequence[socket]) -> AsyncIterator[str]:
+    """Take requests on these sockets, at the URL given. At the end whoever waits is sent away first, so that nobody
+    holds it up."""
     server = service.settings.server
     runner = Runner(
         make_app(service),
@@ -100,15 +123,17 @@ async def listen(service: Service) -> AsyncIterator[str]:
     )
     await runner.setup()
     try:
-        site = TCPSite(runner, server.host, server.port, backlog=BACKLOG)
-        await site.start()
+        for each in sockets:
+            await SockSite(runner, each, backlog=BACKLOG).start()
         host, port = runner.addresses[0][:2]
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        await site.stop()
+        for site in runner.sites:
+            await site.stop()
     finally:
         service.draining.set()
-        with suppress(Unavailable):
-            await service.dispatcher.ask(Drain())
+        with suppress(Unavailable, RecordFailed, TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await service.dispatcher.ask(Drain())
         service.hub.close()
         service.feed.close()
         await runner.cleanup()

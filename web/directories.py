@@ -1,10 +1,12 @@
 """Work directories: what lies in them, and the rules that operators lay down."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from aiohttp.web import Request, Response
 
 from dispatcher.messages import Regulate
+from dispatcher.presence import Presence
 from dispatcher.record import DirectoryCount
 from web.answers import ok
 from web.bodies import AboutDirectory, Nothing, Pause
@@ -19,8 +21,8 @@ class WorkDirectories(TypedDict):
 async def listing(service: Service, asked: Nothing, request: Request) -> Response:
     """List the work directories: how many tasks lie in each, who waits there, and which rules hold."""
     now = service.clock()
-    counts = await service.record.directories()
-    told: WorkDirectories = {"work_directories": [_view(service, count, now) for count in counts]}
+    counts, present = await service.record.directories(), await service.present()
+    told: WorkDirectories = {"work_directories": [_view(present, count, now) for count in counts]}
     return ok(told, now)
 
 
@@ -47,8 +49,9 @@ async def drain(service: Service, asked: AboutDirectory, request: Request) -> Re
 async def _ruled(service: Service, rules: Regulate) -> Response:
     await service.ask(rules)
     now = service.clock()
-    return ok(_view(service, await service.record.directory(rules.work_directory), now), now)
+    count, present = await service.record.directory(rules.work_directory), await service.present()
+    return ok(_view(present, count, now), now)
 
 
-def _view(service: Service, count: DirectoryCount, now: int) -> WorkDirectoryState:
-    return directory(count, service.dispatcher.waiting_in(count.rules.work_directory), now)
+def _view(present: Sequence[Presence], count: DirectoryCount, now: int) -> WorkDirectoryState:
+    return directory(count, sum(it.waiting_in(count.rules.work_directory) for it in present), now)

@@ -16,6 +16,7 @@ from web.bodies import EventsQuery, TaskEventsQuery
 from web.codec import Fault, Invalid
 from web.delivery import PING_SECONDS, delivering
 from web.feed import Batch, frame, framed, joined
+from web.negotiation import prefers
 from web.resuming import last_event_id
 from web.service import Service
 from web.views import Event, event
@@ -39,7 +40,7 @@ async def events(service: Service, asked: EventsQuery, request: Request) -> Stre
     """What happens to tasks, directories and the server: server-sent events, or a page if JSON is asked for."""
     header = last_event_id(request)
     after = asked.after if header is None else header
-    if wants_page(request):
+    if prefers(request, "application/json", "text/event-stream"):
         return await page(service, asked, after)
     if asked.limit is not None:
         raise Invalid([Fault("limit", "is for pages only: ask for them with Accept: application/json")])
@@ -88,13 +89,6 @@ def gap_before(stretch: Stretch, cursor: int) -> Gap | None:
     if cursor < stretch.first - 1:
         return {"from": cursor + 1, "to": stretch.first - 1}
     return {"from": stretch.last + 1, "to": cursor} if cursor > stretch.last else None
-
-
-def wants_page(request: Request) -> bool:
-    """JSON is named in Accept, and a stream of events is not, or comes later."""
-    types = [part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")]
-    named = [type for type in types if type in ("application/json", "text/event-stream")]
-    return named[:1] == ["application/json"]
 
 
 @define

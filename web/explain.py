@@ -56,7 +56,7 @@ async def explain(service: Service, asked: AboutTask, request: Request) -> Respo
     place = await service.record.place(task, aging_seconds) if task.ready else None
     parents = await service.record.outcomes(task.unmet, 0) if task.unmet else {}
     now = service.clock()
-    case = Case(task, service.dispatcher.situation(task), place, parents, now)
+    case = Case(task, await _situation(service, task), place, parents, now)
     told: Explanation = {
         "task_id": task.task_id,
         "status": task.status,
@@ -65,6 +65,22 @@ async def explain(service: Service, asked: AboutTask, request: Request) -> Respo
         "blocked_by": list(reasons(case)) if task.status is Status.WAITING else [],
     }
     return ok(told, now)
+
+
+async def _situation(service: Service, task: Task) -> Situation:
+    here = await service.record.directory(task.work_directory)
+    working, limit = await service.record.working(), service.settings.task.max_concurrent_tasks
+    working_here, limit_here = here.tasks[Status.WORKING], here.rules.max_working
+    return Situation(
+        rules=here.rules,
+        working_here=working_here,
+        working=working,
+        max_concurrent_tasks=limit,
+        is_directory_full=limit_here is not None and working_here >= limit_here,
+        is_full=0 < limit <= working,
+        waiters=await service.waiting_in(task.work_directory, task.tags),
+        attempt_seconds=service.dispatcher.attempt_seconds(task.work_directory),
+    )
 
 
 def reasons(case: Case) -> Iterator[Reason]:

@@ -12,7 +12,8 @@ from itertools import chain
 
 from attrs import frozen
 
-from dispatcher.ports import Changes, Entry
+from dispatcher.hub import Announced
+from dispatcher.ports import Entry
 from dispatcher.record import EventFilter
 from dispatcher.task import Status
 from web.codec import encode
@@ -91,7 +92,7 @@ class Feed:
         self._is_round = False  # from its first waking to the end of its rest
         self._round_began, self._round_brings = 0.0, last
 
-    def publish(self, changes: Changes) -> None:
+    def publish(self, changes: Announced) -> None:
         """Take in what was committed, in the order in which it was."""
         entries = [change.entry for change in changes if change.entry]
         if entries and not self.readers:

@@ -6,8 +6,9 @@ from typing import Literal, NotRequired, TypedDict, cast
 from aiohttp.web import Request, Response
 
 from dispatcher.actor import MAILBOX_MAX
+from web.answers import plain
 from web.bodies import Nothing
-from web.codec import encode, rfc3339
+from web.codec import rfc3339
 from web.process import memory_limit_bytes, resident_bytes
 from web.service import Service
 from web.webhooks import WebhookHealth
@@ -83,17 +84,28 @@ class Health(TypedDict):
     metrics: Figures
 
 
+class Starting(TypedDict):
+    """So much is known of it before it has read its record."""
+
+    status: Literal["unhealthy"]
+    timestamp: str
+    version: str
+    database: Literal["unreachable"]
+
+
 class Alive(TypedDict):
     status: Literal["alive"]
 
 
 class Ready(TypedDict):
-    status: Literal["ready", "draining"]
+    status: Literal["ready", "starting", "draining"]
 
 
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
     """How the server and its parts are: unhealthy if the record cannot be written, degraded if less is amiss."""
-    database, disk, waiting = await asyncio.gather(_database(service), _disk(service), service.looks.waiting())
+    database, disk, waiting, working = await asyncio.gather(
+        _database(service), _disk(service), service.looks.waiting(), service.looks.working()
+    )
     components: Components = {
         "database": database,
         "dispatcher": _dispatcher(service),
@@ -113,7 +125,7 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
         "uptime": _in_words(uptime_seconds),
         "uptime_seconds": uptime_seconds,
         "database": "connected" if database["healthy"] else "unreachable" if waiting.value is None else "not writable",
-        "active_tasks": service.dispatcher.working,
+        "active_tasks": working.value or 0,
         "components": components,
         "metrics": {
             "memory_usage": components["memory"]["resident_bytes"],
@@ -122,19 +134,19 @@ async def health(service: Service, asked: Nothing, request: Request) -> Response
             "queue_size": waiting.value,
         },
     }
-    return _plain(said, 200 if well else 503)
+    return plain(said, 200 if well else 503)
 
 
 async def live(service: Service, asked: Nothing, request: Request) -> Response:
     """It answers."""
-    return _plain({"status": "alive"}, 200)
+    return plain({"status": "alive"}, 200)
 
 
 async def ready(service: Service, asked: Nothing, request: Request) -> Response:
-    """Whether it takes requests; before it has read its record it does not even listen."""
+    """Whether it takes requests: neither before it has read its record nor once it is told to stop."""
     if service.draining.is_set() or not service.dispatcher.running:
-        return _plain({"status": "draining"}, 503)
-    return _plain({"status": "ready"}, 200)
+        return plain({"status": "draining"}, 503)
+    return plain({"status": "ready"}, 200)
 
 
 async def _database(service: Service) -> Database:
@@ -163,6 +175,8 @@ async def _disk(service: Service) -> Disk:
     room = (await service.looks.room()).value
     if room is None:
         return {"healthy": False}
+    if room.free_bytes is None or room.total_bytes is None:
+        return {"healthy": not service.dispatcher.short_of_room}
     percent = round(100 * room.free_bytes / max(room.total_bytes, 1), 1)
     is_low = percent < DISK_LOW_PERCENT and room.free_bytes < DISK_LOW_BYTES
     healthy = not is_low and not service.dispatcher.short_of_room
@@ -183,7 +197,3 @@ def _memory() -> Memory:
 def _in_words(seconds: int) -> str:
     minutes = seconds // 60
     return f"{minutes // 60}h{minutes % 60}m"
-
-
-def _plain(body: object, status: int) -> Response:
-    return Response(body=encode(body), status=status, content_type="application/json", charset="utf-8")

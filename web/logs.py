@@ -18,6 +18,7 @@ from web.answers import ok
 from web.bodies import Logs
 from web.codec import encode, rfc3339
 from web.delivery import PING_SECONDS, delivering
+from web.negotiation import choose
 from web.resuming import last_event_id
 from web.service import Service
 
@@ -61,6 +62,7 @@ async def read(service: Service, asked: Logs, request: Request) -> StreamRespons
     """A page of a task's log, or with `follow` a stream of it until nothing more will come."""
     header = last_event_id(request)
     after = asked.after if header is None else header
+    choose(request, ["text/event-stream" if asked.follow else "application/json"])
     if asked.follow:
         return await _Follower(service, asked, after).answer(request)
     page = await _page(service, asked, after, asked.limit or PAGE_LINES)

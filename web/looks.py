@@ -65,5 +65,7 @@ class Looks:
 
         self.is_writable = Look(write, clock, KEPT_SECONDS)
         self.room = Look(lambda: medium.room(), clock, KEPT_SECONDS)
+        self.working = Look(lambda: record.working(), clock, 0)
+        self.others = Look(lambda: record.others(), clock, KEPT_SECONDS)
         self.waiting = Look(lambda: record.waiting(None), clock, 0)
         self.oldest_waiting_seconds = Look(oldest, clock, KEPT_SECONDS)

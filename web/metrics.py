@@ -16,24 +16,12 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from dispatcher.events import EVENT_TYPES
 from dispatcher.ports import Changes, Entry
 
 UNKNOWN = "unknown"  # a path that is none of ours, with whatever method
 OTHER = "other"  # any method that a path of ours does not know
-EVENTS = (
-    "created",
-    "available",
-    "claimed",
-    "completed",
-    "failed",
-    "cancelled",
-    "retried",
-    "released",
-    "lease_expired",
-    "late_result",
-    "updated",
-    "deleted",
-)
+EVENTS = [name for name in EVENT_TYPES if name.startswith("task.") and name != "task.progress"]  # which is no step
 REFUSALS = {401: "unauthorized", 403: "forbidden", 429: "rate_limited", 503: "unavailable"}
 READERS = ("worker", "feed", "logs", "export")
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -61,7 +49,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._events = {
-            f"task.{event}": self._counter(f"task_{event}", f"Entries task.{event} in the history.") for event in EVENTS
+            event: self._counter(event.replace(".", "_"), f"Entries {event} in the history.") for event in EVENTS
         }
         refusals = Counter("requests_refused", "Requests turned down at the door.", ["reason"], registry=self._registry)
         self._refusals = {status: refusals.labels(reason) for status, reason in REFUSALS.items()}

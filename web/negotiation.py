@@ -12,12 +12,21 @@ PACKED_BYTES = 1024  # an answer larger than this is compressed on request
 
 def choose(request: Request, offered: Sequence[str]) -> str:
     """Which of these types the caller likes best. Raises a 406 Failure if it takes none of them."""
-    accept = ",".join(request.headers.getall("Accept", ()))
-    chosen = best(accept, tuple(offered))
+    chosen = best(_accept(request), tuple(offered))
     if chosen is None:
         message = f"only {' or '.join(offered)} can be had here"
         raise Failure(406, "NOT_ACCEPTABLE", message, {"offered": list(offered)})
     return chosen
+
+
+def prefers(request: Request, media: str, usual: str) -> bool:
+    """Whether the caller wants this rather than what is usual here: it has more weight, or as much and is named more
+    exactly, or as exactly and first."""
+    return _rank(_accept(request), media) > _rank(_accept(request), usual)
+
+
+def _accept(request: Request) -> str:
+    return ",".join(request.headers.getall("Accept", ()))
 
 
 @lru_cache(maxsize=1024)
@@ -32,8 +41,20 @@ def best(accept: str, offered: tuple[str, ...]) -> str | None:
 
 def _weight(media: str, ranges: Mapping[str, float]) -> float:
     """What says more exactly which type is meant counts more (RFC 9110, 12.5.1)."""
-    kind = media.partition("/")[0]
-    return next((ranges[name] for name in (media, f"{kind}/*", "*/*") if name in ranges), 0.0)
+    return next((ranges[name] for name in _names(media) if name in ranges), 0.0)
+
+
+def _names(media: str) -> tuple[str, ...]:
+    """What it may be meant by, the most exact first."""
+    return media, f"{media.partition('/')[0]}/*", "*/*"
+
+
+@lru_cache(maxsize=1024)
+def _rank(accept: str, media: str) -> tuple[float, int, int]:
+    """Its weight, how exactly it is named and how early; of two types the greater is wanted."""
+    ranges = dict(_weights(accept))
+    named = [(ranges[name], -at, -list(ranges).index(name)) for at, name in enumerate(_names(media)) if name in ranges]
+    return named[0] if named else (0.0, 0, 0)
 
 
 def pack(request: Request, response: Response) -> None:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import attrs
 
+from dispatcher.fields import TASK_ID
 from web import envelopes
 from web.answers import REQUEST_ID
 from web.bodies import Path
@@ -139,7 +140,7 @@ def _operation(route: Route, names: Mapping[Route, str], schemas: Schemas) -> Sc
 
 def _parameters(route: Route, told: Operation, schemas: Schemas) -> Iterable[Schema]:
     for name in _VARIABLE.findall(route.path):
-        schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$"}
+        schema = {"type": "string", "pattern": f"^{TASK_ID.pattern}$"}
         example = {"example": PARAMETERS[name]} if name in PARAMETERS else {}
         yield {"name": name, "in": "path", "required": True, "schema": schema, **example}
     if route.about is by_path:
@@ -203,7 +204,8 @@ def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Sc
         if media != JSON:
             content[media] = _text(media, operation_id(route.handler))
             continue
-        data = schemas.of(route.says) if route.says else {"type": "object"}
+        says = told.unwell if status == 503 and told.unwell else route.says
+        data = schemas.of(says) if says else {"type": "object"}
         if not told.bare:
             data = {"allOf": [{"$ref": "#/components/schemas/Success"}, {"properties": {"data": data}}]}
         content[media] = {"schema": data}

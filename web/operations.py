@@ -59,7 +59,7 @@ class Link:
 class Operation:
     """`refuses`: codes that belong to it; those that everything may answer are added. `media`: what can be had, the
     default first. `takes` and `gives` are headers. `bare`: without the envelope, also when it is not well (503).
-    `events`: the data of each kind, for a stream."""
+    `unwell`: what it then says, if more than when it is well. `events`: the data of each kind, for a stream."""
 
     tag: Tag
     statuses: Sequence[int] = (200,)
@@ -69,6 +69,7 @@ class Operation:
     gives: Sequence[Literal["ETag", "Location", "Idempotent-Replayed"]] = ()
     links: Sequence[Link] = ()
     bare: bool = False
+    unwell: Any = None
     events: Mapping[str, Any] = field(factory=dict)
     claims: bool = False  # looking at it changes something, so there is no HEAD
 
@@ -206,7 +207,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
     config.history: Operation(tag="system"),
     config.rollback: Operation(tag="system"),
     limits.show: Operation(tag="system"),
-    health.health: Operation(tag="system", bare=True),
+    health.health: Operation(tag="system", bare=True, unwell=health.Health | health.Starting),
     health.live: Operation(tag="system", bare=True),
     health.ready: Operation(tag="system", bare=True),
     scrape.scrape: Operation(tag="system", media=(PLAIN,)),

@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 from attrs import evolve
 
-from dispatcher.errors import RecordFailed, Unavailable
-from dispatcher.messages import Reconfigure
+from dispatcher.errors import RecordFailed, SettingsOutdated, Unavailable
+from dispatcher.messages import Adopt, Reconfigure
 from web.codec import Invalid
-from web.configuration import Configuration
+from web.configuration import Configuration, begin
 from web.service import Service
 from web.settings import SettingsError
 from web.sources import Given
 
+RETRY_SECONDS = 1  # after the record could not be read
 CHANGES_MAX = 100  # waiting for their turn; beyond, Unavailable
 
 log = logging.getLogger(__name__)
@@ -46,18 +47,54 @@ async def _adopt(
     service: Service, plan: Callable[[Configuration], Configuration], who: str, reason: str | None
 ) -> Configuration:
     async with service.reconfiguring:
-        before = service.configuration
-        after = plan(before)
-        changes = before.differences(after)
-        if changes:
-            message = Reconfigure(
-                rules=after.settings.task.rules(), who=who, reason=reason, changes=changes, runtime=after.runtime
-            )
-            after = evolve(after, version=await service.dispatcher.ask(message))
-        service.adopt(after)
-        if changes:
-            log.info("settings, version %s, by %s: %s", after.version, who, ", ".join(changes))
-        return after
+        while True:
+            before = service.configuration
+            after = plan(before)
+            changes = before.differences(after)
+            try:
+                if changes:
+                    message = Reconfigure(
+                        rules=after.settings.task.rules(),
+                        if_version=before.version,
+                        who=who,
+                        reason=reason,
+                        changes=changes,
+                        runtime=after.runtime,
+                    )
+                    after = evolve(after, version=await service.dispatcher.ask(message))
+            except SettingsOutdated:  # another server was faster
+                await _catch_up(service)
+                continue
+            service.adopt(after)
+            if changes:
+                log.info("settings, version %s, by %s: %s", after.version, who, ", ".join(changes))
+            return after
+
+
+async def keep_step(service: Service, reconfigured: asyncio.Event) -> None:
+    """Go by what other servers on the same record have set. Until it is cancelled."""
+    while await reconfigured.wait():
+        reconfigured.clear()
+        try:
+            async with service.reconfiguring:
+                await _catch_up(service)
+        except (RecordFailed, TimeoutError) as error:
+            log.warning("the settings cannot be read: %s", str(error) or "the record does not answer")
+            await asyncio.sleep(RETRY_SECONDS)
+            reconfigured.set()
+
+
+async def _catch_up(service: Service) -> None:
+    """What cannot be used of it is left out, as at the start."""
+    versions, _ = await service.record.config_versions(1, 0)
+    for newest in versions:
+        if newest.version > service.configuration.version:
+            after, faults = begin(service.configuration.given, newest.version, newest.runtime)
+            for fault in faults:
+                log.warning("set at run time, but of no effect: %s: %s", fault.field, fault.reason)
+            service.adopt(after)
+            service.dispatcher.heed(Adopt(after.settings.task.rules(), after.version))
+            log.info("settings, version %s, by %s at another server", newest.version, newest.who)
 
 
 async def read_again(service: Service, gather: Callable[[], Given]) -> None:

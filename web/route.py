@@ -1,6 +1,5 @@
 """What the route table is made of."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -9,11 +8,10 @@ from aiohttp.web import HTTPMethodNotAllowed, Request, Response, StreamResponse
 from attrs import frozen
 
 from dispatcher.errors import TaskNotFound
+from dispatcher.fields import TASK_ID
 from web.bodies import Nothing, Path
 from web.codec import decode_query
 from web.service import Service
-
-TASK_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 
 Handle = Callable[[Service, Any, Request], Awaitable[StreamResponse]]
 

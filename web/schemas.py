@@ -27,7 +27,6 @@ REFERENCE = "#/components/schemas/"
 _CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _SEGMENT = rf"(\.|\.?[^./{_CONTROL}][^/{_CONTROL}]*|\.\.[^/{_CONTROL}]+)?"
 _DRIVE_SEGMENT = rf"(\.|\.?[^./\\{_CONTROL}][^/\\{_CONTROL}]*|\.\.[^/\\{_CONTROL}]+)?"
-_TASK_ID = "[A-Za-z0-9_-]{1,100}"
 _DAY = r"(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 _TIME = r"([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _RULES: Mapping[Any, Schema] = {
@@ -36,8 +35,8 @@ _RULES: Mapping[Any, Schema] = {
     },
     fields.text: {"description": "Without NUL characters.", "pattern": r"^[^\u0000]*$"},
     fields.not_blank: {"pattern": r"[^\s\u001c-\u001f\u0085]"},
-    fields.task_id: {"pattern": f"^{_TASK_ID}$"},
-    fields.task_id_or_ref: {"pattern": rf"^({_TASK_ID}|ref:[^\u0000]+)$"},
+    fields.task_id: {"pattern": f"^{fields.TASK_ID.pattern}$"},
+    fields.task_id_or_ref: {"pattern": rf"^({fields.TASK_ID.pattern}|ref:[^\u0000]+)$"},
     fields.distinct: {"uniqueItems": True},
     event_type: {"enum": list(EVENT_TYPES)},
     level: {"enum": [*LEVELS, *map(str.upper, LEVELS)], "description": "How much is logged."},

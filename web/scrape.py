@@ -20,7 +20,6 @@ async def scrape(service: Service, asked: Nothing, request: Request) -> Response
 
 def _in_memory(service: Service) -> Iterator[Metric]:
     dispatcher = service.dispatcher
-    yield _gauge("active_tasks", "Tasks that are being worked on.", dispatcher.working)
     yield _gauge("mailbox_messages", "Messages that wait to be decided.", dispatcher.mailbox_size)
     yield _gauge(
         "mailbox_oldest_seconds", "Age of the oldest message that is not saved yet.", dispatcher.oldest_seconds
@@ -37,14 +36,19 @@ def _in_memory(service: Service) -> Iterator[Metric]:
 async def _on_record(service: Service) -> list[Metric]:
     """What the record does not tell in time is left out."""
     looks = service.looks
-    waiting, oldest, room = await asyncio.gather(looks.waiting(), looks.oldest_waiting_seconds(), looks.room())
+    working, waiting, oldest, room = await asyncio.gather(
+        looks.working(), looks.waiting(), looks.oldest_waiting_seconds(), looks.room()
+    )
     now: list[Metric] = []
+    if working.value is not None:
+        now.append(_gauge("active_tasks", "Tasks that are being worked on.", working.value))
     if waiting.value is not None:
         now.append(_gauge("waiting_tasks", "Tasks that wait, ready or not.", waiting.value))
     if oldest.value is not None:
         now.append(_gauge("oldest_waiting_seconds", "Since the oldest of them was created.", oldest.value))
-    if room.value is not None:
+    if room.value and room.value.log_bytes is not None:
         now.append(_gauge("database_log_bytes", "Length of the write-ahead log.", room.value.log_bytes))
+    if room.value and room.value.free_bytes is not None:
         now.append(_gauge("disk_free_bytes", "Free on the disk of the database.", room.value.free_bytes))
     return now
 

@@ -19,7 +19,7 @@ from cyclopts import App, Parameter
 
 from dispatcher.errors import Unavailable
 from storage.errors import StorageError
-from storage.sqlite.store import open_store
+from storage.store import open_store
 from web.codec import Fault
 from web.composition import compose, listen
 from web.reconfiguring import read_again
@@ -28,6 +28,7 @@ from web.server_log import Log
 from web.service import Service
 from web.settings import Settings, SettingsError
 from web.sources import Given, gather, settings_of
+from web.starting import starting
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +94,24 @@ async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
     stop, hangup = asyncio.Event(), asyncio.Event()
     for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
         asyncio.get_running_loop().add_signal_handler(number, event.set)
-    database = settings_of(given).database
+    settings = settings_of(given)
+    database = settings.database
     async with (
-        open_store(database.path, synchronous=database.synchronous, timeout_seconds=database.timeout_seconds) as store,
+        starting(settings.server, log) as hand_over,
+        open_store(
+            database.url,
+            synchronous=database.synchronous,
+            timeout_seconds=database.timeout_seconds,
+            max_connections=database.max_connections,
+            min_connections=database.min_connections,
+        ) as store,
         compose(given, store, log) as (service, deciding),
-        listen(service) as url,
+        listen(service, hand_over()) as url,
         heeding(hangup, partial(hang_up, service, gather_again)),
     ):
         with suppress(OSError):  # nobody need read it
             print(greeting(url, service.settings), flush=True)
-        logger.info("version %s listens on %s, the record is %s", service.version, url, database.path.absolute())
+        logger.info("version %s listens on %s, the record is %s", service.version, url, database.place)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -149,7 +158,7 @@ def greeting(url: str, settings: Settings) -> str:
     at = "" if near == "http://127.0.0.1:8080" else f" --url {near}"
     key = ", with the key in TASK_ORCHESTRATOR_API_KEY" if settings.security.api_key else ""
     return f"""Task Orchestrator is listening on {url}
-The record is {settings.database.path.absolute()}
+The record is {settings.database.place}
 
 Try it from another terminal, in the directory to work on{key}:
   task=$({command} submit{at} 'git log --oneline | wc -l; ls')

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from dispatcher.hub import Hub
 from dispatcher.medium import Medium
 from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
+from dispatcher.presence import Presence
 from dispatcher.record import Record
 from web.configuration import Configuration
 from web.feed import Feed
@@ -80,6 +81,14 @@ class Service:
             return await self.dispatcher.ask(message)
         async with asyncio.timeout(wait_seconds + self.settings.database.timeout_seconds):
             return await self.dispatcher.ask(message)
+
+    async def present(self) -> Sequence[Presence]:
+        """Who is connected to this server, and to the others on the same record as far as is known."""
+        return [self.dispatcher.presence(), *((await self.looks.others()).value or ())]
+
+    async def waiting_in(self, work_directory: str, tags: Collection[str] | None = None) -> int:
+        """How many claims wait for a task of the directory, wherever; with tags, for one that bears them."""
+        return sum(presence.waiting_in(work_directory, tags) for presence in await self.present())
 
     @contextmanager
     def handling(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
 from web.codec import Fault
 
-SQLITE = "sqlite:///"
+SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -33,11 +33,29 @@ class SettingsError(ValueError):
 
 
 def database_url(url: str) -> str:
-    """`sqlite:///relative/path.db` or `sqlite:////absolute/path.db`."""
+    """`sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `postgresql://user@host/database`."""
+    if url.startswith(POSTGRES):
+        try:
+            parts = urlsplit(url)
+            usable = "," in parts.netloc or parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or re.search(r"[\s\x00-\x1f#]", url):
+            raise ValueError("must be postgresql://user:password@host:port/database")
+        return url
     path = url.removeprefix(SQLITE)
     if path == url or path in ("", ":memory:") or path.endswith("/") or re.search(r"[?#\x00-\x1f]", path):
-        raise ValueError("must be sqlite:///relative/path.db or sqlite:////absolute/path.db")
+        raise ValueError("must be sqlite:///relative/path.db, sqlite:////absolute/path.db or postgresql://…")
     return url
+
+
+def without_password(url: str) -> str:
+    """What may be shown of it; of several hosts, and of the parameters, nothing."""
+    if not url.startswith(POSTGRES):
+        return url
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.split("?")[0].rpartition("@")
+    return f"{scheme}://{credentials.split(':')[0]}{at}{place}"
 
 
 def api_key(value: str) -> str:
@@ -109,13 +127,29 @@ class Server:
 
 @frozen(kw_only=True)
 class Database:
-    url: DatabaseUrl = field(default="sqlite:///data/tasks.db", metadata=_also("DATABASE_URL", "database"))
+    url: DatabaseUrl = field(
+        default="sqlite:///data/tasks.db",
+        repr=False,
+        metadata={**_also("DATABASE_URL", "database"), "show": without_password},
+    )
     synchronous: Literal["full", "normal"] = "full"
     timeout_seconds: Timeout = 30
+    max_connections: Annotated[int, Ge(3), Le(10_000)] = 100
+    min_connections: Annotated[int, Ge(0), Le(10_000)] = 10
 
     @property
-    def path(self) -> Path:
-        return Path(self.url.removeprefix(SQLITE))
+    def path(self) -> Path | None:
+        """Of the file, if it is one."""
+        return Path(self.url.removeprefix(SQLITE)) if self.url.startswith(SQLITE) else None
+
+    @property
+    def place(self) -> str:
+        """Where the record is, as it may be shown."""
+        return str(self.path.absolute()) if self.path else without_password(self.url)
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.min_connections > self.max_connections:
+            yield "min_connections", "must not be more than max_connections"
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NotRequired, TypedDict, cast
 
 from aiohttp.web import Request, Response
@@ -91,10 +92,10 @@ async def _final(service: Service, asked: Show) -> Task:
         try:
             async with asyncio.timeout(asked.wait_seconds):
                 while task.status not in FINAL:
-                    try:
-                        task = (await heard.next()).after
-                    except LostTouch:
-                        task = await _task(service, asked.task_id)
+                    with suppress(LostTouch):
+                        if (await heard.next()).status not in FINAL:
+                            continue
+                    task = await _task(service, asked.task_id)
         except (TimeoutError, Closed):
             pass
         return task

@@ -6,14 +6,13 @@ from aiohttp.web import Request, Response
 from attrs import frozen
 
 from dispatcher.fields import Instant, Priority, WorkDirectory
-from dispatcher.statistics import Bucket, Spread, Statistics
+from dispatcher.statistics import HOUR, MINUTE, Bucket, Spread, Statistics
 from dispatcher.task import Status
 from web.answers import ok
 from web.codec import Fault, Invalid, rfc3339
 from web.service import Service
 
-MINUTE = 60_000
-BUCKETS = {"minute": MINUTE, "hour": 60 * MINUTE, "day": 24 * 60 * MINUTE}
+BUCKETS = {"minute": MINUTE, "hour": HOUR, "day": 24 * HOUR}
 BUCKETS_MAX = 10_000  # in a series; beyond, the request is refused
 RANGE_HOURS = 24  # how far back it goes, if nothing is said
 LAST_MS = 253_402_300_799_999  # of the year 9999: later times cannot be written

@@ -11,9 +11,8 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import define, field
 
 from dispatcher.errors import RecordFailed, Unavailable
-from dispatcher.hub import Closed, Listener, LostTouch, about_directory, about_task, about_worker
+from dispatcher.hub import Closed, Listener, LostTouch, News, about_directory, about_task, about_worker
 from dispatcher.messages import FOREVER, Claim, Held
-from dispatcher.ports import Change
 from dispatcher.task import Status, Task
 from web.bodies import Stream
 from web.briefing import briefing
@@ -98,8 +97,9 @@ class _Assignment:
     held: dict[str, int] = field(factory=dict)  # task and attempt
     silent: bool = False  # a lease has ended unheard, and no report has come since
     suspects: set[str] = field(factory=set)  # what was sent while it was silent
+    lost: tuple[str, int] | None = None  # the task and attempt whose lease ended last
     wanted: int = 0  # how many tasks the claim asks for
-    news: "Job[Change] | None" = None
+    news: "Job[News] | None" = None
     claim: "Job[tuple[Task, ...]] | None" = None
 
     async def run(self) -> None:
@@ -160,34 +160,34 @@ class _Assignment:
                 self.service.dispatcher.give_back(tasks[place:])
                 raise
 
-    async def _note(self, heard: Listener, change: Change) -> None:
-        task, type = change.after, change.entry.type if change.entry else None
-        if self.held.get(task.task_id) == task.attempt:
-            if type in LOST:
-                await self._tell_lost(task.task_id, LOST[type])
-            self._listen_for_life(change, type)
-        if task.status is Status.WORKING:
-            if self.asked.worker_id and self._is_mine(task):
-                self.held[task.task_id] = task.attempt
-        elif self.held.get(task.task_id) == task.attempt:  # or it has come back to us already, as a later attempt
-            del self.held[task.task_id]
-            self.service.hub.unfollow(heard, about_task(task.task_id))
+    async def _note(self, heard: Listener, news: News) -> None:
+        if self.held.get(news.task_id) == news.attempt:
+            if news.type in LOST:
+                await self._tell_lost(news.task_id, LOST[news.type])
+            self._listen_for_life(news)
+        if news.status is Status.WORKING:
+            if self._is_mine(news):
+                self.held[news.task_id] = news.attempt
+        elif self.held.get(news.task_id) == news.attempt:  # or it has come back to us already, as a later attempt
+            del self.held[news.task_id]
+            self.service.hub.unfollow(heard, about_task(news.task_id))
 
-    def _listen_for_life(self, change: Change, type: str | None) -> None:
+    def _listen_for_life(self, news: News) -> None:
         """A worker that hangs, or sleeps with its machine, would use up the retries of one task after the other: when
         what it was sent after a lost lease is lost too, the stream ends. Who is alive connects again.
 
         A task that may not be retried fails with its lease; nobody has reported that."""
-        if change.before and change.after.lost_leases > change.before.lost_leases:
-            if change.after.task_id in self.suspects:
+        if news.type == "task.lease_expired":
+            if news.task_id in self.suspects:
                 raise Closed
             self.silent = True
-        elif type in REPORTS:
+            self.lost = news.task_id, news.attempt
+        elif news.type in REPORTS and (news.task_id, news.attempt) != self.lost:
             self.silent = False
             self.suspects.clear()
 
-    def _is_mine(self, task: Task) -> bool:
-        return (task.worker_id, task.work_directory) == (self.asked.worker_id, self.asked.work_path)
+    def _is_mine(self, news: News) -> bool:
+        return self.asked.worker_id in news.workers and news.work_directory == self.asked.work_path
 
     async def _recount(self, heard: Listener) -> None:
         """Compare with the record what is held, and tell of what was lost meanwhile."""

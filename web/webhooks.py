@@ -15,7 +15,8 @@ from typing import Protocol, TypedDict
 from attrs import define, field
 
 from dispatcher.errors import RecordFailed
-from dispatcher.ports import Changes, Clock, Entry
+from dispatcher.hub import Announced
+from dispatcher.ports import Clock, Entry
 from dispatcher.record import EventFilter, Record
 from web.codec import encode
 from web.outbound import NotDelivered, Post, endpoint
@@ -68,7 +69,7 @@ class Courier:
     _news: asyncio.Event = field(factory=asyncio.Event)
     _changed: asyncio.Event = field(factory=asyncio.Event)
 
-    def hear(self, changes: Changes) -> None:
+    def hear(self, changes: Announced) -> None:
         """Something has been committed."""
         self._news.set()
 

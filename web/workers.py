@@ -4,7 +4,7 @@ from typing import TypedDict
 
 from aiohttp.web import Request, Response
 
-from dispatcher.roll import Connection, Worker
+from dispatcher.presence import Connection, Worker, together
 from web.answers import ok
 from web.bodies import Nothing
 from web.codec import rfc3339
@@ -25,7 +25,8 @@ class Workers(TypedDict):
 
 async def listing(service: Service, asked: Nothing, request: Request) -> Response:
     """Every worker with a name that was seen within the last hour, by name: where, at what, and how it is connected."""
-    said: Workers = {"workers": [_view(worker) for worker in service.dispatcher.workers()]}
+    found = together(await service.present(), await service.record.held())
+    said: Workers = {"workers": [_view(worker) for worker in found]}
     return ok(said, service.clock())
 
 

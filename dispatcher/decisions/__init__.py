@@ -13,10 +13,11 @@ from dispatcher.decisions.creation import create
 from dispatcher.decisions.directories import regulate
 from dispatcher.decisions.logs import log
 from dispatcher.decisions.reports import complete, fail, heartbeat, release
-from dispatcher.decisions.settings import reconfigure
+from dispatcher.decisions.settings import adopt, reconfigure
 from dispatcher.decisions.steering import cancel, delete, edit, retry
-from dispatcher.decisions.time import resume, tick
+from dispatcher.decisions.time import heed, resume, tick
 from dispatcher.messages import (
+    Adopt,
     Cancel,
     Claim,
     Complete,
@@ -27,6 +28,7 @@ from dispatcher.messages import (
     Edit,
     Fail,
     Heartbeat,
+    Heed,
     Held,
     Leave,
     Log,
@@ -56,9 +58,11 @@ DECISIONS: Mapping[type[Message[Any]], Callable[..., Any]] = {
     SteerMany: steer_many,
     Regulate: regulate,
     Reconfigure: reconfigure,
+    Adopt: adopt,
     Held: held,
     Tick: tick,
     Resume: resume,
+    Heed: heed,
     Leave: leave,
     Drain: drain,
 }

@@ -36,7 +36,7 @@ def tell_dependants(board: Board, parent: Task, now: int) -> None:
     """A slice of those who wait for a task that has ended hear of it; a later Tick sees to the rest."""
     run = board.dependants(parent.task_id)
     if run is None:  # it has ended just now
-        board.note_due(parent)
+        board.note_due(parent.due_at)
         return
     board.put(parent, evolve(parent, tell_from=run.edge), now, None)
     for found in run.tasks:

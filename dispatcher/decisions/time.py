@@ -8,7 +8,7 @@ from dispatcher.decisions.dependencies import tell_dependants
 from dispatcher.decisions.directories import end_pauses
 from dispatcher.decisions.moments import later
 from dispatcher.decisions.returns import end, give_back
-from dispatcher.messages import Resume, Tick
+from dispatcher.messages import Heed, Resume, Tick
 from dispatcher.task import Status, Task
 
 if TYPE_CHECKING:
@@ -21,11 +21,19 @@ def tick(board: Board, tick: Tick, now: int) -> None:
         if task.due_at is not None and task.due_at <= now:
             fall_due(board, task, now)
         else:
-            board.note_due(task)
+            board.note_due(task.due_at)
     board.agenda.look_again()
     board.serve(now)  # whoever can still be given something is not sent away
     for waiter in board.agenda.overdue(now):
         board.dismiss(waiter.ticket)
+
+
+def heed(board: Board, heed: Heed, now: int) -> None:
+    for work_directory in heed.work_directories:
+        board.agenda.reopen(work_directory)
+    for until, work_directory in heed.pauses:
+        board.gates.note_pause(until, work_directory)
+    board.note_due(heed.due)
 
 
 def resume(board: Board, resume: Resume, now: int) -> None:

@@ -9,13 +9,17 @@ from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
 from dispatcher.ports import Entry
+from dispatcher.presence import Presence
 from dispatcher.record import DirectoryCount, EventFilter, Outcome, Place, Stretch
 from dispatcher.task import Status, Task
+from storage.postgres import presence
 from storage.postgres.reading import Reader, see_one_moment
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS
 
 STRETCH_MAX = 20_000  # entries of the history looked through in one go
 STRETCH_BYTES_MAX = 1024 * 1024  # about how much text of them is given
+GONE_SECONDS = 15  # a server that has not been seen for so long is not there any more
+NOW = "(extract(epoch from clock_timestamp()) * 1000)::bigint"
 NO_DIRECTORY = ""  # stands for it in the history
 
 TASK_BY_ID = f"{TASKS.select} where task_id = $1"
@@ -49,6 +53,10 @@ STRETCH = f"""
         from history where seq > $1 and seq <= $2 %s
     ) as line where before <= $3 order by seq limit $4"""
 WAITING = "select coalesce(sum(waiting), 0)::bigint from work_directories"
+WORKING = "select coalesce(sum(working), 0)::bigint from work_directories"
+HELD = "select worker_id, task_id from tasks where status = 'working' and worker_id is not null"
+PRESENCES = f"""
+    select presence from instances where instance_id is distinct from $1 and seen_at > {NOW} - $2"""
 CONFIG_VERSIONS = f"{CONFIG.select} order by version desc limit $1 offset $2"
 
 
@@ -166,3 +174,18 @@ async def config_version(db: Reader, version: int) -> ConfigVersion | None:
 async def oldest_waiting(db: Reader) -> int | None:
     found: int | None = await db.fetchval(f"select min(at) from ({OLDEST_WAITING}) as lane")
     return found
+
+
+async def working(db: Reader) -> int:
+    return int(await db.fetchval(WORKING))
+
+
+async def held(db: Reader) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for worker_id, task_id in await db.fetch(HELD):
+        found.setdefault(worker_id, []).append(task_id)
+    return found
+
+
+async def presences(db: Reader, instance_id: str | None) -> list[Presence]:
+    return [presence.read(row[0]) for row in await db.fetch(PRESENCES, instance_id, GONE_SECONDS * 1000)]

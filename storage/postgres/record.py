@@ -12,6 +12,7 @@ import asyncpg
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
+from dispatcher.presence import Presence
 from dispatcher.record import (
     DirectoryCount,
     EventFilter,
@@ -51,8 +52,11 @@ T = TypeVar("T")
 class PostgresRecord:
     """What may take long shares one half of the pool: who asks for one row need not wait behind it."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", timeout_seconds: float) -> None:
-        self._pool = pool
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", timeout_seconds: float, instance_id: str | None = None
+    ) -> None:
+        """`instance_id`: of the server that reads."""
+        self._pool, self._instance_id = pool, instance_id
         self._timeout_seconds = timeout_seconds
         self._long = Semaphore(max(1, pool.get_max_size() // 2))
         self._going_back: set[Job[None]] = set()
@@ -97,6 +101,15 @@ class PostgresRecord:
 
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
+
+    async def working(self) -> int:
+        return await self._read(queries.working)
+
+    async def held(self) -> Mapping[str, Sequence[str]]:
+        return await self._read_long(queries.held)
+
+    async def others(self) -> Sequence[Presence]:
+        return await self._read(queries.presences, self._instance_id)
 
     async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
         return await self._read(queries.config_versions, limit, offset)

@@ -61,20 +61,21 @@ create table tasks (
 ) partition by hash (work_directory);
 
 create index tasks_by_id on tasks (task_id);
--- What claims take from: one lane per directory and priority, in order of arrival.
-create index tasks_ready on tasks (work_directory, priority, arrival) where ready;
+-- What claims take from: the most urgent of a directory first, of those the oldest.
+create index tasks_ready on tasks (work_directory, priority desc, arrival) where ready;
 create index tasks_due on tasks (due_at) where due_at is not null;
 create index tasks_working on tasks (work_directory, worker_id) where status = 'working';
 create index tasks_claimed on tasks (claim_id) where claim_id is not null;
 
--- The same lanes for claims that ask for tags.
+-- The same for claims that ask for tags.
 create table ready_tags (
     work_directory text     collate "C" not null,
     tag            text     collate "C" not null,
     priority       smallint not null,
-    arrival        bigint   not null,
-    primary key (work_directory, tag, priority, arrival)
+    arrival        bigint   not null
 ) partition by hash (work_directory);
+
+create unique index ready_tags_in_order on ready_tags (work_directory, tag, priority desc, arrival);
 
 -- Which task bears which tags.
 create table task_tags (
@@ -150,11 +151,11 @@ create table idempotency_keys (
 -- The rules of each work directory, and how many tasks there are, kept in step with every change.
 create table work_directories (
     work_directory text    collate "C" primary key,
-    waiting        bigint  not null default 0 check (waiting >= 0),
-    working        bigint  not null default 0 check (working >= 0),
-    completed      bigint  not null default 0 check (completed >= 0),
-    failed         bigint  not null default 0 check (failed >= 0),
-    cancelled      bigint  not null default 0 check (cancelled >= 0),
+    waiting        bigint  not null default 0,
+    working        bigint  not null default 0,
+    completed      bigint  not null default 0,
+    failed         bigint  not null default 0,
+    cancelled      bigint  not null default 0,
     max_working    integer check (max_working > 0),
     paused         boolean not null default false,
     paused_reason  text    check (paused_reason is null or paused),

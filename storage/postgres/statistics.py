@@ -2,10 +2,10 @@
 
 import orjson
 
-from dispatcher.statistics import Statistics
+from dispatcher.statistics import HOUR, Statistics
 from storage.postgres.reading import Reader, see_one_moment
 from storage.summary import Summary
-from storage.tallies import EVENTS, EVERYWHERE, HOUR, NUMBERS, Tally
+from storage.tallies import EVENTS, EVERYWHERE, NUMBERS, Tally
 
 RANGE = "from rollups where work_directory = $1 and span = $2 and at >= $3 and at < $4"
 ROWS = f"select waiting, processing, {', '.join(NUMBERS)} {RANGE}"

@@ -8,7 +8,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from itertools import chain
-from operator import attrgetter
 from time import perf_counter
 
 import orjson
@@ -28,35 +27,25 @@ from dispatcher.ports import (
     Snapshot,
 )
 from dispatcher.task import Status, Task
+from storage.changes import (
+    CHANGING,
+    EDITABLE,
+    counts,
+    editable,
+    log_rows,
+    net_of,
+    no_longer_unmet,
+    ready_tags,
+    tags_lost,
+    tags_won,
+    unmet,
+)
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 from storage.sqlite import leftovers, rollups, search
 from storage.tallies import tallies
 
 DUE_SLICE = 256  # tasks that fall due are fetched so many at a time
 DEPENDANTS_SLICE = 256  # and so many of those that wait for them
-
-# Set once, at creation; an update leaves them, and the indexes over them, alone.
-FIXED = {
-    "arrival",
-    "task_id",
-    "created_at",
-    "created_by",
-    "work_directory",
-    "prompt",
-    "priority",
-    "tags",
-    "max_retries",
-    "auto_retry",
-    "retry_delay_seconds",
-    "timeout_seconds",
-    "expires_at",
-    "depends_on",
-    "on_dependency_failure",
-    "metadata",
-}
-CHANGING = [(place, name) for place, name in enumerate(TASKS.columns) if name not in FIXED]
-EDITABLE = ("priority", "prompt", "tags", "metadata", "max_retries")
-editable = attrgetter(*EDITABLE)
 
 
 def _marks(columns: Sequence[object]) -> str:
@@ -200,7 +189,7 @@ def keep_webhook_place(db: sqlite3.Connection, seq: int | None) -> None:
 
 
 def _write(db: sqlite3.Connection, changes: Changes) -> None:
-    net = _net(change for change in changes if isinstance(change, Change))
+    net = net_of(change for change in changes if isinstance(change, Change))
     ruled = {change.after.work_directory: change.after for change in changes if isinstance(change, Ruling)}
     gone = [change.before for change in net if change.gone and change.before]
     moves = [(change.before, change.after) for change in net if not change.gone]
@@ -214,16 +203,16 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
     )
     db.executemany(INSERT_TASK, (_task_row(task) for task in created))  # a key may have changed hands above
     db.executemany(INSERT_ENTRY, map(HISTORY.row, entries))
-    db.executemany(DELETE_READY_TAG, chain.from_iterable(_ready_tags(it.before) for it in net if it.before))
-    db.executemany(INSERT_READY_TAG, chain.from_iterable(_ready_tags(after) for _, after in moves))
-    db.executemany(DELETE_TAG, chain.from_iterable(_tags_lost(change) for change in net))
-    db.executemany(INSERT_TAG, chain.from_iterable(_tags_won(change) for change in net))
-    db.executemany(DELETE_DEPENDENCY, chain.from_iterable(_no_longer_unmet(change) for change in net))
-    db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in _unmet(task)))
-    db.executemany(INSERT_LOG_LINE, _log_rows(changes))
+    db.executemany(DELETE_READY_TAG, chain.from_iterable(ready_tags(it.before) for it in net if it.before))
+    db.executemany(INSERT_READY_TAG, chain.from_iterable(ready_tags(after) for _, after in moves))
+    db.executemany(DELETE_TAG, chain.from_iterable(tags_lost(change) for change in net))
+    db.executemany(INSERT_TAG, chain.from_iterable(tags_won(change) for change in net))
+    db.executemany(DELETE_DEPENDENCY, chain.from_iterable(no_longer_unmet(change) for change in net))
+    db.executemany(INSERT_DEPENDENCY, ((parent, task.arrival) for task in created for parent in unmet(task)))
+    db.executemany(INSERT_LOG_LINE, log_rows(changes))
     leftovers.leave(db, net)
     db.executemany(INSERT_DIRECTORY, {(path,) for path in (*ruled, *(task.work_directory for task in created))})
-    db.executemany(ADD_COUNT, _counts(net))
+    db.executemany(ADD_COUNT, counts(net))
     rollups.write(db, tallies(net, entries))
     db.executemany(LAY_DOWN, ((*DIRECTORIES.row(rules)[1:], path) for path, rules in ruled.items()))
     db.executemany(INSERT_CONFIG, (CONFIG.row(change.after) for change in changes if isinstance(change, Configured)))
@@ -235,16 +224,6 @@ def _write(db: sqlite3.Connection, changes: Changes) -> None:
 def _expect(rows: int, cursor: sqlite3.Cursor) -> None:
     if rows and cursor.rowcount != rows:
         raise sqlite3.IntegrityError("the record and the board disagree about a task's version")
-
-
-def _net(changes: Iterable[Change]) -> list[Change]:
-    """Each task that changed: as it is in the record, and as it shall be."""
-    net: dict[int, Change] = {}
-    for change in changes:
-        if change.after is not change.before or change.gone:
-            first = net.get(change.after.arrival, change)
-            net[change.after.arrival] = Change(first.before, change.after, None, change.gone)
-    return list(net.values())
 
 
 def _task_row(task: Task) -> Row:
@@ -259,54 +238,6 @@ def _update_row(before: Task, after: Task) -> Row:
 def _edit_row(task: Task) -> Row:
     row = dict(zip(TASKS.columns, TASKS.row(task), strict=True))
     return *(row[name] for name in EDITABLE), task.arrival
-
-
-def _ready_tags(task: Task) -> Iterable[Row]:
-    if task.ready:
-        for tag in task.tags:
-            yield task.work_directory, tag, task.priority.rank, task.arrival
-
-
-def _tags_lost(change: Change) -> Iterable[Row]:
-    if change.before is not None and (change.gone or change.before.tags != change.after.tags):
-        yield from ((tag, change.before.arrival) for tag in change.before.tags)
-
-
-def _tags_won(change: Change) -> Iterable[Row]:
-    if not change.gone and (change.before is None or change.before.tags != change.after.tags):
-        yield from ((tag, change.after.arrival) for tag in change.after.tags)
-
-
-def _unmet(task: Task) -> tuple[str, ...]:
-    return task.unmet if task.status is Status.WAITING else ()
-
-
-def _no_longer_unmet(change: Change) -> Iterable[Row]:
-    """None is ever added after the creation."""
-    if change.before is not None:
-        left = () if change.gone else _unmet(change.after)
-        yield from ((parent, change.after.arrival) for parent in _unmet(change.before) if parent not in left)
-
-
-def _log_rows(changes: Changes) -> Iterable[Row]:
-    for change in changes:
-        if not isinstance(change, Change):
-            continue
-        for line in change.log:
-            yield change.after.arrival, line.number, line.attempt, line.at, line.line
-
-
-def _counts(net: Iterable[Change]) -> Iterable[Row]:
-    counts: dict[str, Counter[Status]] = {}
-    for change in net:
-        count = counts.setdefault(change.after.work_directory, Counter())
-        if change.before is not None:
-            count[change.before.status] -= 1
-        if not change.gone:
-            count[change.after.status] += 1
-    for work_directory, count in counts.items():
-        if any(count.values()):
-            yield *(count[status] for status in Status), work_directory
 
 
 def _tasks(rows: Iterable[Row]) -> tuple[Task, ...]:

@@ -7,9 +7,8 @@ import sqlite3
 import time
 from collections.abc import Iterable
 
-from attrs import frozen
-
 from dispatcher.ports import Change
+from storage.sqlite.chores import Step
 
 SLICE = 128  # lines removed in one transaction
 PAGE_BYTES = 4096
@@ -20,16 +19,6 @@ REMOVE = """
     delete from task_logs where arrival = ?1
     and number in (select number from task_logs where arrival = ?1 order by number limit ?2)"""
 FORGET = "delete from logs_left where arrival = ?"
-
-
-@frozen
-class Step:
-    """What was removed. `log_bytes` is about the most that this added to the write-ahead log. `more`: there may be more
-    to do."""
-
-    seconds: float = 0
-    log_bytes: int = 0
-    more: bool = False
 
 
 def leave(db: sqlite3.Connection, net: Iterable[Change]) -> None:
@@ -55,7 +44,7 @@ def remove_some(db: sqlite3.Connection) -> Step:
         db.rollback()
         raise
     more = lines == SLICE or len(arrivals) == SLICE
-    return Step(time.monotonic() - began, (lines + 1) * PAGE_BYTES, more)
+    return Step(time.monotonic() - began, (lines + 1) * PAGE_BYTES, more=more)
 
 
 def _remove(db: sqlite3.Connection, arrivals: Iterable[int]) -> int:

@@ -22,6 +22,8 @@ TASK_BY_ID = f"{TASKS.select} where task_id = ?"
 CREATED_AT = "select created_at from tasks where arrival >= ? order by arrival limit 1"
 OUTCOME = "select arrival, status, coalesce(length(cast(result as blob)), 0) from tasks where task_id = ?"
 RESULT = "select result from tasks where arrival = ?"
+WORKING = "select coalesce(sum(working), 0) from work_directories"
+HELD = "select worker_id, task_id from tasks where status = 'working' and worker_id is not null"
 AHEAD = """
     select count(*) from tasks where work_directory = ? and priority = ? and ready = 1 and arrival < ?"""
 LANES = [
@@ -169,3 +171,15 @@ def config_version(db: sqlite3.Connection, version: int) -> ConfigVersion | None
 def oldest_waiting(db: sqlite3.Connection) -> int | None:
     (created_at,) = db.execute(OLDEST_WAITING).fetchone()
     return None if created_at is None else int(created_at)
+
+
+def working(db: sqlite3.Connection) -> int:
+    (number,) = db.execute(WORKING).fetchone()
+    return int(number)
+
+
+def held(db: sqlite3.Connection) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for worker_id, task_id in db.execute(HELD):
+        found.setdefault(worker_id, []).append(task_id)
+    return found

@@ -7,12 +7,15 @@ from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
+from dispatcher.statistics import HOUR, MINUTE
 from storage.errors import StorageError
 from storage.rows import RANKED
+from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.rollups import add_to_rollups, add_up, put
-from storage.sqlite.versions import migrate, steps
-from storage.tallies import HOUR, MINUTE, NUMBERS, Key, RowKey, Tallies, Tally, Total, floor
+from storage.sqlite.versions import migrate
+from storage.steps import steps
+from storage.tallies import NUMBERS, Key, RowKey, Tallies, Tally, Total, floor
 
 NEVER = 2**62
 STRETCH_LINES = 10_000  # of the history are in memory at a time
@@ -44,6 +47,7 @@ def rebuild_file(path: Path, tell: Callable[[int, int], None]) -> int:
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
                 migrate(db, steps(files("storage.sqlite")))
+                refuse_half_moved(db)
                 return rebuild(db, tell)
         finally:
             lock.release()

@@ -11,6 +11,7 @@ import aiosqlite
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
+from dispatcher.presence import Presence
 from dispatcher.record import (
     DirectoryCount,
     EventFilter,
@@ -85,6 +86,15 @@ class SqliteRecord:
     async def waiting(self, work_directory: str | None) -> int:
         return await self._read(queries.waiting, work_directory)
 
+    async def working(self) -> int:
+        return await self._read(queries.working)
+
+    async def held(self) -> Mapping[str, Sequence[str]]:
+        return await self._read_long(queries.held)
+
+    async def others(self) -> Sequence[Presence]:
+        return ()
+
     async def config_versions(self, limit: int, offset: int) -> tuple[Sequence[ConfigVersion], int]:
         return await self._read(queries.config_versions, limit, offset)
 
@@ -101,23 +111,29 @@ class SqliteRecord:
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """What may take long; one reader is always left for the rest."""
-        async with self._long:
-            return await self._read(query, *args, **kwargs)
+        async with asyncio.timeout(self._timeout_seconds), self._long:
+            return await self._read_at_once(query, *args, **kwargs)
 
     async def _read(
         self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         async with asyncio.timeout(self._timeout_seconds):
-            reader = await self._idle.get()
-            job = asyncio.create_task(hop(reader, query, *args, **kwargs))
-            job.add_done_callback(lambda job: self._done(reader, job))
-            try:
-                return await asyncio.shield(job)
-            except sqlite3.Error as error:
-                raise RecordFailed(str(error)) from error
-            except asyncio.CancelledError:
-                await _interrupt(reader, job)
-                raise
+            return await self._read_at_once(query, *args, **kwargs)
+
+    async def _read_at_once(
+        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As soon as a reader is idle."""
+        reader = await self._idle.get()
+        job = asyncio.create_task(hop(reader, query, *args, **kwargs))
+        job.add_done_callback(lambda job: self._done(reader, job))
+        try:
+            return await asyncio.shield(job)
+        except sqlite3.Error as error:
+            raise RecordFailed(str(error)) from error
+        except asyncio.CancelledError:
+            await _interrupt(reader, job)
+            raise
 
     def _done(self, reader: aiosqlite.Connection, job: Job[Any]) -> None:
         self._idle.put_nowait(reader)

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterable
 from itertools import islice
 
-from attrs import frozen
-
 from dispatcher.ports import Change
+from storage.sqlite.chores import Step
 from storage.texts import fold
 
 SLICE = 128  # prompts indexed in one transaction
 SLICE_CHARACTERS_MAX = 100_000  # or fewer, if they are long
+TAIL_MAX = 5_000  # with more prompts not indexed yet, every search has to look through too many
 MERGE_PAGES = 32  # the pieces of the index are joined so many pages at a time
 GRAM = 3
 GRAMS_MAX = 32  # of a long text no more are looked up
@@ -49,17 +49,6 @@ def indexed(db: sqlite3.Connection) -> int:
     return int(arrival)
 
 
-@frozen
-class Step:
-    """What was done for the index. `log_bytes` is about how much it added to the log; `behind`: of how many tasks, at
-    most, the prompts are not in it yet. `more`: there is more to do."""
-
-    seconds: float = 0
-    log_bytes: int = 0
-    behind: int = 0
-    more: bool = False
-
-
 def index_some(db: sqlite3.Connection, is_first: bool) -> Step:
     """In one short transaction of its own; none if there is nothing to do for the first of a row of steps."""
     began = time.monotonic()
@@ -75,7 +64,7 @@ def index_some(db: sqlite3.Connection, is_first: bool) -> Step:
     merged = _write(db, rows)
     (behind,) = db.execute(BEHIND).fetchone()
     log_bytes = size * BYTES_PER_CHARACTER + MERGE_PAGES * PAGE_BYTES * merged
-    return Step(time.monotonic() - began, log_bytes, behind, more=bool(rows) or merged)
+    return Step(time.monotonic() - began, log_bytes, behind > TAIL_MAX, more=bool(rows) or merged)
 
 
 def _write(db: sqlite3.Connection, rows: list[tuple[int, str]]) -> bool:

@@ -4,10 +4,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dispatcher.statistics import Statistics
+from dispatcher.statistics import HOUR, Statistics
 from storage.sqlite.rollups import additions
 from storage.summary import Summary
-from storage.tallies import EVENTS, EVERYWHERE, HOUR, NUMBERS
+from storage.tallies import EVENTS, EVERYWHERE, NUMBERS
 
 RANGE = "from rollups where work_directory = ? and span = ? and at >= ? and at < ?"
 ROWS = f"select waiting, processing, {', '.join(NUMBERS)} {RANGE}"

@@ -7,35 +7,36 @@ import shutil
 import sqlite3
 from asyncio import Event
 from asyncio import Task as Job
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
-from typing import Concatenate, Literal
+from typing import Any, Concatenate, Literal
 
 import aiosqlite
 
+from dispatcher.board import Board
+from dispatcher.clock import SystemClock
 from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.medium import Room
-from dispatcher.ports import Change, Changes, Found, Needs, Notice, Ruling, Snapshot
+from dispatcher.ports import Change, Changes, Clock, Found, Needs, Notice, Ruling, Snapshot
 from storage.errors import NotOurs, StorageError
-from storage.sqlite import journal, leftovers, search
+from storage.sqlite import chores, journal, leftovers, search
+from storage.sqlite.chores import Chore, Step
 from storage.sqlite.hop import P, T, hop
+from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.record import SqliteRecord
-from storage.sqlite.versions import migrate, steps
+from storage.sqlite.versions import migrate
+from storage.steps import steps
+from storage.store import Member
 
 READERS = 3  # read-only connections, each with a thread of its own
 LOG_BYTES_MAX = 8 * 1024 * 1024  # about how long the write-ahead log may grow before it is copied back
 CHANGE_BYTES = 12 * 1024  # about how much one change adds to the log, its own JSON aside
 LOG_LINE_BYTES = 32  # and so much a line of a task's log, its text aside
-CLEAN_SECONDS = 0.5  # so long after a task was deleted its log begins to be removed
-SEARCH_SECONDS = 0.5  # so long after a commit its prompts begin to be indexed
-SEARCH_SHARE = 0.1  # of the writer's time, while it has other work too
-LEFTOVERS_SHARE = 0.1  # likewise, to remove what deleted tasks have left
-TAIL_MAX = 5_000  # with more prompts not indexed yet, every search has to look through too many: half of its time
 IDLE_SECONDS = 5  # without a commit for so long, the log is emptied
 PROBE_BYTES = 4120  # how much a probe adds to the log: a page and its header
 ROOM_BYTES = 256 * 1024  # so much must fit on the disk again before it counts as having room
@@ -48,23 +49,32 @@ log = logging.getLogger(__name__)
 class SqliteStore:
     """The one writer of a database, and readers that see what is committed."""
 
-    def __init__(
-        self,
-        writer: aiosqlite.Connection,
-        record: SqliteRecord,
-        path: Path,
-    ) -> None:
-        self._writer, self.record, self._path = writer, record, path
+    Board = Board
+
+    def __init__(self, writer: aiosqlite.Connection, record: SqliteRecord, path: Path) -> None:
+        self._writer = writer
+        self.record = record
+        self._path = path
+        self._member: Member | None = None
         self._watchers: list[Callable[[int, float, float], None]] = []
+        self._indexing = Chore(search.index_some, "prompts could not be indexed")
+        self._cleaning = Chore(
+            lambda db, _: leftovers.remove_some(db), "the logs of deleted tasks could not be removed"
+        )
+        self._full = Event()
+        self._roomy = Event()  # the contrary
+        self._roomy.set()
         self._log_bytes = 0
-        self._committed, self._written, self._log_is_long, self._full = Event(), Event(), Event(), Event()
-        self._written.set()  # the last owner may have left some prompts to be indexed
-        self._left = Event()
-        self._left.set()  # and logs to be removed
-        if log_bytes := _log_size(
-            path
-        ):  # the last owner did not stop in peace; one that dies again and again adds to it
-            self._log_grew(log_bytes)
+        self._committed = Event()
+        self._log_is_long = Event()
+        left_bytes = _log_size(path)
+        if left_bytes:  # the last owner did not stop in peace; one that dies again and again adds to it
+            self._log_grew(left_bytes)
+
+    def jobs(self) -> Sequence[Coroutine[Any, Any, None]]:
+        """What runs as long as the store is open."""
+        kept_up = [self.keep_up(chore) for chore in (self._indexing, self._cleaning)]
+        return self.keep_log_short(), self.look_for_room(), *kept_up
 
     async def load(self) -> Snapshot:
         """Raises StorageError."""
@@ -76,7 +86,7 @@ class SqliteStore:
     async def fetch(self, needs: Needs) -> Found:
         return await hop(self._writer, journal.fetch, needs)
 
-    async def commit(self, changes: Changes) -> None:
+    async def commit(self, changes: Changes) -> Changes:
         began = perf_counter()
         try:
             flushed_seconds = await hop(self._writer, journal.commit, changes)
@@ -86,18 +96,36 @@ class SqliteStore:
             if not self.short_of_room:
                 log.error("the disk is full: nothing new is taken until there is room again")
                 self._full.set()
+                self._roomy.clear()
             raise NoRoom from error
         self._log_grew(sum(map(_log_bytes, changes)))
-        self._written.set()
+        self._indexing.due.set()
         if any(isinstance(change, Change) and leftovers.has_left_a_log(change) for change in changes):
-            self._left.set()
+            self._cleaning.due.set()
         for watcher in self._watchers:
             watcher(len(changes), perf_counter() - began, flushed_seconds)
+        return changes
+
+    async def release(self) -> None:
+        """Nobody else writes, so nothing was held."""
 
     def watch(self, watcher: Callable[[int, float, float], None]) -> None:
         """From now on it is told of every commit: how many changes it had, how many seconds it took, and how many of
         these to make what was written durable. It must not wait, nor raise."""
         self._watchers.append(watcher)
+
+    def clock(self, snapshot: Snapshot) -> Clock:
+        return SystemClock(snapshot.last_at)
+
+    @contextlib.asynccontextmanager
+    async def membership(self, member: Member, last: int) -> AsyncIterator[None]:
+        """Nobody else writes: whatever is announced is published at once."""
+        self._member = member
+        yield
+
+    def announce(self, changes: Changes) -> None:
+        assert self._member is not None
+        self._member.publish(changes)
 
     async def probe(self) -> None:
         try:
@@ -118,6 +146,13 @@ class SqliteStore:
     def short_of_room(self) -> bool:
         return self._full.is_set()
 
+    def stop_waiting(self) -> None:
+        """It is never away."""
+
+    @property
+    def is_away(self) -> bool:
+        return False
+
     async def look_for_room(self) -> None:
         """After the disk was full: notices when it is no longer."""
         while True:
@@ -126,6 +161,7 @@ class SqliteStore:
             with contextlib.suppress(sqlite3.Error):
                 await hop(self._writer, journal.take_room, ROOM_BYTES)
                 self._full.clear()
+                self._roomy.set()
                 log.warning("the disk has room again")
 
     async def webhook_place(self) -> int | None:
@@ -144,45 +180,35 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise RecordFailed(str(error)) from error
 
-    async def keep_search_ready(self) -> None:
-        """Indexes the prompts, in the gaps between the commits."""
+    async def keep_up(self, chore: Chore) -> None:
+        """Does it whenever it is due, in the gaps between the commits and while there is room."""
+        failed = False
         while True:
-            await self._written.wait()
-            await asyncio.sleep(SEARCH_SECONDS)
-            self._written.clear()
+            await chore.due.wait()
+            await asyncio.sleep(chores.AGAIN_SECONDS if failed else chores.LATER_SECONDS)
+            await self._roomy.wait()
+            chore.due.clear()
             try:
-                await self._index_prompts()
-            except sqlite3.Error as error:  # they stay in the tail; the next commit will meet the trouble too
-                log.warning("prompts could not be indexed: %s", error)
+                await self._do(chore)
+                failed = False
+            except sqlite3.Error as error:  # it harms nobody; the next commit will meet the trouble too
+                chore.due.set()
+                if not failed:
+                    log.warning("%s: %s", chore.trouble, error)
+                failed = True
 
-    async def _index_prompts(self) -> None:
-        step = await hop(self._writer, search.index_some, is_first=True)
-        while step.more and not self.short_of_room:
-            self._log_grew(step.log_bytes)
-            share = 0.5 if step.behind > TAIL_MAX else SEARCH_SHARE
-            await asyncio.sleep(step.seconds * (1 / share - 1))
-            step = await hop(self._writer, search.index_some, is_first=False)
-
-    async def keep_clean(self) -> None:
-        """Removes the logs of tasks that were deleted, in the gaps between the commits."""
-        while True:
-            await self._left.wait()
-            await asyncio.sleep(CLEAN_SECONDS)
-            self._left.clear()
-            try:
-                await self._remove_leftovers()
-            except sqlite3.Error as error:  # they harm nobody; the next commit will meet the trouble too
-                log.warning("the logs of deleted tasks could not be removed: %s", error)
-
-    async def _remove_leftovers(self) -> None:
-        step = leftovers.Step(more=True)
-        while step.more and not self.short_of_room:
-            step = await hop(self._writer, leftovers.remove_some)
+    async def _do(self, chore: Chore) -> None:
+        step = Step(more=True)
+        is_first = True
+        while step.more:
+            if self.short_of_room:
+                chore.due.set()
+                return
+            step = await hop(self._writer, chore.step, is_first)
+            is_first = False
             if step.seconds:
                 self._log_grew(step.log_bytes)
-                await asyncio.sleep(step.seconds * (1 / LEFTOVERS_SHARE - 1))
-        if step.more:  # once there is room
-            self._left.set()
+                await asyncio.sleep(step.rest_seconds)
 
     # The write-ahead log
 
@@ -237,7 +263,7 @@ async def open_store(
             full = getattr(error, "sqlite_errorcode", None) in FULL
             raise StorageError(f"{path}: {'the disk is full' if full else error}") from error
         store = SqliteStore(writer, SqliteRecord(readers, timeout_seconds), path)
-        for job in (store.keep_log_short(), store.look_for_room(), store.keep_search_ready(), store.keep_clean()):
+        for job in store.jobs():
             stack.push_async_callback(_stop, asyncio.create_task(job))
         yield store
 
@@ -262,6 +288,7 @@ def _uri(path: Path, mode: str) -> str:
 
 def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
     migrate(db, steps(files("storage.sqlite")))
+    refuse_half_moved(db)
     (mode,) = db.execute("pragma journal_mode = wal").fetchone()
     if mode != "wal":
         raise NotOurs(f"its file system allows no write-ahead log (journal mode is {mode})")

@@ -28,11 +28,11 @@ def claim(worker: str, directory: str = "/w", wait_seconds: float = 0) -> Claim:
 
 
 def names(world: World) -> list[str]:
-    return [worker.worker_id for worker in world.dispatcher.workers()]
+    return [worker.worker_id for worker in world.dispatcher.presence().workers]
 
 
 def connections(world: World) -> dict[str, str]:
-    return {worker.worker_id: worker.connection for worker in world.dispatcher.workers()}
+    return {worker.worker_id: worker.connection for worker in world.dispatcher.presence().workers}
 
 
 async def restarted(world: World) -> None:
@@ -48,10 +48,10 @@ async def test_who_has_not_been_seen_for_an_hour_is_not_told_of(world: World) ->
     world.now += HOUR // 2
     await world.ask(claim("bob"))
     await world.ask(claim("ann", "/new"))
-    (ann, _) = world.dispatcher.workers()
+    (ann, _) = world.dispatcher.presence().workers
     assert ann.work_directories == ("/new", "/old")
     world.now += HOUR // 2
-    (ann, _) = world.dispatcher.workers()
+    (ann, _) = world.dispatcher.presence().workers
     assert ann.work_directories == ("/new",)
     world.now += HOUR // 2 - 1
     assert names(world) == ["ann", "bob"]
@@ -65,8 +65,8 @@ async def test_a_heartbeat_keeps_it_there(world: World) -> None:
     world.now += HOUR - 1
     await world.ask(Heartbeat(task_id=task.task_id, lease_token=task.lease_token))
     world.now += HOUR - 1
-    (ann,) = world.dispatcher.workers()
-    assert (ann.working, ann.last_seen_at, ann.connection) == ((task.task_id,), world.now - HOUR + 1, "none")
+    (ann,) = world.dispatcher.presence().workers
+    assert (ann.last_seen_at, ann.connection) == (world.now - HOUR + 1, "none")
 
 
 async def test_who_has_claimed_within_a_minute_polls(world: World) -> None:
@@ -81,7 +81,7 @@ async def test_who_waits_polls_and_is_seen_until_it_is_answered(world: World) ->
     ask = world.ask(claim("ann", wait_seconds=600))
     await world.settle()
     world.now += 5 * MINUTE
-    (ann,) = world.dispatcher.workers()
+    (ann,) = world.dispatcher.presence().workers
     assert (ann.connection, ann.last_seen_at) == ("poll", world.now)
     world.now += 5 * MINUTE
     await world.ask(Create(work_directory="/other", prompt="wake up"))
@@ -139,7 +139,7 @@ def test_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         kept.note(f"{number}", ("/w",), 1)
         kept.note("0", ("/w",), 1)
-    assert [worker.worker_id for worker in kept.call((), (), 1)] == ["0", "8", "9"]
+    assert [worker.worker_id for worker in kept.call((), 1)] == ["0", "8", "9"]
 
 
 def test_directories_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_directories_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for worker in "abc":
         for number in range(10):
             kept.note(worker, (f"/{number}", "/0"), 1)
-    assert [(worker.worker_id, worker.work_directories) for worker in kept.call((), (), 1)] == [
+    assert [(worker.worker_id, worker.work_directories) for worker in kept.call((), 1)] == [
         ("b", ("/0", "/8", "/9")),
         ("c", ("/0", "/8", "/9")),
     ]
@@ -176,9 +176,9 @@ async def test_a_restart_leaves_those_who_did_something(world: World) -> None:
     world.now += HOUR // 4
     await world.ask(Heartbeat(task_id=first.task_id, lease_token=first.lease_token))
     await restarted(world)
-    told = {worker.worker_id: worker for worker in world.dispatcher.workers()}
+    told = {worker.worker_id: worker for worker in world.dispatcher.presence().workers}
     assert told.keys() == {"ann", "bob"}
-    assert (told["ann"].last_seen_at, told["ann"].working) == (world.now, (first.task_id,))
+    assert told["ann"].last_seen_at == world.now
     assert (told["bob"].last_seen_at, told["bob"].work_directories) == (world.now - HOUR // 4, ("/1",))
     world.now += HOUR // 2 + HOUR // 4
     await restarted(world)
@@ -201,7 +201,7 @@ async def test_what_others_did_to_its_task_leaves_no_trace_of_it(world: World) -
     await world.ask(Tick())
     await world.ask(Cancel(task_id=lost.task_id))
     await restarted(world)
-    assert {worker.worker_id: worker.last_seen_at for worker in world.dispatcher.workers()} == {
+    assert {worker.worker_id: worker.last_seen_at for worker in world.dispatcher.presence().workers} == {
         "auto": ended - MINUTE,
         "hand": ended,
         "lost": ended + MINUTE,
@@ -222,4 +222,4 @@ async def test_only_the_end_of_the_history_is_looked_through(world: World, monke
 
 def test_sightings_are_taken_in_the_order_of_their_time() -> None:
     kept = Roll([Sighting("ann", "/a", 1), Sighting("bob", "/b", 2), Sighting("ann", "/c", 3)])
-    assert [(worker.worker_id, worker.last_seen_at) for worker in kept.call((), (), 4)] == [("ann", 3), ("bob", 2)]
+    assert [(worker.worker_id, worker.last_seen_at) for worker in kept.call((), 4)] == [("ann", 3), ("bob", 2)]

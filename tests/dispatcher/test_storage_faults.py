@@ -45,8 +45,8 @@ class FaultyJournal(DirectJournal):
     async def fetch(self, needs: Needs) -> Found:
         return await self._go_wrong(lambda: super(FaultyJournal, self).fetch(needs), is_commit=False)
 
-    async def commit(self, changes: Changes) -> None:
-        await self._go_wrong(lambda: super(FaultyJournal, self).commit(changes), is_commit=True)
+    async def commit(self, changes: Changes) -> Changes:
+        return await self._go_wrong(lambda: super(FaultyJournal, self).commit(changes), is_commit=True)
 
     async def _go_wrong(self, call: Callable[[], Awaitable[Any]], *, is_commit: bool) -> Any:
         self.calls += 1

@@ -15,7 +15,8 @@ from dispatcher.messages import Message
 from dispatcher.ports import Changes, Found, Needs, Snapshot
 from dispatcher.rules import Rules
 from storage.sqlite import journal as sqlite
-from storage.sqlite.versions import migrate, steps
+from storage.sqlite.versions import migrate
+from storage.steps import steps
 
 STEPS = steps(files("storage.sqlite"))
 LOOKS_MAX = 10_000
@@ -54,6 +55,10 @@ class DirectJournal:
     db: sqlite3.Connection
     commits: list[Changes] = field(factory=list)
     short_of_room: bool = False
+    is_away: bool = False
+
+    def stop_waiting(self) -> None:
+        pass
 
     async def load(self) -> Snapshot:
         return sqlite.load(self.db)
@@ -61,9 +66,13 @@ class DirectJournal:
     async def fetch(self, needs: Needs) -> Found:
         return sqlite.fetch(self.db, needs)
 
-    async def commit(self, changes: Changes) -> None:
+    async def commit(self, changes: Changes) -> Changes:
         sqlite.commit(self.db, changes)
         self.commits.append(changes)
+        return changes
+
+    async def release(self) -> None:
+        pass
 
 
 @define
@@ -88,7 +97,7 @@ class World:
         snapshot = await self.journal.load()
         rules = Rules(**snapshot.runtime) if snapshot.config_version else self.rules
         self.board = Board(snapshot, self.mint, rules, agenda)
-        self.dispatcher = Dispatcher(self.board, self.journal, self.hub, self._clock)
+        self.dispatcher = Dispatcher(self.board, self.journal, self.hub.publish, self._clock)
         self.running = asyncio.create_task(self.dispatcher.run())
         return self
 

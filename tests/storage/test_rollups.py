@@ -11,14 +11,13 @@ import pytest
 from dispatcher.errors import Refusal
 from dispatcher.fields import Priority
 from dispatcher.messages import Cancel, Claim, Complete, Create, Delete, Edit, Fail, Release, Retry, Tick
-from dispatcher.statistics import Spread
+from dispatcher.statistics import HOUR, MINUTE, Spread
 from storage.durations import Durations
 from storage.sqlite import journal as sqlite
 from storage.sqlite.rebuild import NEVER, rebuild
 from storage.sqlite.rollups import ADDITIONS_MAX
 from storage.sqlite.statistics import EVENT_ROWS, ROWS, statistics
 from storage.summary import PERCENTILES
-from storage.tallies import HOUR, MINUTE
 from tests.dispatcher.test_board import Desk
 from tests.storage.conftest import ReaderOf
 from tests.storage.counted import EVENTS, PRIORITIES, STATUSES, agree_with_the_history, counted, facts

@@ -1,6 +1,7 @@
 """Lists on SQLite: what they look at, the index of the prompts, and the readers."""
 
 import asyncio
+import hashlib
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,14 +11,16 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from dispatcher.errors import NoRoom
 from dispatcher.fields import Priority
 from dispatcher.messages import Cancel, Delete, Edit
 from dispatcher.ports import Change
 from dispatcher.record import EventFilter, Filter, Record, Sort, Spot
 from dispatcher.task import Status
+from storage.sqlite import chores, lists, matching, queries, search, sections, sources, store, traces
 from storage.sqlite import journal as sqlite
-from storage.sqlite import lists, matching, queries, search, sections, sources, store, traces
 from storage.sqlite import record as storage_record
+from storage.sqlite.hop import hop
 from storage.sqlite.store import open_store
 from tests.dispatcher.test_board import Desk
 from tests.storage.test_lists import FILTERS, SORTS, bounds
@@ -129,11 +132,11 @@ def test_tasks_are_looked_up_and_never_all_gone_through(only: Filter, sort: Sort
 
 async def test_prompts_are_indexed_behind_the_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that the last owner of the file has left."""
-    monkeypatch.setattr(store, "SEARCH_SECONDS", 3600)
+    monkeypatch.setattr(chores, "LATER_SECONDS", 3600)
     desk = Desk()
     async with open_store(tmp_path / "tasks.db") as opened:
         await opened.commit([Change(None, desk.create(prompt="find me"), None)])
-    monkeypatch.setattr(store, "SEARCH_SECONDS", 0)
+    monkeypatch.setattr(chores, "LATER_SECONDS", 0)
     async with open_store(tmp_path / "tasks.db") as opened:
 
         async def indexed() -> int:
@@ -148,6 +151,34 @@ async def test_prompts_are_indexed_behind_the_commits(tmp_path: Path, monkeypatc
             ).fetchall()
         )
         assert found == [(1,)]
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_once_there_is_room_again_the_prompts_are_indexed_without_a_further_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, noticed: bool
+) -> None:
+    """Whether the commits noticed that there was none, or only the index did."""
+    monkeypatch.setattr(chores, "LATER_SECONDS", 0.2)
+    monkeypatch.setattr(chores, "AGAIN_SECONDS", 0.01)
+
+    def limit(db: sqlite3.Connection, pages: int | None) -> None:
+        pages = pages or db.execute("pragma page_count").fetchone()[0]
+        db.execute(f"pragma max_page_count = {pages}").fetchone()
+
+    desk = Desk()
+    made = [desk.create(prompt=f"{number} " + hashlib.sha256(bytes(number)).hexdigest() * 20) for number in range(100)]
+    async with open_store(tmp_path / "tasks.db") as opened:
+        await opened.commit([Change(None, task, None) for task in made])
+        await hop(opened._writer, limit, None)
+        if noticed:
+            with pytest.raises(NoRoom):
+                await opened.commit([Change(None, desk.create(prompt="x" * 50_000), None)])
+        else:
+            await until(lambda: "prompts could not be indexed" in caplog.text)
+        assert opened.short_of_room == noticed
+        await hop(opened._writer, limit, 2**30)
+        await until(lambda: _is(lambda: opened.record._read(search.indexed), len(made)))
+        assert caplog.text.count("could not be indexed") <= 1
 
 
 async def _is(ask: Any, wanted: int) -> bool:
@@ -199,6 +230,23 @@ async def test_a_read_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await reading
         assert await asyncio.wait_for(opened.record.waiting(None), 5) == 0
+
+
+async def test_waiting_for_a_reader_counts_as_time_that_a_read_takes(tmp_path: Path) -> None:
+    """However many wait before, nobody waits longer than the timeout; and afterwards the readers are free."""
+    for_ever = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
+    loop = asyncio.get_running_loop()
+
+    async def lasts(opened: store.SqliteStore) -> float:
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            await opened.record._read_long(lambda db: db.execute(for_ever).fetchone())
+        return loop.time() - began
+
+    async with open_store(tmp_path / "tasks.db", timeout_seconds=0.5) as opened:
+        lasted = await asyncio.gather(*(lasts(opened) for _ in range(5 * store.READERS)))
+        assert 0.5 <= min(lasted) <= max(lasted) < 1
+        assert await opened.record.directories() == []
 
 
 LONG: dict[str, tuple[Any, str, Callable[[Record], Awaitable[object]]]] = {

@@ -24,7 +24,8 @@ from storage.sqlite import journal as sqlite
 from storage.sqlite import lists, queries, store
 from storage.sqlite.hop import hop
 from storage.sqlite.store import open_store
-from storage.sqlite.versions import migrate, steps
+from storage.sqlite.versions import migrate
+from storage.steps import steps
 from tests.dispatcher.test_board import Desk
 from tests.dispatcher.world import database
 from tests.web.conftest import until

@@ -240,9 +240,10 @@ def paused(server: ServerProcess) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
-def refused_start(database: Path, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def refused_start(database: Path, *options: str, port: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
     """Start a server that will not start."""
-    command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", "0", "--database", f"sqlite:///{database}"]
+    command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(port)]
+    command += ["--database", f"sqlite:///{database}"]
     settings = {"env": {**os.environ, **environ}, "timeout": PATIENCE_SECONDS, "check": False}
     return subprocess.run([*command, *options], capture_output=True, text=True, **settings)
 
@@ -254,9 +255,9 @@ def footprint(server: ServerProcess) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def shared(tmp_path_factory: pytest.TempPathFactory, record: str | None) -> Iterator[ServerProcess]:
     """A server for all tests of a file that neither stop nor disturb it."""
-    running = ServerProcess(tmp_path_factory.mktemp("shared")).start()
+    running = ServerProcess(tmp_path_factory.mktemp("shared"), record=record).start()
     yield running
     if running.process.poll() is None:
         running.terminate()

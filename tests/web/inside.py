@@ -13,6 +13,7 @@ from web.composition import compose, listen
 from web.server_log import Log
 from web.service import Service
 from web.sources import gather, settings_of
+from web.starting import bind
 
 
 @asynccontextmanager
@@ -26,7 +27,7 @@ async def inside(directory: Path, **environ: str) -> AsyncIterator[tuple[Api, Se
         async with (
             open_store(directory / "tasks.db") as store,
             compose(given, store, log) as (service, _),
-            listen(service) as url,
+            listen(service, bind(service.settings.server)) as url,
             ClientSession() as session,
         ):
             yield Api(session, url), service, store

@@ -188,6 +188,10 @@ async def test_pages_follow_one_another_to_the_end_and_stay_there(api, directory
         *((None, False), ("*/*", False), ("text/event-stream", False), ("text/html, */*;q=0.8", False)),
         *(("application/json", True), ("application/json, */*", True), ("Application/JSON; q=0.9", True)),
         *(("text/event-stream, application/json", False), ("application/json, text/event-stream", True)),
+        *(("application/*", True), ("application/*, text/*", True), ("text/*, application/json", True)),
+        *(("application/json;q=0.1, text/event-stream", False), ("application/json;q=0.1, */*", False)),
+        *(("text/event-stream;q=0.5, application/json;q=0.6", True), ("text/event-stream;q=0, */*", True)),
+        *(("application/json;q=0, */*", False), ("text/html, application/*;q=0.9, */*;q=0.8", True)),
     ],
 )
 async def test_who_asks_for_json_gets_a_page(shared, accept, is_page):

@@ -24,6 +24,7 @@ from web.feed import EVERYTHING, Feed
 from web.server_log import Log
 from web.service import Service
 from web.sources import gather
+from web.starting import bind
 
 
 @asynccontextmanager
@@ -33,7 +34,7 @@ async def serving(directory: Path) -> AsyncIterator[tuple[Service, Api]]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(directory / "tasks.db"))
         service, _ = await stack.enter_async_context(compose(given, store, Log()))
-        url = await stack.enter_async_context(listen(service))
+        url = await stack.enter_async_context(listen(service, bind(service.settings.server)))
         address: Any = type("Address", (), {"url": url})
         yield service, await stack.enter_async_context(connected(address))
 

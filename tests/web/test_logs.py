@@ -67,6 +67,20 @@ async def following(api, task, headers=None, **query):
         yield Following(response)
 
 
+async def test_who_does_not_take_what_was_asked_for_is_told(api, directory):
+    """A stream for who follows, else a page; before the log is looked for."""
+    task = await api.claimed(directory)
+    takes = {"application/json": (406, 200), "text/event-stream": (200, 406), "*/*": (200, 200), "text/csv": (406, 406)}
+    for accept, statuses in takes.items():
+        for follow, status in zip(("true", "false"), statuses, strict=True):
+            path = f"{api.url}{lines_path(task)}?follow={follow}"
+            async with api.session.get(path, headers={"Accept": accept}) as response:
+                assert response.status == status, (accept, follow)
+                if status == 406 and accept != "text/csv":
+                    (offered,) = (await response.json())["error"]["details"]["offered"]
+                    assert offered == ("text/event-stream" if follow == "true" else "application/json")
+
+
 # Adding to it
 
 
@@ -321,7 +335,7 @@ async def test_a_task_prints_16_mib_and_no_more(api, directory):
 
 async def test_the_log_of_a_deleted_task_is_removed_behind_it(tmp_path, monkeypatch):
     """Nobody sees it meanwhile, and what is left when the server ends is removed after its next start."""
-    monkeypatch.setattr("storage.sqlite.store.CLEAN_SECONDS", 3600)
+    monkeypatch.setattr("storage.sqlite.chores.LATER_SECONDS", 3600)
     query = "select (select count(*) from task_logs), (select count(*) from logs_left)"
 
     def stored():
@@ -337,7 +351,7 @@ async def test_the_log_of_a_deleted_task_is_removed_behind_it(tmp_path, monkeypa
         assert stored() == (1001, 1)
         for follow in ("true", "false"):
             (await api.get(lines_path(task), follow=follow)).refused(404, "TASK_NOT_FOUND")
-    monkeypatch.setattr("storage.sqlite.store.CLEAN_SECONDS", 0)
+    monkeypatch.setattr("storage.sqlite.chores.LATER_SECONDS", 0)
     async with inside(tmp_path) as (api, *_):
         await until(lambda: stored() == (1, 0))
         await api.tell(other, "complete")

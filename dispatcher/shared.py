@@ -1,0 +1,178 @@
+"""A board beside others, each in a process of its own, on one record that they share.
+
+It holds nothing from one batch to the next but who waits here. Whatever a batch is about is fetched, and locked, in the
+transaction that writes it back, so that it is true for as long as it is decided on; the decisions are those of Board.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from sys import maxsize
+from typing import Any
+
+from attrs import define, evolve, field
+
+from dispatcher.agenda import Agenda, ShelfKey
+from dispatcher.board import Board
+from dispatcher.decisions.moments import later
+from dispatcher.fields import Priority
+from dispatcher.messages import (
+    Cancel,
+    Claim,
+    Complete,
+    Create,
+    CreateMany,
+    Fail,
+    Held,
+    Message,
+    Reconfigure,
+    Regulate,
+    Release,
+    Resume,
+    SteerMany,
+    Tick,
+)
+from dispatcher.needs import LANES_PER_BATCH
+from dispatcher.ports import Found, LaneKey, Mint, Needs, SharedFound, SharedNeeds, Slice, Snapshot
+from dispatcher.rules import Rules
+from dispatcher.task import Status, Task
+
+SHELVES_PER_BATCH = LANES_PER_BATCH // len(Priority)
+DEMAND_MAX = 512  # tasks fetched, and locked, for those who want some of one shelf
+
+
+@define
+class _Known:
+    """What has been asked for with the batch at hand, and is true until it is committed."""
+
+    arrivals: deque[int] = field(factory=deque)
+    claims: set[str] = field(factory=set)
+    held: set[tuple[str, str]] = field(factory=set)
+    ruled: set[str] = field(factory=set)
+    freeing: set[str] = field(factory=set)
+    shelves: set[ShelfKey] = field(factory=set)
+    slots: bool = False
+    settings: bool = False
+    leased_until: int = 0
+
+
+class SharedBoard(Board):
+    def __init__(
+        self, snapshot: Snapshot, mint: Mint, rules: Rules | None = None, agenda: Agenda | None = None
+    ) -> None:
+        super().__init__(snapshot, mint, rules, agenda)
+        self._known = _Known()
+        self._asked = Needs(now=0)  # last
+
+    def rebuilt(self, snapshot: Snapshot) -> "SharedBoard":
+        board = SharedBoard(snapshot, self.mint, self._committed_rules, self.agenda.emptied())
+        board.draining, board.pace = self.draining, self.pace
+        return board
+
+    def forget(self) -> None:
+        super().forget()
+        self.working.clear()
+        self._claims.clear()
+        self.gates.forget()
+        for key in self._known.shelves:
+            self.agenda.doubt(key)
+        self._known = _Known()
+
+    def needs(self, messages: Iterable[Message[Any]], now: int) -> Needs:
+        messages = list(messages)
+        plain = super().needs((message for message in messages if not isinstance(message, Claim)), now)
+        shelves = self._shelves(messages)
+        shared = self._shared_needs(messages, shelves, now)
+        lanes = dict(self._lanes(shelves))
+        self._asked = evolve(plain, lanes=lanes, shared=shared if shared else None)
+        return self._asked
+
+    def learn(self, found: Found) -> None:
+        shared = found.shared or SharedFound()
+        asked, known = self._asked.shared or SharedNeeds(), self._known
+        known.arrivals.extend(shared.arrivals)
+        known.claims |= asked.claims
+        known.held |= asked.held
+        known.ruled |= asked.ruled
+        known.freeing |= asked.freeing
+        known.shelves |= {(key.work_directory, key.tags) for key in self._asked.lanes}
+        known.slots |= asked.slots
+        known.settings |= asked.settings
+        known.leased_until = max(known.leased_until, asked.leased_until or 0)
+        self.gates.learn(shared.directories, shared.working)
+        if shared.config_version is not None:
+            self.config_version = shared.config_version
+        super().learn(found)
+        self._hold(shared.tasks)
+        self._hold(task for task in self.visitors.tasks.values() if task)
+        self._hold(task for task in self.visitors.parents.values() if task)
+        self._hold(self.visitors.overdue or ())
+
+    def next_arrival(self) -> int:
+        return self._known.arrivals.popleft()
+
+    def _hold(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            if task.status is Status.WORKING and task.task_id not in self.working:
+                self.working[task.task_id] = task
+                self._index_claim(task)
+
+    # What it must learn
+
+    def _shelves(self, messages: list[Message[Any]]) -> Counter[ShelfKey]:
+        """Of which shelves how many tasks are wanted: for the claims, and for those who wait and may be served."""
+        wanted: Counter[ShelfKey] = Counter()
+        for message in messages:
+            if isinstance(message, Claim) and not self.draining:
+                for work_directory in message.work_directories:
+                    wanted[work_directory, frozenset(message.tags)] += message.limit
+                if len(wanted) >= SHELVES_PER_BATCH:
+                    break
+        if any(isinstance(message, Claim | Tick) for message in messages):
+            for key in self.agenda.wanting_shelves():
+                wanted[key] += 0
+        for key in self._known.shelves:
+            del wanted[key]
+        for key in wanted:
+            wanted[key] = min(wanted[key] + self.agenda.demand(key), DEMAND_MAX)
+        return wanted
+
+    def _lanes(self, shelves: Counter[ShelfKey]) -> Iterator[tuple[LaneKey, Slice]]:
+        for (work_directory, tags), wanted in shelves.items():
+            enough = maxsize if self.rules.priority_aging_seconds else wanted
+            for priority in Priority:
+                yield LaneKey(work_directory, priority, tags), Slice(0, wanted, enough)
+
+    def _shared_needs(self, messages: list[Message[Any]], shelves: Counter[ShelfKey], now: int) -> SharedNeeds:
+        known = self._known
+        asking = [message for message in messages if isinstance(message, Claim)]
+        if shelves:
+            asking += self.agenda.wanted()
+        arrivals = sum(map(_births, messages)) - len(known.arrivals)
+        grace = any(isinstance(message, Resume) for message in messages)
+        soonest = later(now, self.rules.restart_grace_seconds)
+        ruled = {message.work_directory for message in messages if isinstance(message, Regulate)}
+        if any(isinstance(message, Tick) for message in messages):
+            ruled |= set(self.gates.ending_pauses(now))
+        held = {(it.worker_id, it.work_directory) for it in messages if isinstance(it, Held)}
+        return SharedNeeds(
+            arrivals=max(0, arrivals),
+            claims={claim.claim_id for claim in asking if claim.claim_id} - known.claims,
+            held=held - known.held,
+            ruled=ruled - known.ruled,
+            freeing={task_id for message in messages for task_id in _freed(message)} - known.freeing,
+            slots=bool(shelves) and self.gates.has_limit and not known.slots,
+            settings=not known.settings and any(isinstance(message, Reconfigure) for message in messages),
+            leased_until=soonest if grace and known.leased_until < now else None,
+        )
+
+
+def _births(message: Message[Any]) -> int:
+    if isinstance(message, CreateMany):
+        return len(message.drafts)
+    return 1 if isinstance(message, Create) else 0
+
+
+def _freed(message: Message[Any]) -> Iterable[str]:
+    if isinstance(message, Complete | Fail | Release | Cancel):
+        return (message.task_id,)
+    return message.task_ids if isinstance(message, SteerMany) and message.action == "cancel" else ()
