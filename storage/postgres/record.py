@@ -29,21 +29,14 @@ from dispatcher.record import (
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
 from storage.postgres import lists, matching, queries, traces
+from storage.postgres.connections import LOST
 from storage.postgres.reading import Reader
 from storage.postgres.statistics import statistics
 
 GIVE_BACK_SECONDS = 5  # so long a connection may take to become free again; then it is closed
 
 NUL = "\0"  # PostgreSQL has no text that holds it, and none can be asked for
-LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)  # another connection may do better
-FAULTS = (asyncpg.PostgresError, *LOST)
+FAULTS = (asyncpg.PostgresError, asyncpg.InternalClientError, *LOST)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,9 +138,9 @@ class PostgresRecord:
             async with asyncio.timeout(self._timeout_seconds):
                 try:
                     return await self._once(turn, query, *args, **kwargs)
-                except LOST as error:
-                    if isinstance(error, TimeoutError):
-                        raise
+                except TimeoutError:
+                    raise
+                except (*LOST, asyncpg.InternalClientError):
                     await self._pool.expire_connections()
                     return await self._once(turn, query, *args, **kwargs)
         except asyncpg.QueryCanceledError as error:

@@ -15,6 +15,7 @@ from dispatcher.messages import Cancel, Delete, Edit
 from dispatcher.ports import Change
 from dispatcher.record import Filter, Sort, Spot
 from dispatcher.task import Status, Task
+from storage.changes import EDITABLE, FIXED
 from storage.postgres import lists as postgres_lists
 from storage.rows import TASKS
 from storage.sqlite import journal as sqlite
@@ -145,7 +146,7 @@ def record(born: list[tuple[Task, int]], becoming: list[tuple[int, Task | None]]
         for place, form in becoming:
             if place < len(known) and known[place].version:
                 before = known[place]
-                own = {name: getattr(before, name) for name in sqlite.FIXED - set(sqlite.EDITABLE)}
+                own = {name: getattr(before, name) for name in FIXED - set(EDITABLE)}
                 after = evolve(form or before, **own, version=before.version + 1)
                 sqlite.commit(db, [Change(before, after, None, gone=form is None)])
                 known[place] = after if form else evolve(after, version=0)

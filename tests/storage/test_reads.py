@@ -180,6 +180,10 @@ def test_directories_are_counted(reader_of: ReaderOf, village: Village) -> None:
     unknown: DirectoryCount = reader.directory("/nowhere")
     assert (sum(unknown.tasks.values()), unknown.oldest_waiting_at, reader.waiting("/nowhere")) == (0, None, 0)
     assert reader.waiting(None) == len(waiting)
+    working = [it for it in tasks if it.status is Status.WORKING]
+    assert reader.working() == len(working)
+    held = {worker: {it.task_id for it in working if it.worker_id == worker} for worker in WORKERS}
+    assert {worker: set(ids) for worker, ids in reader.held().items()} == {it: ids for it, ids in held.items() if ids}
     assert reader.oldest_waiting() == min((it.created_at for it in waiting), default=None)
 
 
