@@ -19,7 +19,6 @@ from dispatcher.errors import NoRoom, RecordFailed, Undone
 from dispatcher.ports import Changes, Clock, Found, Needs, Snapshot
 from storage.postgres.connections import AGAIN, LOST, Address, Db
 from storage.postgres.fetching import Fetch, load
-from storage.postgres.moving import refuse_half_moved
 from storage.postgres.writing import write
 
 PATIENCE_SECONDS = 10  # for what is done for one batch; then its connection is given up
@@ -60,6 +59,10 @@ class PostgresJournal:
         """The server stops: where the database is away, it is not waited for any more."""
         self._stopping.set()
 
+    async def join(self) -> None:
+        """From now on the others know of this server."""
+        await self._connected()
+
     async def close(self) -> None:
         if self._db is not None:
             with suppress(*LOST, asyncpg.PostgresError):
@@ -71,7 +74,6 @@ class PostgresJournal:
         while True:
             db = await self._connected()
             try:
-                await refuse_half_moved(db)
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     snapshot = await load(db)
                 was_away, self._was_away = self._was_away, False

@@ -16,6 +16,7 @@ from storage.steps import steps
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
+    from asyncpg.pool import PoolConnectionProxy
 
 STEPS = steps(files("storage.postgres"))
 CONNECT_SECONDS = 30
@@ -45,7 +46,7 @@ ADDITIONS = """
     select setval(pg_get_serial_sequence('additions', 'number'), number) from additions order by number desc limit 1"""
 
 
-async def refuse_half_moved(connection: "Connection[Record]") -> None:
+async def refuse_half_moved(connection: "Connection[Record] | PoolConnectionProxy[Record]") -> None:
     """Raises StorageError if a move into it has not been completed, or one from or into it is going on.
 
     To be asked by a server once its row in `instances` is committed: so either it sees the move, or the move sees it.

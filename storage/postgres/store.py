@@ -46,7 +46,7 @@ READY = (
 )
 WEBHOOK_PLACE = "select seq from webhook"
 KEEP_WEBHOOK_PLACE = f"""
-    insert into webhook select true, $3 where {IS_HELD}
+    insert into webhook select true, $3 where ({IS_HELD})
     on conflict (only_row) do update set seq = excluded.seq"""
 FORGET_WEBHOOK_PLACE = "delete from webhook"
 
@@ -193,6 +193,12 @@ class PostgresStore:
         except (*LOST, asyncpg.PostgresError) as error:
             raise RecordFailed(str(error) or type(error).__name__) from error
 
+    async def join(self) -> None:
+        """Raises StorageError if the record is no whole one."""
+        await self.journal.join()
+        async with asyncio.timeout(self._timeout_seconds), self._pool.acquire() as db:
+            await refuse_half_moved(db)
+
     async def leave(self) -> None:
         """The others may do at once what this server did for them."""
         with suppress(*LOST, asyncpg.PostgresError):
@@ -230,6 +236,7 @@ async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
         )
         store = PostgresStore(address, pool, instance_id, clock, was_away)
         stack.push_async_callback(store.leave)
+        await store.join()
         yield store
 
 
@@ -250,7 +257,6 @@ async def _make_ready(address: Address, clock: DatabaseClock) -> bool:
     db = await address.connect_writer()
     try:
         await migrate(db, steps(files("storage.postgres")))
-        await refuse_half_moved(db)
         asked_at = clock.monotonic()
         clock.heard(await db.fetchval(TIME), asked_at, clock.monotonic())
         return not await db.fetchval(LAST_SEEN, GONE_SECONDS * 1000)
