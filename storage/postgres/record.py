@@ -35,6 +35,7 @@ from storage.postgres.statistics import statistics
 
 GIVE_BACK_SECONDS = 5  # so long a connection may take to become free again; then it is closed
 
+LONG_MAX = 16  # reads that may take long, at a time
 NUL = "\0"  # PostgreSQL has no text that holds it, and none can be asked for
 FAULTS = (asyncpg.PostgresError, asyncpg.InternalClientError, *LOST)
 
@@ -43,7 +44,7 @@ T = TypeVar("T")
 
 
 class PostgresRecord:
-    """What may take long shares one half of the pool: who asks for one row need not wait behind it."""
+    """What may take long shares one half of the pool, or less: who asks for one row need not wait behind it."""
 
     def __init__(
         self, pool: "asyncpg.Pool[asyncpg.Record]", timeout_seconds: float, instance_id: str | None = None
@@ -51,7 +52,7 @@ class PostgresRecord:
         """`instance_id`: of the server that reads."""
         self._pool, self._instance_id = pool, instance_id
         self._timeout_seconds = timeout_seconds
-        self._long = Semaphore(max(1, pool.get_max_size() // 2))
+        self._long = Semaphore(max(1, min(LONG_MAX, pool.get_max_size() // 2)))
         self._going_back: set[Job[None]] = set()
 
     async def task(self, task_id: str) -> Task | None:
