@@ -125,6 +125,11 @@ class Dispatcher:
         return self._open
 
     @property
+    def is_cut_off(self) -> bool:
+        """The record has not been reached for a while."""
+        return self._journal.is_away
+
+    @property
     def short_of_room(self) -> bool:
         """The disk is full."""
         return self._journal.short_of_room

@@ -1,6 +1,8 @@
 """A server and its PostgreSQL: it waits for it, says what is wrong with it, and tells nobody the password."""
 
+import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -186,3 +188,38 @@ async def _lives(api: Api, directory: str) -> None:
     assert (await api.call("PATCH", f"/api/v1/tasks/{kept['task_id']}", json={"priority": "high"})).status == 200
     assert (await api.post(f"/api/v1/tasks/{kept['task_id']}/cancel", {})).status == 200
     assert (await api.call("DELETE", f"/api/v1/tasks/{kept['task_id']}")).status == 200
+
+
+async def test_while_its_database_is_away_it_says_so_and_goes_on_by_itself(tmp_path: Path, stopped: Cluster) -> None:
+    """What is asked for meanwhile waits, or is turned down at once; nothing is lost and nothing done twice."""
+    stopped.start()
+    server = ServerProcess(tmp_path, record=stopped.url()).start()
+    try:
+        async with connected(server) as api:
+            await api.create("/w", "before")
+            stopped.stop(signal.SIGQUIT)
+            waiting = asyncio.create_task(api.create("/w", "meanwhile"))
+
+            async def cut_off() -> bool:
+                return (await api.get("/health/ready")).json["status"] == "cut off"
+
+            await until(cut_off)
+            refused = await api.post("/api/v1/tasks", {"work_directory": "/w", "prompt": "turned down"})
+            assert refused.refused(503, "UNAVAILABLE") == {}
+            assert int(refused.headers["Retry-After"]) >= 1
+            (await api.get("/api/v1/tasks")).refused(502, "DATABASE_ERROR")
+            health = await api.get("/health")
+            assert (health.status, health.json["status"], health.json["database"]) == (503, "unhealthy", "unreachable")
+            assert (await api.get("/health/live")).status == 200
+            assert (await api.get("/metrics")).status == 200
+            stopped.start()
+            await waiting
+            listed = (await api.get("/api/v1/tasks", work_directory="/w", sort="created_at")).data["tasks"]
+            assert [task["prompt"] for task in listed] == ["before", "meanwhile"]
+            assert (await api.get("/health/ready")).json == {"status": "ready"}
+        stopped.stop(signal.SIGQUIT)
+        assert server.terminate() == 0  # it need not be there to say goodbye to
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.wait()
