@@ -36,7 +36,7 @@ COUNTED = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     born=st.lists(st.tuples(tasks, st.integers(0, 6)), max_size=12),
     only=filters,
