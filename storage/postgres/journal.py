@@ -70,7 +70,6 @@ class PostgresJournal:
                 await self._db.close(timeout=1)
 
     async def load(self) -> Snapshot:
-        """Raises StorageError if the record is being moved, or has not been moved completely."""
         while True:
             db = await self._connected()
             try:

@@ -19,9 +19,9 @@ from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
 from storage.moving import Moved, compare, move
 from storage.postgres import forms as postgres_forms
 from storage.postgres import moving as postgres_moving
+from storage.postgres import store as postgres_store
 from storage.postgres.connections import Address
 from storage.postgres.moving import PostgresEnd, refuse_half_moved
-from storage.postgres.store import open_store as open_shared
 from storage.postgres.versions import MOVING, OURS, migrate
 from storage.sqlite import forms as sqlite_forms
 from storage.sqlite import moving as sqlite_moving
@@ -246,18 +246,28 @@ async def test_no_server_takes_what_is_being_moved(
     await connection.close()
 
 
-async def test_a_server_and_a_move_that_begin_at_once_see_each_other(postgres_url: str, tmp_path: Path) -> None:
-    """The move has looked for servers before this one was there; but that looks once more when it is."""
+async def test_a_server_and_a_move_that_begin_at_once_see_each_other(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The move has looked for servers before this one was there; but that looks for moves once it can be seen."""
     await moved(busy(tmp_path / "first.db"), postgres_url)
-    connection = await asyncpg.connect(postgres_url)
-    async with open_shared(Address(url=postgres_url, min_connections=0)) as store:
-        await connection.execute(f"select pg_advisory_lock({OURS}, {MOVING})")
-        with pytest.raises(AlreadyOwned, match="it is being moved"):
-            await store.load()
-    await connection.close()
+    seen: list[int] = []
+
+    async def look(connection: Any) -> None:
+        seen.append(await ask(postgres_url, "select count(*) from instances"))
+        await refuse_half_moved(connection)
+
+    monkeypatch.setattr(postgres_store, "refuse_half_moved", look)
+    address = Address(url=postgres_url, min_connections=0)
+    mover = await asyncpg.connect(postgres_url)
+    await mover.execute(f"select pg_advisory_lock({OURS}, {MOVING})")
+    with pytest.raises(AlreadyOwned, match="it is being moved"):
+        async with postgres_store.open_store(address):
+            pass
+    await mover.close()
+    assert seen == [1]
     assert await ask(postgres_url, "select count(*) from instances") == 0
-    async with open_shared(Address(url=postgres_url, min_connections=0)) as store:
-        await store.load()
+    async with postgres_store.open_store(address):
         with pytest.raises(AlreadyOwned, match="uses it, or did"):
             await moved(postgres_url, tmp_path / "second.db")
 
