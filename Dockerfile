@@ -2,15 +2,16 @@
 # docker run --publish 8080:8080 --volume tasks:/data --env API_SECRET_KEY=... task-orchestrator
 #
 # Inside a container the server listens on every address, and it refuses to do that without a key:
-# API_SECRET_KEY must be set. The record is /data/tasks.db; keep /data on a volume of a local disk.
+# API_SECRET_KEY must be set. The record is /data/tasks.db; keep /data on a volume of a local disk. With
+# DATABASE_URL=postgresql://... it is there instead. More than one of them: deploy/compose.cluster.yaml, deploy/kubernetes.
 
 FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /app
 WORKDIR /src
-# The locked packages first: this layer is made anew only when the lock changes.
-COPY requirements.txt ./
-RUN /app/bin/pip install --require-hashes -r requirements.txt
+# The locked packages first, for either record: this layer is made anew only when the lock changes.
+COPY requirements-postgres.txt ./
+RUN /app/bin/pip install --require-hashes -r requirements-postgres.txt
 COPY . .
 # What only installs packages has no place in what runs.
 RUN /app/bin/pip install --no-deps --no-build-isolation . \

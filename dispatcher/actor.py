@@ -48,6 +48,7 @@ UNDELIVERED = "undelivered"
 FLEETING = (Leave, Tick, Resume)  # they speak of the board as it was, or come again by themselves
 EXPENDABLE = (Create, CreateMany, Log)  # turned down while there is no room, which is for those who end what runs
 FULL = "the disk is full"
+STUCK = "what has fallen due cannot be seen to just now"
 AWAY = "the database cannot be reached"
 CROWDED = "too many requests are waiting"
 
@@ -59,6 +60,7 @@ class Envelope(Generic[R]):
     ticket: Ticket | None = None  # while parked
     until: int | None = None  # likewise: when it wants an answer at the latest, None for never
     tried: bool = False  # there was no room for it once
+    alone: bool = False  # the record has refused a batch that it was in
     since: float = field(factory=lambda: monotonic())
 
     def ask_again(self, now: int) -> None:
@@ -121,6 +123,11 @@ class Dispatcher:
     @property
     def running(self) -> bool:
         return self._open
+
+    @property
+    def is_cut_off(self) -> bool:
+        """The record has not been reached for a while."""
+        return self._journal.is_away
 
     @property
     def short_of_room(self) -> bool:
@@ -201,11 +208,11 @@ class Dispatcher:
     def _next_batch(self) -> list[Envelope[Any]]:
         """What has piled up, up to BATCH_MAX; of many tasks in one message each one counts. What there was no room for
         is tried alone."""
-        if self._mailbox and self._mailbox[0].tried:
+        if self._mailbox and (self._mailbox[0].tried or self._mailbox[0].alone):
             return [self._mailbox.popleft()]
         batch: list[Envelope[Any]] = []
         size = 0
-        while self._mailbox and size < BATCH_MAX and not self._mailbox[0].tried:
+        while self._mailbox and size < BATCH_MAX and not (self._mailbox[0].tried or self._mailbox[0].alone):
             batch.append(self._mailbox.popleft())
             size += _size(batch[-1].message)
         return batch
@@ -236,7 +243,7 @@ class Dispatcher:
 
     async def _turn(self, batch: list[Envelope[Any]]) -> None:
         now = self._clock()
-        self._batch = batch = self._what_comes_first(now) + batch
+        self._batch = batch = batch if batch and batch[0].alone else self._what_comes_first(now) + batch
         self._board.forget()
         outcomes: list[Outcome] = []
         try:
@@ -254,9 +261,8 @@ class Dispatcher:
         except Undone:
             await self._begin_again(batch)
         except RecordFailed as failed:
-            self._refuse([envelope for envelope, _ in outcomes] or batch, failed)
             await sleep(PAUSE_SECONDS)
-            await self._begin_again([])
+            await self._begin_again(self._refuse(outcomes, batch, failed))
         else:
             if changes:
                 self.batches += 1
@@ -306,18 +312,26 @@ class Dispatcher:
         again: dict[Envelope[Any], None] = {}
         for ticket in sorted(self._parked):
             waiting = self._parked.pop(ticket)
-            waiting.ask_again(now)
-            again[waiting] = None
+            if not waiting.reply.done():
+                waiting.ask_again(now)
+                again[waiting] = None
         for envelope in (*batch, *self._mailbox):
             if not isinstance(envelope.message, FLEETING):
                 again[envelope] = None
         self._mailbox = deque(again)
 
-    def _refuse(self, batch: list[Envelope[Any]], why: RecordFailed) -> None:
-        """The record does not take what they have led to, or does not say what they are about."""
-        for envelope in batch:
-            if envelope.ticket is None and not envelope.reply.done():
-                self._settle(envelope, why)
+    def _refuse(self, outcomes: list[Outcome], batch: list[Envelope[Any]], why: RecordFailed) -> list[Envelope[Any]]:
+        """The record does not take what they have led to, or does not say what they are about. One alone is told so; of
+        several it may be one, so each is to be tried alone, as are those who would have been served."""
+        decided = [envelope for envelope, _ in outcomes] or batch
+        asked = [envelope for envelope in decided if not isinstance(envelope.message, FLEETING)]
+        if len(asked) == 1 == len(decided):
+            self._settle(asked[0], why)
+            return []
+        served = {ticket for _, it in outcomes if isinstance(it, Effects) for ticket, _ in it.served}
+        for envelope in (*asked, *(self._parked[ticket] for ticket in served)):
+            envelope.alone = True
+        return asked
 
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
         """As many as the board knows enough for; the others go to the head of the next batch, with those that must let
@@ -335,10 +349,11 @@ class Dispatcher:
                 break
             if not self._board.comes_too_early(envelope.message, now):
                 outcomes.append((envelope, self._decide_one(envelope, now)))
-            elif self._is_due(now):
+            elif self._is_due(now) and not envelope.alone:
                 later.append(envelope)
             else:
-                outcomes.append((envelope, Unavailable(FULL)))  # for want of room what is due is not tried just now
+                why = FULL if self._journal.short_of_room else STUCK  # what is due is not tried just now
+                outcomes.append((envelope, Unavailable(why)))
         self._mailbox.extendleft(reversed(later))
         return outcomes
 

@@ -31,6 +31,7 @@ app = App(name="task-orchestrator", help="A durable task queue for coding agents
 app.version = __version__
 app.command("web.serve:app", name="serve", help="Run the server.")
 app.command("web.commands:description", name="openapi", help="Print the description of the contract, OpenAPI 3.1.")
+app.command("web.commands:migrate", name="migrate", help="Move everything to another database: SQLite, PostgreSQL.")
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
 app.command(submit)
 app.command(worker)

@@ -30,11 +30,12 @@ class ServerProcess:
         self.record = record or f"sqlite:///{self.database}"
         self.log = directory / "server.log"
         self.options, self.environ = options, environ or {}
+        self.under: tuple[str, ...] = ()  # a program that starts it
         self.port = 0
         self.url = ""
 
     def start(self) -> "ServerProcess":
-        command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
+        command = [*self.under, sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
         command += ["--database", self.record, *self.options]
         with self.log.open("ab") as log:
             environ = {**os.environ, **self.environ}

@@ -1,20 +1,25 @@
 """The commands besides `serve` that are made of the server's parts."""
 
+import asyncio
 import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from time import monotonic
+from typing import Annotated, Any
 
 import orjson
+from attrs import asdict
 from cyclopts import App, Parameter
 
 from storage.errors import StorageError
+from storage.moving import Moved, compare, move
 from storage.sqlite.rebuild import NEVER, rebuild_file
 from web.codec import rfc3339
+from web.migrating import aligned, listener
 from web.openapi import describe
 from web.routes import ROUTES
-from web.settings import SettingsError
+from web.settings import SettingsError, database_url
 from web.sources import load
 
 description = App(name="openapi", help="Print the description of the contract, OpenAPI 3.1 in JSON.")
@@ -52,3 +57,79 @@ def rebuild_statistics(
 def tell_progress(seq: int, last: int) -> None:
     if sys.stderr.isatty():
         print(f"\r{seq:,} of {last:,}", end="\r", file=sys.stderr, flush=True)
+
+
+def record_url(_: Any, url: str) -> None:
+    """Raises ValueError."""
+    database_url(url)
+
+
+Url = Annotated[str, Parameter(validator=record_url)]
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def migrate(
+    *,
+    source: Annotated[Url, Parameter(name="--from")],
+    target: Annotated[Url, Parameter(name="--to")],
+    restart: Flag = False,
+    verify_only: Flag = False,
+    json: Flag = False,
+) -> int:
+    """Move everything from SQLite to PostgreSQL, back, or to another of the same kind, while no server runs on either.
+
+    Said again after an interruption, it goes on where it was. In the end both sides are read again and compared.
+
+    Parameters
+    ----------
+    source
+        Where it is: sqlite:///relative/path.db, sqlite:////absolute/path.db or postgresql://user@host/database.
+    target
+        Where it goes, likewise: nothing must be there yet but what an interrupted move has written.
+    restart
+        Start over: what an interrupted move has written is removed first.
+    verify_only
+        Only compare the two.
+    json
+        Print what was compared as JSON.
+    """
+    if source == target:
+        print("--from and --to are the same", file=sys.stderr)
+        return 2
+    began = monotonic()
+    try:
+        with listener() as told:
+            work = compare(source, target, told) if verify_only else move(source, target, told, restart=restart)
+            result = asyncio.run(work)
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    seconds = monotonic() - began
+    print(orjson.dumps(as_json(result, seconds)).decode() if json else as_text(result, seconds))
+    if not result.is_same and not verify_only:
+        print(f"{result.target} is left unfinished: no server takes it", file=sys.stderr)
+    return 0 if result.is_same else 1
+
+
+def as_json(result: Moved, seconds: float) -> dict[str, Any]:
+    tables = [asdict(one) | {"is_same": one.is_same} for one in result.tables]
+    rows = sum(one.rows for one in result.tables)
+    return {
+        "from": result.source,
+        "to": result.target,
+        "is_same": result.is_same,
+        "rows": rows,
+        "resumed_rows": result.resumed,
+        "seconds": round(seconds, 3),
+        "tables": tables,
+    }
+
+
+def as_text(result: Moved, seconds: float) -> str:
+    rows = [("table", "rows", "checksum")]
+    for one in result.tables:
+        there = "" if one.is_same else f"  DIFFERS: {one.rows_there:,} rows, {one.checksum_there} at the target"
+        rows.append((one.table, f"{one.rows:,}", one.checksum + there))
+    number = sum(one.rows for one in result.tables)
+    end = "everything is the same on both sides" if result.is_same else "they are not the same"
+    return f"{aligned(rows)}\n{number:,} rows in {seconds:.1f} s: {end}"

@@ -10,13 +10,14 @@ Db: TypeAlias = "Connection[Record]"
 
 CONNECT_SECONDS = 5
 DEAD_PEER_SECONDS = 10  # after so long without a sign of the other side either of them gives up the connection
-IDLE_IN_TRANSACTION_SECONDS = 10  # a server that is stopped within a batch must not hold up the others for longer
+IDLE_IN_TRANSACTION_SECONDS = 4  # a server that is stopped within a batch must not hold up the others for longer
 LOCK_SECONDS = 8  # to wait for others; it is tried again then
 
 LOST = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver, where the connection has ended between two of its steps
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,

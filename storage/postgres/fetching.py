@@ -144,9 +144,8 @@ class Fetch:
             await self._db.execute(names.LOCK, wanted, [])
 
     async def _by_id(self, query: str, task_ids: Collection[str]) -> dict[str, Task | None]:
-        if not task_ids:
-            return {}
-        found = map(TASKS.value, await self._db.fetch(query, list(task_ids)))
+        possible = [task_id for task_id in task_ids if "\0" not in task_id]  # which no text in PostgreSQL has
+        found = map(TASKS.value, await self._db.fetch(query, possible)) if possible else ()
         return dict.fromkeys(task_ids) | {task.task_id: task for task in found}
 
     async def _by_key(self, keys: Collection[str]) -> dict[str, Task | None]:

@@ -35,7 +35,8 @@ class Follower:
         self._known = 0  # the seq up to which everything has been published
         self._heard = 0  # the highest one that is known to exist
         self._own: deque[Changes] = deque()  # batches of this server that have not been published
-        self._news, self._poll = Event(), Event()
+        self._unsure = False  # something may have passed unheard
+        self._news = Event()
 
     def begin(self, member: Member, last: int) -> None:
         """From here on: what comes behind this seq."""
@@ -54,7 +55,7 @@ class Follower:
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._news.wait()
-                everything = False
+                everything, self._unsure = self._unsure, False
             except TimeoutError:
                 everything = True
             self._news.clear()
@@ -69,12 +70,24 @@ class Follower:
         """Whether or not something was heard of, if `everything`."""
         while everything or self._own or self._known < self._heard:
             stretch = await self._record.events(self._known, STRETCH, EventFilter())
-            self._heard = max(self._heard, stretch.last)
-            if self._known < stretch.first - 1:
+            if stretch.last < self._known:
+                self._begin_anew(stretch.last)
+            elif self._known < stretch.first - 1:
                 log.error("events %s to %s are no longer on record", self._known + 1, stretch.first - 1)
                 self._known = stretch.first - 1
             self._publish(stretch.entries)
             everything = self._known < stretch.last
+            if not everything:
+                self._heard = self._known  # whatever was heard of: that is all there is
+                return
+
+    def _begin_anew(self, last: int) -> None:
+        """A standby has taken over that had not got everything."""
+        log.critical("the record has lost the events %s to %s", last + 1, self._known)
+        self._known = last
+        self._own.clear()
+        if self._member:
+            self._member.stir(None)
 
     def _publish(self, entries: Sequence[Entry]) -> None:
         """Those of others; where an own batch comes in between, that is published as a whole."""
@@ -137,7 +150,7 @@ class Follower:
         """Something may have passed unheard."""
         if self._member:
             self._member.stir(None)
-        self._heard = max(self._heard, self._known + 1)
+        self._unsure = True
         self._news.set()
 
     def _hear(self, connection: object, pid: int, channel: str, payload: object) -> None:

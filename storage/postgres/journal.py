@@ -59,6 +59,10 @@ class PostgresJournal:
         """The server stops: where the database is away, it is not waited for any more."""
         self._stopping.set()
 
+    async def join(self) -> None:
+        """From now on the others know of this server."""
+        await self._connected()
+
     async def close(self) -> None:
         if self._db is not None:
             with suppress(*LOST, asyncpg.PostgresError):

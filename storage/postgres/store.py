@@ -24,6 +24,7 @@ from storage.postgres.connections import LOST, Address
 from storage.postgres.duties import IS_HELD, UPKEEP, WEBHOOK, Duties
 from storage.postgres.follower import Follower
 from storage.postgres.journal import PostgresJournal
+from storage.postgres.moving import refuse_half_moved
 from storage.postgres.presence import written
 from storage.postgres.queries import GONE_SECONDS, NOW
 from storage.postgres.reading import Reader
@@ -33,19 +34,21 @@ from storage.steps import steps
 from storage.store import Member
 
 BEAT_SECONDS = 1  # between two signs of life
+PRESENCE_SHARE = 0.02  # of the time, at most, goes into telling who is connected
 PROBED = 1000  # directories looked at in one beat, whether something is ready there for those who wait
 UPKEEP_SECONDS = 1
 
 TIME = f"select {NOW}"
 LAST_SEEN = f"select coalesce(max(seen_at), 0) > {NOW} - $1 from instances"
-BEAT = f"update instances set seen_at = {NOW}, presence = $2 where instance_id = $1"
+BEAT = f"update instances set seen_at = {NOW} where instance_id = $1"
+TELL_PRESENCE = "update instances set presence = $2 where instance_id = $1"
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
 READY = (
     "select path from unnest($1::text[]) as path where exists (select from tasks where work_directory = path and ready)"
 )
 WEBHOOK_PLACE = "select seq from webhook"
 KEEP_WEBHOOK_PLACE = f"""
-    insert into webhook select true, $3 where {IS_HELD}
+    insert into webhook select true, $3 where ({IS_HELD})
     on conflict (only_row) do update set seq = excluded.seq"""
 FORGET_WEBHOOK_PLACE = "delete from webhook"
 
@@ -70,6 +73,7 @@ class PostgresStore:
         self._follower = Follower(address, self.record, instance_id)
         self._duties = Duties(instance_id)
         self._beats = count()
+        self._presence, self._presence_due = "", 0.0
 
     # The journal
 
@@ -135,13 +139,26 @@ class PostgresStore:
         asked_at = self._clock.monotonic()
         moment = await db.fetchval(TIME)
         self._clock.heard(moment, asked_at, self._clock.monotonic())
-        await db.execute(BEAT, self._instance_id, written(member.presence()))
+        if await db.execute(BEAT, self._instance_id) == "UPDATE 0":
+            self._presence = ""  # its row has been lost in a failover, and is there again with the next batch
         await self._duties.take(db)
+        await self._tell_presence(db, member)
         directories = sorted(member.waiting_directories())
         first = next(self._beats) * PROBED % (len(directories) or 1)
         some = (directories + directories)[first : first + min(PROBED, len(directories))]
         ready = [row[0] for row in await db.fetch(READY, some)] if some else []
         member.remind(Heed(work_directories=tuple(ready), due=await db.fetchval(NEXT_DUE)))
+
+    async def _tell_presence(self, db: Reader, member: Member) -> None:
+        """If it has changed, and not all the time if there are many."""
+        began = monotonic()
+        if began < self._presence_due:
+            return
+        presence = written(member.presence())
+        self._presence_due = began + (monotonic() - began) / PRESENCE_SHARE
+        if presence != self._presence:
+            await db.execute(TELL_PRESENCE, self._instance_id, presence)
+            self._presence = presence
 
     async def _keep_up(self) -> None:
         while True:
@@ -192,6 +209,12 @@ class PostgresStore:
         except (*LOST, asyncpg.PostgresError) as error:
             raise RecordFailed(str(error) or type(error).__name__) from error
 
+    async def join(self) -> None:
+        """Raises StorageError if the record is no whole one."""
+        await self.journal.join()
+        async with asyncio.timeout(self._timeout_seconds), self._pool.acquire() as db:
+            await refuse_half_moved(db)
+
     async def leave(self) -> None:
         """The others may do at once what this server did for them."""
         with suppress(*LOST, asyncpg.PostgresError):
@@ -229,6 +252,7 @@ async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
         )
         store = PostgresStore(address, pool, instance_id, clock, was_away)
         stack.push_async_callback(store.leave)
+        await store.join()
         yield store
 
 

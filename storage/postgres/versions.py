@@ -38,16 +38,16 @@ async def migrate(connection: "Connection[Record]", steps: list[str]) -> None:
     encoding = await connection.fetchval("show server_encoding")
     if encoding != "UTF8":
         raise StorageError(f"its encoding is {encoding}: create it with encoding 'UTF8'")
-    while await _version(connection, steps) < len(steps):
+    while await version_of(connection, steps) < len(steps):
         async with connection.transaction(isolation="read_committed"):  # to see what was done while it waited
             await connection.execute(UNHURRIED)
             await connection.execute(LOCK, timeout=STEP_SECONDS_MAX)
-            version = await _version(connection, steps)  # another server may just have taken the step
+            version = await version_of(connection, steps)  # another server may just have taken the step
             if version < len(steps):
                 await _take(connection, version + 1, steps[version])
 
 
-async def _version(connection: "Connection[Record]", steps: list[str]) -> int:
+async def version_of(connection: "Connection[Record]", steps: list[str]) -> int:
     """0: it has none of our tables yet."""
     columns = await connection.fetchval(LOOK)
     if columns is None:

@@ -22,7 +22,7 @@ from storage.changes import (
     tags_won,
 )
 from storage.changes import unmet as still_unmet
-from storage.postgres.arrays import HISTORY_TYPES, TASK_TYPES, columns, delete, insert, unnest, update
+from storage.postgres.arrays import columns, delete, insert, types, unnest, update
 from storage.postgres.connections import Db
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 from storage.tallies import tallies
@@ -39,11 +39,11 @@ DEPENDENCY = {"parent_id": "text", "work_directory": "text", "arrival": "bigint"
 LOG_LINE = {**TASK_KEY, "number": "bigint", "attempt": "integer", "at": "bigint", "line": "text"}
 VERSION = {"version": "bigint"}
 
-INSERTED = [*TASKS.columns, "due_at", "folded"]
-CHANGED = {name: TASK_TYPES[name] for _, name in CHANGING} | {"due_at": "bigint"}
-EDITED = {name: TASK_TYPES[name] for name in (*EDITABLE, "folded")}
+TASK = {**types(TASKS), "due_at": "bigint", "folded": "text"}
+CHANGED = {name: TASK[name] for _, name in CHANGING} | {"due_at": "bigint"}
+EDITED = {name: TASK[name] for name in (*EDITABLE, "folded")}
 
-INSERT_TASKS = insert("tasks", {name: TASK_TYPES[name] for name in INSERTED})
+INSERT_TASKS = insert("tasks", TASK)
 UPDATE_TASKS = update("tasks", TASK_KEY, CHANGED, VERSION)
 EDIT_TASKS = update("tasks", TASK_KEY, EDITED, {})
 DELETE_TASKS = delete("tasks", {**TASK_KEY, **VERSION})
@@ -54,25 +54,15 @@ INSERT_LOG_LINES = insert("task_logs", LOG_LINE)
 LEAVE_LOGS = insert("logs_left", TASK_KEY)
 INSERT_KEYS = insert("idempotency_keys", {"key": "text", **TASK_KEY})
 DELETE_KEYS = "delete from idempotency_keys where key = any($1)"
-INSERT_CONFIG = insert(
-    "config_versions",
-    {"version": "bigint", "at": "bigint", "who": "text", "reason": "text", "changes": "text", "runtime": "text"},
-)
-RULES = {
-    "work_directory": "text",
-    "max_working": "integer",
-    "paused": "boolean",
-    "paused_reason": "text",
-    "paused_until": "bigint",
-    "draining": "boolean",
-}
+INSERT_CONFIG = insert("config_versions", types(CONFIG))
+RULES = types(DIRECTORIES)
 LAY_DOWN = f"""
     {insert("work_directories", RULES)}
     on conflict (work_directory) do update set {", ".join(f"{name} = excluded.{name}" for name in [*RULES][1:])}"""
 
 # From here on, until it commits, nobody else writes to the history: so its numbers have no gap, and are in the order of
 # the commits.
-TOLD = {name: type for name, type in HISTORY_TYPES.items() if name != "seq"}
+TOLD = {name: type for name, type in types(HISTORY).items() if name != "seq"}
 COUNTED = [*Status, "work_directory"]
 ADDED = ", ".join(f"{name} = old.{name} + excluded.{name}" for name in Status)
 TELL = f"""

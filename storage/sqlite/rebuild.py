@@ -10,6 +10,7 @@ from pathlib import Path
 from dispatcher.statistics import HOUR, MINUTE
 from storage.errors import StorageError
 from storage.rows import RANKED
+from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.rollups import add_to_rollups, add_up, put
 from storage.sqlite.versions import migrate
@@ -46,6 +47,7 @@ def rebuild_file(path: Path, tell: Callable[[int, int], None]) -> int:
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
                 migrate(db, steps(files("storage.sqlite")))
+                refuse_half_moved(db)
                 return rebuild(db, tell)
         finally:
             lock.release()

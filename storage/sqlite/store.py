@@ -26,6 +26,7 @@ from storage.errors import NotOurs, StorageError
 from storage.sqlite import chores, journal, leftovers, search
 from storage.sqlite.chores import Chore, Step
 from storage.sqlite.hop import P, T, hop
+from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.record import SqliteRecord
 from storage.sqlite.versions import migrate
@@ -287,6 +288,7 @@ def _uri(path: Path, mode: str) -> str:
 
 def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
     migrate(db, steps(files("storage.sqlite")))
+    refuse_half_moved(db)
     (mode,) = db.execute("pragma journal_mode = wal").fetchone()
     if mode != "wal":
         raise NotOurs(f"its file system allows no write-ahead log (journal mode is {mode})")
