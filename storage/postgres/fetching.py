@@ -57,7 +57,7 @@ READY_OF_PRIORITY = f"""
 READY_WITH_TAGS = f"""
     select {TASKS.names} from ready_tags as one
     join tasks on tasks.work_directory = one.work_directory and tasks.arrival = one.arrival
-    where one.work_directory = $1 and one.tag = $2[1] and ($5::smallint is null or one.priority = $5)
+    where one.work_directory = $1 and one.tag = ($2::text[])[1] and ($5::smallint is null or one.priority = $5)
     and tasks.ready and (tasks.expires_at is null or tasks.expires_at > $3) and not exists (
         select from unnest($2::text[]) as wanted where not exists (
             select from ready_tags as other where other.work_directory = $1 and other.tag = wanted
