@@ -198,9 +198,6 @@ class Agenda:
         """How many shelves there are whose first waiter might be served if more were known."""
         return len(self._wanting)
 
-    def wanting_shelves(self) -> Iterator[ShelfKey]:
-        yield from self._wanting
-
     def wanted(self) -> Iterator[Claim]:
         """The claims of these waiters."""
         for key in self._wanting:

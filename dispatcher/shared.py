@@ -128,8 +128,11 @@ class SharedBoard(Board):
                 if len(wanted) >= SHELVES_PER_BATCH:
                     break
         if any(isinstance(message, Claim | Tick) for message in messages):
-            for key in self.agenda.wanting_shelves():
-                wanted[key] += 0
+            for claim in self.agenda.wanted():
+                for work_directory in claim.work_directories:  # it gets the best of them all
+                    wanted[work_directory, frozenset(claim.tags)] += 0
+                if len(wanted) >= SHELVES_PER_BATCH:
+                    break
         for key in self._known.shelves:
             del wanted[key]
         for key in wanted:
