@@ -87,7 +87,7 @@ class Table:
     async def until_waiting(self, number: int = 1) -> None:
         """So many of those who sit here wait for a lock."""
         async with asyncio.timeout(10):
-            while await self.db.fetchval(WAITING) < number:
+            while await self.db.fetchval(WAITING) < number:  # noqa: ASYNC110  # nothing tells of it
                 await asyncio.sleep(0.005)
 
     async def seqs(self) -> list[int]:
