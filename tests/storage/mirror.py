@@ -3,8 +3,8 @@
 import sqlite3
 from typing import Any
 
-from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS
 from dispatcher.task import Status
+from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS
 from storage.tallies import COLUMNS
 
 Connection = Any  # to PostgreSQL: one of a pool, or one by itself
