@@ -258,6 +258,8 @@ class Dispatcher:
                 await self._journal.release()
         except NoRoom:
             await self._take_back(outcomes, now)
+            if not self._journal.short_of_room:
+                await sleep(PAUSE_SECONDS)  # there may be room again, or there may not
         except Undone:
             await self._begin_again(batch)
         except RecordFailed as failed:
@@ -312,8 +314,8 @@ class Dispatcher:
         again: dict[Envelope[Any], None] = {}
         for ticket in sorted(self._parked):
             waiting = self._parked.pop(ticket)
+            waiting.ask_again(now)
             if not waiting.reply.done():
-                waiting.ask_again(now)
                 again[waiting] = None
         for envelope in (*batch, *self._mailbox):
             if not isinstance(envelope.message, FLEETING):

@@ -5,7 +5,7 @@ when its first waiter's turn comes. If it cannot be said then what that waiter g
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heappop, heappush
 from sys import maxsize
 
@@ -45,8 +45,10 @@ class Agenda:
         self.places = 0  # that waiters stand in: one for each directory of each
 
     def emptied(self) -> "Agenda":
-        """Another one with the same bounds."""
-        return Agenda(self._window, self._resident_max, self._shelves_max)
+        """Another one with the same bounds, which gives out no ticket again."""
+        agenda = Agenda(self._window, self._resident_max, self._shelves_max)
+        agenda._last_ticket = self._last_ticket
+        return agenda
 
     def age(self, aging_seconds: float) -> None:
         """From now on a task is after so long as urgent as a new one of the next priority; 0 for never.
@@ -200,8 +202,12 @@ class Agenda:
 
     def wanted(self) -> Iterator[Claim]:
         """The claims of these waiters."""
-        for key in self._wanting:
-            if waiter := self._recency[key].first_waiter:
+        return self.first_waiters(self._wanting)
+
+    def first_waiters(self, keys: Iterable[ShelfKey]) -> Iterator[Claim]:
+        """Of those who wait at these shelves the claims of the first ones."""
+        for key in keys:
+            if key in self._recency and (waiter := self._recency[key].first_waiter):
                 yield waiter.claim
 
     def concerns_wanting(self, claim: Claim) -> bool:

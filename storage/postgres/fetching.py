@@ -248,11 +248,11 @@ class Fetch:
             if each:
                 for priority in Priority:
                     found = await self._ready(shelf, priority, limit, needs.now)
-                    runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, found, limit)
+                    runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, _in_order(found, shelf[1]), limit)
                 continue
-            found = rows[shelf] if shelf in rows or not shelf[1] else await self._ready(shelf, None, limit, needs.now)
+            found = rows[shelf] if not shelf[1] else await self._ready(shelf, None, limit, needs.now)
             for priority in Priority:
-                runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, found, limit)
+                runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, _in_order(found, shelf[1]), limit)
         return runs
 
     async def _ready(
@@ -265,6 +265,11 @@ class Fetch:
         else:
             rows = await self._db.fetch(READY_OF_PRIORITY, work_directory, rank, now, limit)
         return list(_tasks(rows))
+
+
+def _in_order(found: list[Task], tags: frozenset[str]) -> list[Task]:
+    """PostgreSQL gives what is locked in its newest form, but where it stood before."""
+    return sorted((task for task in found if tags.issubset(task.tags)), key=lambda it: (-it.priority.rank, it.arrival))
 
 
 def _run(priority: Priority, found: list[Task], limit: int) -> Run:

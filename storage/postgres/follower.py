@@ -69,15 +69,16 @@ class Follower:
     async def _catch_up(self, everything: bool) -> None:
         """Whether or not something was heard of, if `everything`."""
         while everything or self._own or self._known < self._heard:
-            stretch = await self._record.events(self._known, STRETCH, EventFilter())
-            if stretch.last < self._known:
+            known, heard = self._known, self._heard
+            stretch = await self._record.events(known, STRETCH, EventFilter())
+            if stretch.last < known:  # own batches that came meanwhile aside
                 self._begin_anew(stretch.last)
-            elif self._known < stretch.first - 1:
-                log.error("events %s to %s are no longer on record", self._known + 1, stretch.first - 1)
-                self._known = stretch.first - 1
+            elif known < stretch.first - 1:
+                log.error("events %s to %s are no longer on record", known + 1, stretch.first - 1)
+                self._known = max(self._known, stretch.first - 1)
             self._publish(stretch.entries)
             everything = self._known < stretch.last
-            if not everything:
+            if not everything and self._heard == heard:
                 self._heard = self._known  # whatever was heard of: that is all there is
                 return
 

@@ -19,7 +19,7 @@ from dispatcher.errors import NoRoom, RecordFailed, Undone
 from dispatcher.ports import Changes, Clock, Found, Needs, Snapshot
 from storage.postgres.connections import AGAIN, LOST, Address, Db
 from storage.postgres.fetching import Fetch, load
-from storage.postgres.writing import write
+from storage.postgres.writing import Disagreement, write
 
 PATIENCE_SECONDS = 10  # for what is done for one batch; then its connection is given up
 AWAY_SECONDS = 5  # without a connection for so long, it is away
@@ -77,7 +77,7 @@ class PostgresJournal:
                     snapshot = await load(db)
                 was_away, self._was_away = self._was_away, False
                 return evolve(snapshot, was_away=was_away)
-            except LOST as error:
+            except (*LOST, asyncpg.PostgresError) as error:
                 self._lose(error)
 
     async def fetch(self, needs: Needs) -> Found:
@@ -96,8 +96,9 @@ class PostgresJournal:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._db.execute("rollback")
-        except LOST as error:
+        except (*LOST, asyncpg.PostgresError) as error:
             self._lose(error)
+            self._lost_at = None  # as far as is known it can be reached: the next batch will tell
 
     async def commit(self, changes: Changes) -> Changes:
         db, batch, began = self._db, self._batch + 1, perf_counter()
@@ -138,7 +139,7 @@ class PostgresJournal:
             return Undone(str(error))
         if isinstance(error, asyncpg.DiskFullError):
             return NoRoom(str(error))
-        if isinstance(error, asyncpg.PostgresError):
+        if isinstance(error, asyncpg.PostgresError | Disagreement):
             log.error("PostgreSQL refuses a batch: %s", error)
             return RecordFailed(str(error))
         return error
@@ -152,7 +153,7 @@ class PostgresJournal:
                     return bool(await db.fetchval(BATCH, self._instance_id) == batch)
             except AGAIN:
                 continue
-            except LOST as error:
+            except (*LOST, asyncpg.PostgresError) as error:
                 self._lose(error)
 
     async def _connected(self) -> Db:

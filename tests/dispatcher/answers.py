@@ -55,6 +55,8 @@ def _plain(answer: Any) -> Any:
 
 
 def shown(task: Task) -> dict[str, Any]:
-    """The token of a lease is shown as ID/ATTEMPT, for nobody can foresee the real ones."""
+    """The token of a lease is shown as ID/ATTEMPT, for nobody can foresee the real ones; the arrival as the number in
+    the ID, for there may be gaps between the real ones."""
     token = task.lease_token and f"{task.task_id}/{task.attempt}"
-    return {name: getattr(task, name) for name in SHOWN} | {"lease_token": token}
+    number = int(task.task_id.removeprefix("task-"))
+    return {name: getattr(task, name) for name in SHOWN} | {"lease_token": token, "arrival": number}

@@ -82,7 +82,7 @@ class Audit:
     # The changes, one by one
 
     def changes(self) -> None:
-        for batch in self.world.journal.commits[self.commits :]:
+        for batch in self.world.commits[self.commits :]:
             for change in batch:
                 if isinstance(change, Ruling):
                     self.rules[change.after.work_directory] = change.after
@@ -90,7 +90,7 @@ class Audit:
                     self.in_force = Rules(**change.after.runtime)
                 elif not isinstance(change, Notice):
                     self._change(change)
-        self.commits = len(self.world.journal.commits)
+        self.commits = len(self.world.commits)
 
     def _change(self, change: Change) -> None:
         task = change.after
@@ -135,9 +135,9 @@ class Audit:
 
     def read(self) -> list[Task]:
         """The tasks of the record, in order of arrival."""
-        if self.read_at != len(self.world.journal.commits):
+        if self.read_at != len(self.world.commits):
             self.recorded = [TASKS.value(row) for row in self._rows(f"{TASKS.select} order by arrival")]
-            self.read_at = len(self.world.journal.commits)
+            self.read_at = len(self.world.commits)
         return self.recorded
 
     def record(self) -> None:
@@ -148,7 +148,7 @@ class Audit:
         self._side_tables(tasks)
 
     def _rows(self, sql: str, *values: object) -> list[Any]:
-        return self.world.journal.db.execute(sql, values).fetchall()
+        return self.world.db.execute(sql, values).fetchall()
 
     def _history(self, tasks: list[Task]) -> None:
         """Its numbers have no gap, its times do not fall, and it explains how each task came to be what it is."""

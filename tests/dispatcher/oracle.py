@@ -82,6 +82,10 @@ class Oracle:
     def leave(self, key: object) -> None:
         self.parked = [parked for parked in self.parked if parked.key != key]
 
+    def waiting(self) -> list[Parked]:
+        """Whoever waits, anywhere."""
+        return self.parked
+
     def restart(self, now: int) -> list[object]:
         """Whose claims went unanswered: nobody is parked any more. For a while, no lease ends."""
         gone = [parked.key for parked in self.parked]

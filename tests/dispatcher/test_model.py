@@ -100,8 +100,8 @@ class Model(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.loop.run_until_complete(self._finish())
             self.loop.close()
-            agree_with_the_history(self.world.journal.db)
-            self.world.journal.db.close()
+            agree_with_the_history(self.world.db)
+            self.world.db.close()
             self.patch.undo()
 
     # What happens
@@ -178,9 +178,10 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def the_record_is_that_of_the_oracle(self) -> None:
-        db, tasks = self.world.journal.db, self.audit.read()
+        db, tasks = self.world.db, self.audit.read()
         jobs = [job.summary() for job in self.oracle.jobs if not job.deleted]
         assert len(tasks) == len(jobs)
+        self._check_numbers([(task.arrival, job["arrival"]) for task, job in zip(tasks, jobs, strict=True)])
         for task, job in zip(tasks, jobs, strict=True):
             different = {name: (value, job[name]) for name, value in shown(task).items() if value != job[name]}
             assert not different, (task.task_id, "is, and should be", different)
@@ -196,8 +197,10 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def logs_are_those_of_the_oracle(self) -> None:
-        db = self.world.journal.db
-        rows = db.execute("select task_logs.* from task_logs join tasks using (arrival) order by 1, 2").fetchall()
+        db = self.world.db
+        number = "cast(substr(task_id, 6) as integer)"
+        lines = f"select {number}, number, task_logs.attempt, at, line from task_logs join tasks using (arrival)"
+        rows = db.execute(f"{lines} order by 1, 2").fetchall()
         jobs = [job for job in self.oracle.jobs if not job.deleted]
         assert rows == [(job.number, place, *it) for job in jobs for place, it in enumerate(job.printed, start=1)]
 
@@ -205,22 +208,22 @@ class Model(RuleBasedStateMachine):
     def what_deleted_tasks_have_printed_will_be_removed(self) -> None:
         known = "select arrival from tasks union select arrival from logs_left"
         stray = f"select * from task_logs where arrival not in ({known})"
-        assert self.world.journal.db.execute(stray).fetchall() == []
+        assert self.world.db.execute(stray).fetchall() == []
 
     @rule()
     def clean_up(self) -> None:
-        leftovers.remove_some(self.world.journal.db)
+        leftovers.remove_some(self.world.db)
 
     @invariant()
     def lines_about_no_task_are_those_of_the_oracle(self) -> None:
         lines = "select at, type, work_directory from history where task_id is null"
         expected = self.oracle.lines + [line for folder in self.oracle.folders.values() for line in folder.lines]
         expected += self.oracle.versions
-        assert Counter(self.world.journal.db.execute(lines).fetchall()) == Counter(expected)
+        assert Counter(self.world.db.execute(lines).fetchall()) == Counter(expected)
 
     @invariant()
     def the_rules_are_those_of_the_oracle(self) -> None:
-        snapshot = sqlite.load(self.world.journal.db)
+        snapshot = sqlite.load(self.world.db)
         assert snapshot.config_version == self.world.board.config_version == len(self.oracle.versions)
         assert self.world.board.rules == self.oracle.rules
         assert not self.oracle.versions or Rules(**snapshot.runtime) == self.oracle.rules
@@ -238,6 +241,10 @@ class Model(RuleBasedStateMachine):
         self.audit.memory(CLAIM_MOST)
 
     # How
+
+    def _check_numbers(self, numbers: list[tuple[int, int]]) -> None:
+        """The arrivals, and the numbers that they should be."""
+        assert all(arrival == number for arrival, number in numbers)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -286,7 +293,7 @@ class Model(RuleBasedStateMachine):
 
     async def _let_time_pass(self, seconds: float, messages: list[Message[Any]]) -> None:
         then = self.world.now + round(seconds * 1000)
-        for until in sorted(parked.until for parked in self.oracle.parked):
+        for until in sorted(parked.until for parked in self.oracle.waiting()):
             for moment in (until - 1, until):
                 if self.world.now < moment < then:
                     await self._reach(int(moment), [Tick()])

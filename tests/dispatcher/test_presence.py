@@ -8,7 +8,7 @@ def seen(worker_id: str, *directories: str, at: int = 0, connection: str = "none
 
 
 def test_a_worker_that_is_known_to_several_is_told_once() -> None:
-    """Wherever it was, when it was seen last, by its closest connection, with the tasks that the record says it holds."""
+    """Wherever it was, when it was seen last, how it is connected most closely, and what the record says it holds."""
     here = Presence(workers=(seen("bob", "/b", at=1, connection="poll"), seen("ann", "/a", at=5)))
     there = Presence(workers=(seen("bob", "/a", at=3, connection="stream"), seen("cid", "/c", at=2)))
     ann, bob, cid = together([here, there, Presence()], {"bob": ["2", "1"], "eve": ["3"]})

@@ -92,6 +92,14 @@ class World:
     running: "asyncio.Task[None]" = field(init=False)
     looks: int = 0  # at the clock, since it was last at rest
 
+    @property
+    def db(self) -> sqlite3.Connection:
+        return self.journal.db
+
+    @property
+    def commits(self) -> list[Changes]:
+        return self.journal.commits
+
     async def start(self) -> "World":
         agenda = Agenda(self.window, self.resident_max, self.shelves_max)
         snapshot = await self.journal.load()
