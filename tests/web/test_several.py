@@ -71,11 +71,12 @@ async def test_every_other_verb_may_be_told_at_the_other(here, there, directory)
     assert (await there.next(directory))["task_id"] == task["task_id"]
     assert (await here.post(f"{path_of(task)}/cancel", {})).status == 409
     assert (await here.post(f"{path_of(task)}/cancel", {"force": True})).data["status"] == "cancelled"
-    assert (await there.post(f"{path_of(task)}/retry", {})).data["status"] == "waiting"
-    held = await here.next(directory)
-    assert (await there.tell(held, "fail", error_message="no", retryable=False)).status == 200
-    assert (await here.call("DELETE", path_of(task))).status == 200
-    (await there.get(path_of(task))).refused(404, "TASK_NOT_FOUND")
+    assert (await there.call("DELETE", path_of(task))).status == 200
+    (await here.get(path_of(task))).refused(404, "TASK_NOT_FOUND")
+    failed = await there.claimed(directory)
+    assert (await here.tell(failed, "fail", error_message="no", retryable=False)).status == 200
+    assert (await there.post(f"{path_of(failed)}/retry", {})).data["status"] == "waiting"
+    assert (await here.next(directory))["task_id"] == failed["task_id"]
 
 
 async def test_what_lost_its_lease_is_told_so_at_both(here, there, directory):
@@ -166,6 +167,8 @@ async def test_no_two_are_in_one_checkout_whichever_server_they_ask(here, there,
 
 
 async def test_no_more_are_worked_on_in_all_than_there_may_be(here, there, pair, directory):
+    for task in (await here.get(TASKS, status="working", limit=1000)).data["tasks"]:
+        await there.post(f"{path_of(task)}/cancel", {"force": True})
     assert (await change(here, {"task.max_concurrent_tasks": 3})).status == 200
     await until(lambda: holds(there, "task.max_concurrent_tasks", 3))
     before = await last_seq(here)
