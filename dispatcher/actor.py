@@ -99,6 +99,7 @@ class Dispatcher:
         self._open = True
         self.begun = Event()  # leases have got their grace, or it has failed
         self._batch: list[Envelope[Any]] = []  # being decided and saved
+        self._batch_max = BATCH_MAX  # fewer for a while, if the record could not take so many
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
         self._owes_grace = owes_grace  # leases could not be renewed for a while
@@ -162,7 +163,7 @@ class Dispatcher:
 
     def waiting_directories(self) -> Collection[str]:
         """Where claims wait."""
-        return {path for waiter in self._board.agenda.waiters() for path in waiter.claim.work_directories}
+        return self._board.agenda.places_in.keys()
 
     def attempt_seconds(self, work_directory: str) -> float | None:
         """How long a task of the directory takes, judging by those that were completed here of late; None: unknown."""
@@ -212,7 +213,7 @@ class Dispatcher:
             return [self._mailbox.popleft()]
         batch: list[Envelope[Any]] = []
         size = 0
-        while self._mailbox and size < BATCH_MAX and not (self._mailbox[0].tried or self._mailbox[0].alone):
+        while self._mailbox and size < self._batch_max and not (self._mailbox[0].tried or self._mailbox[0].alone):
             batch.append(self._mailbox.popleft())
             size += _size(batch[-1].message)
         return batch
@@ -261,11 +262,13 @@ class Dispatcher:
             if not self._journal.short_of_room:
                 await sleep(PAUSE_SECONDS)  # there may be room again, or there may not
         except Undone:
+            self._batch_max = max(1, self._batch_max // 2)
             await self._begin_again(batch)
         except RecordFailed as failed:
             await sleep(PAUSE_SECONDS)
             await self._begin_again(self._refuse(outcomes, batch, failed))
         else:
+            self._batch_max = min(BATCH_MAX, 2 * self._batch_max)
             if changes:
                 self.batches += 1
                 self.messages += len(outcomes)

@@ -24,6 +24,7 @@ from dispatcher.messages import (
     Fail,
     Held,
     Message,
+    R,
     Reconfigure,
     Regulate,
     Release,
@@ -106,6 +107,12 @@ class SharedBoard(Board):
         self._hold(task for task in self.visitors.tasks.values() if task)
         self._hold(task for task in self.visitors.parents.values() if task)
         self._hold(self.visitors.overdue or ())
+
+    def _decide(self, message: Message[R], now: int) -> Any:
+        """Here something may be ready though somebody waits for it: then those who came before are served first."""
+        if isinstance(message, Claim):
+            self.serve(now)
+        return super()._decide(message, now)
 
     def next_arrival(self) -> int:
         return self._known.arrivals.popleft()

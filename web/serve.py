@@ -17,7 +17,7 @@ from typing import Annotated
 import uvloop
 from cyclopts import App, Parameter
 
-from dispatcher.errors import Unavailable
+from dispatcher.errors import RecordFailed, Unavailable
 from storage.errors import StorageError
 from storage.store import open_store
 from web.codec import Fault
@@ -65,7 +65,7 @@ def serve(
     collect_rarely()
     try:
         return uvloop.run(run(given, gather_again, log))
-    except (StorageError, OSError, Unavailable) as error:
+    except (StorageError, OSError, Unavailable, RecordFailed) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1

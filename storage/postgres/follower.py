@@ -113,7 +113,9 @@ class Follower:
             if first == self._known + 1:
                 self._known = max((change.entry.seq for change in changes if change.entry), default=self._known)
                 self._heard = max(self._heard, self._known)
-                self._member.publish(changes)
+            else:
+                changes = [change for change in changes if change.entry is None]
+            self._member.publish(changes)
 
     def _tell(self, entries: Sequence[Entry]) -> None:
         if entries and self._member:

@@ -42,6 +42,7 @@ class PostgresJournal:
         self._db: Db | None = None
         self._limited: set[str] = set()
         self._batch = 0  # committed so far
+        self._has_begun = False  # the next one
         self._was_away = was_away  # and nobody has been told yet
         self._lost_at: float | None = None
         self._stopping = Event()
@@ -87,12 +88,14 @@ class PostgresJournal:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await db.execute("begin")
+                self._has_begun = True
                 return await Fetch(db, self._limited)(needs)
         except Exception as error:
             raise await self._undo(error) from error
 
     async def release(self) -> None:
         assert self._db is not None
+        self._has_begun = False
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._db.execute("rollback")
@@ -101,10 +104,12 @@ class PostgresJournal:
             self._lost_at = None  # as far as is known it can be reached: the next batch will tell
 
     async def commit(self, changes: Changes) -> Changes:
-        db, batch, began = self._db, self._batch + 1, perf_counter()
-        assert db is not None
+        db, batch, began = await self._connected(), self._batch + 1, perf_counter()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
+                if not self._has_begun:  # there was nothing to fetch
+                    await db.execute("begin")
+                self._has_begun = False
                 changes = await write(db, changes, instance_id=self._instance_id, batch=batch, now=self._clock())
         except Exception as error:
             raise await self._undo(error) from error
@@ -125,6 +130,7 @@ class PostgresJournal:
 
     async def _undo(self, error: Exception) -> Exception:
         """What it means that this went wrong, when all that was done of the batch is undone."""
+        self._has_begun = False
         if isinstance(error, LOST):
             self._lose(error)
             return Undone(str(error))

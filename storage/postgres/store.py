@@ -50,7 +50,7 @@ WEBHOOK_PLACE = "select seq from webhook"
 KEEP_WEBHOOK_PLACE = f"""
     insert into webhook select true, $3 where ({IS_HELD})
     on conflict (only_row) do update set seq = excluded.seq"""
-FORGET_WEBHOOK_PLACE = "delete from webhook"
+FORGET_WEBHOOK_PLACE = f"delete from webhook where ({IS_HELD})"
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class PostgresStore:
 
     async def keep_webhook_place(self, seq: int | None) -> None:
         if seq is None:
-            await self._alone(lambda db: db.execute(FORGET_WEBHOOK_PLACE))
+            await self._alone(lambda db: db.execute(FORGET_WEBHOOK_PLACE, WEBHOOK, self._instance_id))
             return
         kept = await self._alone(lambda db: db.execute(KEEP_WEBHOOK_PLACE, WEBHOOK, self._instance_id, seq))
         if kept == "INSERT 0 0":
@@ -241,15 +241,17 @@ async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
     was_away = await _made_ready(address, clock)
     size = max(1, address.max_connections - 2)  # one writes, one listens
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            asyncpg.create_pool(
-                address.url,
-                min_size=min(address.min_connections, size),
-                max_size=size,
-                timeout=address.timeout_seconds,
-                server_settings=address.session,
-            )
+        pool = asyncpg.create_pool(
+            address.url,
+            min_size=min(address.min_connections, size),
+            max_size=size,
+            timeout=address.timeout_seconds,
+            server_settings=address.session,
         )
+        try:
+            await stack.enter_async_context(pool)
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise StorageError(f"PostgreSQL: {error or type(error).__name__}") from error
         store = PostgresStore(address, pool, instance_id, clock, was_away)
         stack.push_async_callback(store.leave)
         await store.join()

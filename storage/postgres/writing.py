@@ -1,6 +1,7 @@
 """What a batch has led to, written back in the transaction that has fetched what it is about."""
 
 from collections.abc import Iterable, Sequence, Set
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -184,6 +185,7 @@ def _log_rows(changes: Changes) -> Iterable[Row]:
                 yield *key, line.number, line.attempt, line.at, line.line
 
 
+@lru_cache(100_000)
 def directory_id(work_directory: str) -> str:
     """A short name for it. Another one may have the same."""
     return f"{crc32(work_directory.encode()):x}"
