@@ -25,3 +25,11 @@ def reader_of(request: pytest.FixtureRequest) -> ReaderOf:
         return OnSqlite
     on_pg: OnPostgres = request.getfixturevalue("on_pg")
     return on_pg.fill
+
+
+@pytest.fixture(scope="module")
+def common_url(cluster: Cluster) -> Iterator[str]:
+    """A database that the tests of a module share; each empties it."""
+    name = cluster.create_database()
+    yield cluster.url(name)
+    cluster.drop_database(name)

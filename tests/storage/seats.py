@@ -19,6 +19,7 @@ from storage.postgres.journal import PostgresJournal
 from storage.postgres.versions import migrate
 from storage.steps import steps
 from tests.dispatcher.world import CountingMint
+from tests.storage.mirror import empty
 
 STEPS = steps(files("storage.postgres"))
 WAITING = """
@@ -87,8 +88,8 @@ class Table:
     async def until_waiting(self, number: int = 1) -> None:
         """So many of those who sit here wait for a lock."""
         async with asyncio.timeout(10):
-            while await self.db.fetchval(WAITING) < number:  # noqa: ASYNC110  # nothing tells of it
-                await asyncio.sleep(0.005)
+            while await self.db.fetchval(WAITING) < number:
+                await self.db.execute("select pg_sleep(0.005)")
 
     async def seqs(self) -> list[int]:
         return [row[0] for row in await self.db.fetch("select seq from history order by seq")]
@@ -96,8 +97,10 @@ class Table:
 
 @asynccontextmanager
 async def table(url: str) -> AsyncIterator[Table]:
+    """Nothing is there yet."""
     db = await asyncpg.connect(url)
     await migrate(db, STEPS)
+    await empty(db)
     made = Table(url, db)
     try:
         yield made

@@ -19,8 +19,8 @@ WAIT = Claim(work_directories=("/w",), wait_seconds=60)
 
 
 @pytest.fixture
-async def here(postgres_url: str) -> AsyncIterator[Table]:
-    async with table(postgres_url) as made:
+async def here(common_url: str) -> AsyncIterator[Table]:
+    async with table(common_url) as made:
         yield made
 
 
