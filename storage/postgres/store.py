@@ -116,6 +116,7 @@ class PostgresStore:
     async def membership(self, member: Member, last: int) -> AsyncIterator[None]:
         """Meanwhile the server hears of whatever is on record behind the seq `last`, and the others hear of it."""
         self._follower.begin(member, last)
+        await self._touch(member)  # whoever is alone has the duties before anything happens
         jobs = self._follower.listen, self._follower.follow, partial(self._keep_in_touch, member), self._keep_up
         tasks = [asyncio.create_task(_ever(job)) for job in jobs]
         try:
@@ -128,12 +129,15 @@ class PostgresStore:
     async def _keep_in_touch(self, member: Member) -> None:
         while True:
             began = monotonic()
-            try:
-                async with asyncio.timeout(self._timeout_seconds), self._pool.acquire(timeout=BEAT_SECONDS) as db:
-                    await self._beat(db, member)
-            except (*LOST, asyncpg.PostgresError) as error:
-                log.info("no sign of life could be given: %s", error or type(error).__name__)
+            await self._touch(member)
             await asyncio.sleep(max(0.0, began + BEAT_SECONDS - monotonic()))
+
+    async def _touch(self, member: Member) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds), self._pool.acquire(timeout=BEAT_SECONDS) as db:
+                await self._beat(db, member)
+        except (*LOST, asyncpg.PostgresError) as error:
+            log.info("no sign of life could be given: %s", error or type(error).__name__)
 
     async def _beat(self, db: Reader, member: Member) -> None:
         asked_at = self._clock.monotonic()

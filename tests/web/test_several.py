@@ -158,6 +158,12 @@ async def worked_off(here, there, directories):
         over.set()
 
 
+async def nobody_works(here, there):
+    """Any more."""
+    for task in (await here.get(TASKS, status="working", limit=1000)).data["tasks"]:
+        await there.post(f"{path_of(task)}/cancel", {"force": True})
+
+
 async def test_no_two_are_in_one_checkout_whichever_server_they_ask(here, there, pair, directory):
     await rule(here, directory, max_working=1)
     for number in range(40):
@@ -167,8 +173,7 @@ async def test_no_two_are_in_one_checkout_whichever_server_they_ask(here, there,
 
 
 async def test_no_more_are_worked_on_in_all_than_there_may_be(here, there, pair, directory):
-    for task in (await here.get(TASKS, status="working", limit=1000)).data["tasks"]:
-        await there.post(f"{path_of(task)}/cancel", {"force": True})
+    await nobody_works(here, there)
     assert (await change(here, {"task.max_concurrent_tasks": 3})).status == 200
     await until(lambda: holds(there, "task.max_concurrent_tasks", 3))
     before = await last_seq(here)
@@ -180,6 +185,22 @@ async def test_no_more_are_worked_on_in_all_than_there_may_be(here, there, pair,
     finally:
         assert (await change(there, {"task.max_concurrent_tasks": None})).status == 200
     assert most_of_all(pair[0], before) == 3
+
+
+async def test_the_last_slot_of_all_goes_to_who_waits_at_the_other(here, there, directory):
+    """Also for another directory than that where it came free."""
+    await nobody_works(here, there)
+    assert (await change(here, {"task.max_concurrent_tasks": 1})).status == 200
+    try:
+        await until(lambda: holds(there, "task.max_concurrent_tasks", 1))
+        held = await here.claimed(f"{directory}/a")
+        task = await here.create(f"{directory}/b")
+        waiting = background(there.next(f"{directory}/b", wait_seconds=20))
+        await there.busy_with(1)
+        assert (await here.tell(held, "complete")).status == 200
+        assert (await waiting)["task_id"] == task["task_id"]
+    finally:
+        assert (await change(there, {"task.max_concurrent_tasks": None})).status == 200
 
 
 # Directories
