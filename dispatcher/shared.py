@@ -16,6 +16,7 @@ from dispatcher.board import Board
 from dispatcher.decisions.moments import later
 from dispatcher.fields import Priority
 from dispatcher.messages import (
+    Adopt,
     Cancel,
     Claim,
     Complete,
@@ -82,8 +83,9 @@ class SharedBoard(Board):
         messages = list(messages)
         plain = super().needs((message for message in messages if not isinstance(message, Claim)), now)
         shelves = self._shelves(messages)
-        shared = self._shared_needs(messages, shelves, now)
-        lanes = dict(self._lanes(shelves))
+        rules_change = any(isinstance(message, Reconfigure | Adopt) for message in messages)
+        shared = self._shared_needs(messages, shelves, now, rules_change)
+        lanes = dict(self._lanes(shelves, rules_change))
         self._asked = evolve(plain, lanes=lanes, shared=shared if shared else None)
         return self._asked
 
@@ -151,13 +153,15 @@ class SharedBoard(Board):
             wanted[key] = min(wanted[key] + self.agenda.demand(key), DEMAND_MAX)
         return wanted
 
-    def _lanes(self, shelves: Counter[ShelfKey]) -> Iterator[tuple[LaneKey, Slice]]:
+    def _lanes(self, shelves: Counter[ShelfKey], rules_change: bool) -> Iterator[tuple[LaneKey, Slice]]:
         for (work_directory, tags), wanted in shelves.items():
-            enough = maxsize if self.rules.priority_aging_seconds else wanted
+            enough = maxsize if self.rules.priority_aging_seconds or rules_change else wanted
             for priority in Priority:
                 yield LaneKey(work_directory, priority, tags), Slice(0, wanted, enough)
 
-    def _shared_needs(self, messages: list[Message[Any]], shelves: Counter[ShelfKey], now: int) -> SharedNeeds:
+    def _shared_needs(
+        self, messages: list[Message[Any]], shelves: Counter[ShelfKey], now: int, rules_change: bool
+    ) -> SharedNeeds:
         known = self._known
         asking = [message for message in messages if isinstance(message, Claim)]
         if shelves:
@@ -175,7 +179,7 @@ class SharedBoard(Board):
             held=held - known.held,
             ruled=ruled - known.ruled,
             freeing={task_id for message in messages for task_id in _freed(message)} - known.freeing,
-            slots=bool(shelves) and self.gates.has_limit and not known.slots,
+            slots=bool(shelves) and (self.gates.has_limit or rules_change) and not known.slots,
             settings=not known.settings and any(isinstance(message, Reconfigure) for message in messages),
             leased_until=soonest if grace and known.leased_until is None else None,
         )
