@@ -40,6 +40,7 @@ from dispatcher.roll import Roll
 from dispatcher.task import Task
 
 BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
+BATCH_MORE = 8  # so many more are taken after each commit, once a batch was too much
 MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
@@ -268,7 +269,7 @@ class Dispatcher:
             await sleep(PAUSE_SECONDS)
             await self._begin_again(self._refuse(outcomes, batch, failed))
         else:
-            self._batch_max = min(BATCH_MAX, 2 * self._batch_max)
+            self._batch_max = min(BATCH_MAX, self._batch_max + BATCH_MORE)
             if changes:
                 self.batches += 1
                 self.messages += len(outcomes)

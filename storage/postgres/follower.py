@@ -16,8 +16,8 @@ import asyncpg
 from dispatcher.errors import RecordFailed
 from dispatcher.messages import Heed
 from dispatcher.ports import Changes, Entry, Told
-from dispatcher.record import EventFilter, Record
 from storage.postgres.connections import LOST, Address
+from storage.postgres.record import PostgresRecord
 from storage.postgres.writing import CHANNEL, MANY, NONE, directory_id
 from storage.store import Member
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Follower:
-    def __init__(self, address: Address, record: Record, instance_id: str) -> None:
+    def __init__(self, address: Address, record: PostgresRecord, instance_id: str) -> None:
         self._address, self._record, self._instance_id = address, record, instance_id
         self._member: Member | None = None
         self._known = 0  # the seq up to which everything has been published
@@ -70,7 +70,7 @@ class Follower:
         """Whether or not something was heard of, if `everything`."""
         while everything or self._own or self._known < self._heard:
             known, heard = self._known, self._heard
-            stretch = await self._record.events(known, STRETCH, EventFilter())
+            stretch = await self._record.news(known, STRETCH)
             if stretch.last < known:  # own batches that came meanwhile aside
                 self._begin_anew(stretch.last)
             elif known < stretch.first - 1:

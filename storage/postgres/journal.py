@@ -10,6 +10,7 @@ import logging
 from asyncio import Event
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from time import monotonic, perf_counter
 
 import asyncpg
@@ -24,6 +25,7 @@ from storage.postgres.writing import Disagreement, write
 PATIENCE_SECONDS = 10  # for what is done for one batch; then its connection is given up
 AWAY_SECONDS = 5  # without a connection for so long, it is away
 RETRY_SECONDS = 0.25  # between two attempts to connect
+SAY_SECONDS = 5  # so often the log says that it is away
 
 JOIN = """
     insert into instances (instance_id, started_at, seen_at, batch, presence) values ($1, $2, $2, $3, '[[], []]')
@@ -45,6 +47,7 @@ class PostgresJournal:
         self._has_begun = False  # the next one
         self._was_away = was_away  # and nobody has been told yet
         self._lost_at: float | None = None
+        self._said_at = -inf
         self._stopping = Event()
 
     @property
@@ -80,6 +83,7 @@ class PostgresJournal:
                 return evolve(snapshot, was_away=was_away)
             except (*LOST, asyncpg.PostgresError) as error:
                 self._lose(error)
+                await self._rest(error)
 
     async def fetch(self, needs: Needs) -> Found:
         db = await self._connected()
@@ -161,6 +165,7 @@ class PostgresJournal:
                 continue
             except (*LOST, asyncpg.PostgresError) as error:
                 self._lose(error)
+                await self._rest(error)
 
     async def _connected(self) -> Db:
         """A connection that can write. Waits for as long as there is none; RecordFailed if the server stops."""
@@ -187,7 +192,9 @@ class PostgresJournal:
         return db
 
     async def _rest(self, error: Exception) -> None:
-        log.warning("the database cannot be reached: %s", error or type(error).__name__)
+        if monotonic() - self._said_at > SAY_SECONDS:
+            self._said_at = monotonic()
+            log.warning("the database cannot be used: %s", error or type(error).__name__)
         if self._stopping.is_set():
             raise RecordFailed("the database cannot be reached") from error
         with suppress(TimeoutError):

@@ -82,6 +82,10 @@ class PostgresRecord:
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read_long(queries.events, after, limit, only)
 
+    async def news(self, after: int, limit: int) -> Stretch:
+        """The same of all of them, for this server itself: it does not wait behind what may take long."""
+        return await self._read(queries.events, after, limit, EventFilter())
+
     async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
         return None if NUL in task_id else await self._read_long(traces.log, task_id, after, limit, attempt)
 

@@ -11,7 +11,7 @@ from dispatcher.hub import Announced
 from dispatcher.messages import Heed
 from dispatcher.ports import Entry, Notice, Told
 from dispatcher.presence import Presence
-from dispatcher.record import EventFilter, Stretch
+from dispatcher.record import Stretch
 from storage.postgres import follower as following
 from storage.postgres.connections import Address
 from storage.postgres.follower import Follower
@@ -41,7 +41,7 @@ class Record:
         self.gate, self.reading = asyncio.Event(), asyncio.Event()
         self.gate.set()
 
-    async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
+    async def news(self, after: int, limit: int) -> Stretch:
         last = self.last
         self.reads += 1
         self.reading.set()
