@@ -25,6 +25,7 @@ async def busy(api, directory, stop):
         await cycle(api, directory)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(3))
 async def test_who_comes_and_goes_while_much_happens_sees_each_event_once(server, directory, seed):
     """Ten readers that leave after a few events, or in the middle of nothing, and come again with the id they know."""
