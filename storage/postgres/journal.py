@@ -41,6 +41,7 @@ class PostgresJournal:
         self._address, self._instance_id, self._clock = address, instance_id, clock
         self._watchers: list[Callable[[int, float, float], None]] = []
         self._db: Db | None = None
+        self._has_begun = False  # a transaction, there
         self._limited: set[str] = set()
         self._batch = 0  # committed so far
         self._was_away = was_away  # and nobody has been told yet
@@ -80,18 +81,28 @@ class PostgresJournal:
                 self._lose(error)
 
     async def fetch(self, needs: Needs) -> Found:
+        db = await self._begin()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await Fetch(db, self._limited)(needs)
+        except Exception as error:
+            raise await self._undo(error) from error
+
+    async def _begin(self) -> Db:
         db = await self._connected()
         if self._was_away:
             raise Undone("the database was away")
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await db.execute("begin")
-                return await Fetch(db, self._limited)(needs)
         except Exception as error:
             raise await self._undo(error) from error
+        self._has_begun = True
+        return db
 
     async def release(self) -> None:
         assert self._db is not None
+        self._has_begun = False
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._db.execute("rollback")
@@ -99,8 +110,11 @@ class PostgresJournal:
             self._lose(error)
 
     async def commit(self, changes: Changes) -> Changes:
+        if not self._has_begun:  # it needed nothing from the record
+            await self._begin()
         db, batch, began = self._db, self._batch + 1, perf_counter()
         assert db is not None
+        self._has_begun = False
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 changes = await write(db, changes, instance_id=self._instance_id, batch=batch, now=self._clock())
@@ -123,6 +137,7 @@ class PostgresJournal:
 
     async def _undo(self, error: Exception) -> Exception:
         """What it means that this went wrong, when all that was done of the batch is undone."""
+        self._has_begun = False
         if isinstance(error, LOST):
             self._lose(error)
             return Undone(str(error))
