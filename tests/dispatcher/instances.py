@@ -12,7 +12,6 @@ import asyncpg
 from attrs import define, field
 
 from dispatcher.actor import Dispatcher
-from dispatcher.agenda import Agenda
 from dispatcher.hub import Hub
 from dispatcher.messages import Adopt, Heed, Message
 from dispatcher.ports import Changes, Found, Needs, Snapshot
@@ -128,9 +127,6 @@ class Instances:
     url: str
     pg: "asyncpg.Connection[asyncpg.Record]"  # the test's own
     number: int = 2
-    window: int = 2
-    resident_max: int = 1000
-    shelves_max: int = 1000
     rules: Rules = NO_GRACE
     now: int = 0
     at: int = 0
@@ -161,7 +157,7 @@ class Instances:
         recorded = Recorded(journal, self.commits)
         snapshot = await recorded.load()
         rules = Rules(**snapshot.runtime) if snapshot.config_version else self.rules
-        board = SharedBoard(snapshot, self.mint, rules, Agenda(self.window, self.resident_max, self.shelves_max))
+        board = SharedBoard(snapshot, self.mint, rules)
         recorded.idle.set()
         instance = Instance(recorded, board, now, known=snapshot.last_seq)
         instance.begin(snapshot.was_away)
