@@ -127,6 +127,7 @@ class Instances:
     url: str
     pg: "asyncpg.Connection[asyncpg.Record]"  # the test's own
     number: int = 2
+    reminded: bool = True  # of where something is ready, once a second; else they have to know by themselves
     rules: Rules = NO_GRACE
     now: int = 0
     at: int = 0
@@ -188,7 +189,7 @@ class Instances:
         return bool(foreign)
 
     async def _beat(self, instance: Instance) -> None:
-        directories = list(instance.membership.waiting_directories())
+        directories = list(instance.membership.waiting_directories()) if self.reminded else []
         ready = tuple(row[0] for row in await self.pg.fetch(READY, directories))
         instance.membership.remind(Heed(work_directories=ready, due=await self.pg.fetchval(NEXT_DUE)))
 

@@ -50,6 +50,7 @@ class SharedModel(Model):
 
     @initialize(
         number=st.sampled_from([2, 2, 3]),
+        reminded=st.booleans(),
         seed=st.integers(0, 1000),
         slice=st.sampled_from([256, 256, 1, 2]),
         log_lines_max=st.sampled_from([1000, 4]),
@@ -60,6 +61,7 @@ class SharedModel(Model):
     def start(  # type: ignore[override]
         self,
         number: int,
+        reminded: bool,
         seed: int,
         slice: int,
         log_lines_max: int,
@@ -73,7 +75,7 @@ class SharedModel(Model):
         self.patch.setattr(logs, "LOG_BYTES_MAX", log_bytes_max)
         self.chance = Random(seed)
         self._run(empty(self.pg))
-        self.world = Instances(self.url, self.pg, number, rules=rules)
+        self.world = Instances(self.url, self.pg, number, reminded, rules)
         self.oracle = Several(rules, told_at_once=slice, log_max=(log_lines_max, log_bytes_max))
         self.audit = Audit(self.world)  # type: ignore[arg-type]
         self.asked = {}
