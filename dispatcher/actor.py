@@ -132,6 +132,11 @@ class Dispatcher:
         return self._journal.is_away
 
     @property
+    def has_limit(self) -> bool:
+        """Only so many tasks may be worked on in all."""
+        return self._board.gates.has_limit
+
+    @property
     def short_of_room(self) -> bool:
         """The disk is full."""
         return self._journal.short_of_room

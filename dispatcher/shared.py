@@ -61,7 +61,8 @@ class SharedBoard(Board):
     def __init__(
         self, snapshot: Snapshot, mint: Mint, rules: Rules | None = None, agenda: Agenda | None = None
     ) -> None:
-        super().__init__(snapshot, mint, rules, agenda)
+        # However much is fetched for a batch, all of it stays until that is over, when all of it goes.
+        super().__init__(snapshot, mint, rules, agenda or Agenda(window=maxsize))
         self._known = _Known()
         self._asked = Needs(now=0)  # last
 

@@ -10,12 +10,10 @@ from dispatcher.hub import Announced, Hub
 from dispatcher.messages import Heed
 from dispatcher.ports import Entry
 from dispatcher.presence import Presence
+from dispatcher.task import Status
 
 PAUSED = "directory.paused"
-FREEING = {
-    *("task.completed", "task.failed", "task.cancelled"),
-    *("task.retried", "task.released", "task.lease_expired"),
-}
+HELD = (None, Status.WORKING)
 
 
 @define(eq=False)
@@ -35,10 +33,9 @@ class Membership:
         if any(entry.type == "config.changed" for entry in entries):
             self.reconfigured.set()
         told = {entry.work_directory for entry in entries if entry.work_directory}
-        if self.dispatcher.has_limit and any(entry.type in FREEING for entry in entries):
-            concerned = tuple(self.dispatcher.waiting_directories())
-        else:
-            concerned = tuple(path for path in told if self.dispatcher.waiting_in(path))
+        if self.dispatcher.has_limit and any(entry.attempt and entry.status not in HELD for entry in entries):
+            told |= {*self.dispatcher.waiting_directories()}  # the slot that came free is for any of them
+        concerned = tuple(path for path in told if self.dispatcher.waiting_in(path))
         ends = ((entry.details.get("until"), entry.work_directory) for entry in entries if entry.type == PAUSED)
         pauses = tuple((until, path) for until, path in ends if until is not None and path is not None)
         if concerned or pauses:

@@ -42,9 +42,9 @@ class PostgresJournal:
         self._address, self._instance_id, self._clock = address, instance_id, clock
         self._watchers: list[Callable[[int, float, float], None]] = []
         self._db: Db | None = None
+        self._has_begun = False  # a transaction, there
         self._limited: set[str] = set()
         self._batch = 0  # committed so far
-        self._has_begun = False  # the next one
         self._was_away = was_away  # and nobody has been told yet
         self._lost_at: float | None = None
         self._said_at = -inf
@@ -86,16 +86,24 @@ class PostgresJournal:
                 await self._rest(error)
 
     async def fetch(self, needs: Needs) -> Found:
+        db = await self._begin()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await Fetch(db, self._limited)(needs)
+        except Exception as error:
+            raise await self._undo(error) from error
+
+    async def _begin(self) -> Db:
         db = await self._connected()
         if self._was_away:
             raise Undone("the database was away")
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await db.execute("begin")
-                self._has_begun = True
-                return await Fetch(db, self._limited)(needs)
         except Exception as error:
             raise await self._undo(error) from error
+        self._has_begun = True
+        return db
 
     async def release(self) -> None:
         assert self._db is not None
@@ -108,12 +116,13 @@ class PostgresJournal:
             self._lost_at = None  # as far as is known it can be reached: the next batch will tell
 
     async def commit(self, changes: Changes) -> Changes:
-        db, batch, began = await self._connected(), self._batch + 1, perf_counter()
+        if not self._has_begun:  # it needed nothing from the record
+            await self._begin()
+        db, batch, began = self._db, self._batch + 1, perf_counter()
+        assert db is not None
+        self._has_begun = False
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                if not self._has_begun:  # there was nothing to fetch
-                    await db.execute("begin")
-                self._has_begun = False
                 changes = await write(db, changes, instance_id=self._instance_id, batch=batch, now=self._clock())
         except Exception as error:
             raise await self._undo(error) from error

@@ -12,7 +12,6 @@ import asyncpg
 from attrs import define, field
 
 from dispatcher.actor import Dispatcher
-from dispatcher.agenda import Agenda
 from dispatcher.hub import Hub
 from dispatcher.messages import Adopt, Heed, Message
 from dispatcher.ports import Changes, Found, Needs, Snapshot
@@ -128,9 +127,7 @@ class Instances:
     url: str
     pg: "asyncpg.Connection[asyncpg.Record]"  # the test's own
     number: int = 2
-    window: int = 2
-    resident_max: int = 1000
-    shelves_max: int = 1000
+    reminded: bool = True  # of where something is ready, once a second; else they have to know by themselves
     rules: Rules = NO_GRACE
     now: int = 0
     at: int = 0
@@ -161,7 +158,7 @@ class Instances:
         recorded = Recorded(journal, self.commits)
         snapshot = await recorded.load()
         rules = Rules(**snapshot.runtime) if snapshot.config_version else self.rules
-        board = SharedBoard(snapshot, self.mint, rules, Agenda(self.window, self.resident_max, self.shelves_max))
+        board = SharedBoard(snapshot, self.mint, rules)
         recorded.idle.set()
         instance = Instance(recorded, board, now, known=snapshot.last_seq)
         instance.begin(snapshot.was_away)
@@ -192,7 +189,7 @@ class Instances:
         return bool(foreign)
 
     async def _beat(self, instance: Instance) -> None:
-        directories = list(instance.membership.waiting_directories())
+        directories = list(instance.membership.waiting_directories()) if self.reminded else []
         ready = tuple(row[0] for row in await self.pg.fetch(READY, directories))
         instance.membership.remind(Heed(work_directories=ready, due=await self.pg.fetchval(NEXT_DUE)))
 

@@ -50,8 +50,8 @@ class SharedModel(Model):
 
     @initialize(
         number=st.sampled_from([2, 2, 3]),
+        reminded=st.booleans(),
         seed=st.integers(0, 1000),
-        window=st.sampled_from([1, 2, 3]),
         slice=st.sampled_from([256, 256, 1, 2]),
         log_lines_max=st.sampled_from([1000, 4]),
         log_bytes_max=st.sampled_from([1000, 2]),
@@ -61,8 +61,8 @@ class SharedModel(Model):
     def start(  # type: ignore[override]
         self,
         number: int,
+        reminded: bool,
         seed: int,
-        window: int,
         slice: int,
         log_lines_max: int,
         log_bytes_max: int,
@@ -75,7 +75,7 @@ class SharedModel(Model):
         self.patch.setattr(logs, "LOG_BYTES_MAX", log_bytes_max)
         self.chance = Random(seed)
         self._run(empty(self.pg))
-        self.world = Instances(self.url, self.pg, number, window, rules=rules)
+        self.world = Instances(self.url, self.pg, number, reminded, rules)
         self.oracle = Several(rules, told_at_once=slice, log_max=(log_lines_max, log_bytes_max))
         self.audit = Audit(self.world)  # type: ignore[arg-type]
         self.asked = {}
@@ -171,9 +171,10 @@ class SharedModel(Model):
         for message in messages:
             if self._must_settle_before(message):
                 await self._settle()
-            if self.chance.random() < MOVING_ON or isinstance(message, Claim):
+            place = self._place_for(message)
+            if place != self.world.at:
                 await self._settle()
-                self._turn_to(self._place_for(message))
+                self._turn_to(place)
             self._ask(message)
         await self._settle()
 
@@ -183,7 +184,7 @@ class SharedModel(Model):
             for place, parked in self._waiting().items():
                 if name in [(it.claim.claim_id, it.claim.worker_id) for it in parked]:
                     return place
-        return self.chance.randrange(self.world.number)
+        return self.chance.randrange(self.world.number) if self.chance.random() < MOVING_ON else self.world.at
 
     def _note_served(self, from_the_record: bool) -> None:
         super()._note_served(True)

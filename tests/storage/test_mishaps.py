@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from dispatcher.actor import Dispatcher
 from dispatcher.errors import InvalidState, RecordFailed, Unavailable
-from dispatcher.messages import FOREVER, Claim, Complete, Create, Message, Regulate, Tick
+from dispatcher.messages import FOREVER, Claim, Complete, Create, Drain, Message, Regulate, Tick
 from dispatcher.shared import SharedBoard
 from storage.postgres.connections import Address
 from storage.postgres.journal import PostgresJournal
@@ -270,6 +270,24 @@ async def test_what_postgresql_refuses_fails_for_those_who_asked_alone(stage: St
     made = await stage.say(CREATE)
     assert made.task.work_directory == "/w"
     assert stage.dispatcher.running
+
+
+async def test_news_that_need_nothing_of_the_record_come_through(stage: Stage) -> None:
+    """Though the connection was lost before, without anybody noticing, or is lost now."""
+    stage.go_wrong("rollback", fail(ConnectionResetError()))
+    assert await stage.say(CLAIM)
+    assert await stage.say(CLAIM) == ()
+    assert stage.mishap.happened
+    await stage.say(Drain())
+    assert await stage.waiter == ()
+    assert await stage.at.db.fetchval("select count(*) from history where type = 'server.draining'") == 1
+
+
+async def test_news_whose_commit_was_not_answered_are_told_once(stage: Stage) -> None:
+    stage.go_wrong("with numbered", afterwards(ConnectionResetError()))
+    await stage.say(Drain())
+    assert stage.mishap.happened
+    assert await stage.at.db.fetchval("select count(*) from history where type = 'server.draining'") <= 1
 
 
 async def test_who_waits_is_served_after_all_of_this(stage: Stage) -> None:
