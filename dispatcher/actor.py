@@ -167,11 +167,6 @@ class Dispatcher:
         """How many claims wait here for a task of a directory; with tags, for one that bears them."""
         return self._board.agenda.waiting(work_directory, tags)
 
-    @property
-    def has_limit(self) -> bool:
-        """Wherever a task ends, another may be handed out anywhere."""
-        return self._board.gates.has_limit
-
     def waiting_directories(self) -> Collection[str]:
         """Where claims wait."""
         return self._board.agenda.places_in.keys()
