@@ -24,6 +24,7 @@ LOST = (
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InvalidCachedStatementError,  # a later release has changed the schema
     asyncpg.ReadOnlySQLTransactionError,  # it has become a standby, or its successor has not taken over yet
 )
 """Another connection may do better."""

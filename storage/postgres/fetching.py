@@ -37,9 +37,9 @@ TASKS_BY_HOLDER = f"""
     join tasks on tasks.work_directory = it.work_directory and tasks.worker_id = it.worker_id
     where tasks.status = 'working' {IN_ORDER}"""
 LEASED = f"{TASKS.select} where status = 'working' and due_at < $1 {IN_ORDER}"
-# Those that have ended only have to say so; their results may be large, and stay as they are.
+# Those that have completed only have to say so; their results may be large, and stay as they are.
 DUE = f"{TASKS.select} where due_at <= $1 order by due_at limit $2 for update skip locked".replace(
-    "tasks.result", "case when tasks.tell_from is null then tasks.result end"
+    "tasks.result", "case tasks.status when 'completed' then null else tasks.result end"
 )
 DUE_NEXT = "select min(due_at) from tasks where due_at > $1"
 WHO_DEPENDS = f"""

@@ -212,6 +212,7 @@ class PostgresJournal:
 
     def _lose(self, error: BaseException) -> None:
         log.warning("the connection to the database is lost: %s", error or type(error).__name__)
+        self._has_begun = False
         if self._lost_at is None:
             self._lost_at = monotonic()
         if self._db is not None:
