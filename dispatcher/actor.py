@@ -40,6 +40,7 @@ from dispatcher.roll import Roll
 from dispatcher.task import Task
 
 BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
+BATCH_MORE = 8  # so many more are taken after each commit, once a batch was too much
 MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
@@ -48,6 +49,7 @@ UNDELIVERED = "undelivered"
 FLEETING = (Leave, Tick, Resume)  # they speak of the board as it was, or come again by themselves
 EXPENDABLE = (Create, CreateMany, Log)  # turned down while there is no room, which is for those who end what runs
 FULL = "the disk is full"
+STUCK = "what has fallen due cannot be seen to just now"
 AWAY = "the database cannot be reached"
 CROWDED = "too many requests are waiting"
 
@@ -59,6 +61,7 @@ class Envelope(Generic[R]):
     ticket: Ticket | None = None  # while parked
     until: int | None = None  # likewise: when it wants an answer at the latest, None for never
     tried: bool = False  # there was no room for it once
+    alone: bool = False  # the record has refused a batch that it was in
     since: float = field(factory=lambda: monotonic())
 
     def ask_again(self, now: int) -> None:
@@ -97,6 +100,7 @@ class Dispatcher:
         self._open = True
         self.begun = Event()  # leases have got their grace, or it has failed
         self._batch: list[Envelope[Any]] = []  # being decided and saved
+        self._batch_max = BATCH_MAX  # fewer for a while, if the record could not take so many
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
         self._owes_grace = owes_grace  # leases could not be renewed for a while
@@ -126,6 +130,11 @@ class Dispatcher:
     def has_limit(self) -> bool:
         """Only so many tasks may be worked on in all."""
         return self._board.gates.has_limit
+
+    @property
+    def is_cut_off(self) -> bool:
+        """The record has not been reached for a while."""
+        return self._journal.is_away
 
     @property
     def short_of_room(self) -> bool:
@@ -160,7 +169,7 @@ class Dispatcher:
 
     def waiting_directories(self) -> Collection[str]:
         """Where claims wait."""
-        return {path for waiter in self._board.agenda.waiters() for path in waiter.claim.work_directories}
+        return self._board.agenda.places_in.keys()
 
     def attempt_seconds(self, work_directory: str) -> float | None:
         """How long a task of the directory takes, judging by those that were completed here of late; None: unknown."""
@@ -206,11 +215,11 @@ class Dispatcher:
     def _next_batch(self) -> list[Envelope[Any]]:
         """What has piled up, up to BATCH_MAX; of many tasks in one message each one counts. What there was no room for
         is tried alone."""
-        if self._mailbox and self._mailbox[0].tried:
+        if self._mailbox and (self._mailbox[0].tried or self._mailbox[0].alone):
             return [self._mailbox.popleft()]
         batch: list[Envelope[Any]] = []
         size = 0
-        while self._mailbox and size < BATCH_MAX and not self._mailbox[0].tried:
+        while self._mailbox and size < self._batch_max and not (self._mailbox[0].tried or self._mailbox[0].alone):
             batch.append(self._mailbox.popleft())
             size += _size(batch[-1].message)
         return batch
@@ -241,7 +250,7 @@ class Dispatcher:
 
     async def _turn(self, batch: list[Envelope[Any]]) -> None:
         now = self._clock()
-        self._batch = batch = self._what_comes_first(now) + batch
+        self._batch = batch = batch if batch and batch[0].alone else self._what_comes_first(now) + batch
         self._board.forget()
         outcomes: list[Outcome] = []
         try:
@@ -256,13 +265,16 @@ class Dispatcher:
                 await self._journal.release()
         except NoRoom:
             await self._take_back(outcomes, now)
+            if not self._journal.short_of_room:
+                await sleep(PAUSE_SECONDS)  # there may be room again, or there may not
         except Undone:
+            self._batch_max = max(1, self._batch_max // 2)
             await self._begin_again(batch)
         except RecordFailed as failed:
-            self._refuse([envelope for envelope, _ in outcomes] or batch, failed)
             await sleep(PAUSE_SECONDS)
-            await self._begin_again([])
+            await self._begin_again(self._refuse(outcomes, batch, failed))
         else:
+            self._batch_max = min(BATCH_MAX, self._batch_max + BATCH_MORE)
             if changes:
                 self.batches += 1
                 self.messages += len(outcomes)
@@ -312,17 +324,25 @@ class Dispatcher:
         for ticket in sorted(self._parked):
             waiting = self._parked.pop(ticket)
             waiting.ask_again(now)
-            again[waiting] = None
+            if not waiting.reply.done():
+                again[waiting] = None
         for envelope in (*batch, *self._mailbox):
             if not isinstance(envelope.message, FLEETING):
                 again[envelope] = None
         self._mailbox = deque(again)
 
-    def _refuse(self, batch: list[Envelope[Any]], why: RecordFailed) -> None:
-        """The record does not take what they have led to, or does not say what they are about."""
-        for envelope in batch:
-            if envelope.ticket is None and not envelope.reply.done():
-                self._settle(envelope, why)
+    def _refuse(self, outcomes: list[Outcome], batch: list[Envelope[Any]], why: RecordFailed) -> list[Envelope[Any]]:
+        """The record does not take what they have led to, or does not say what they are about. One alone is told so; of
+        several it may be one, so each is to be tried alone, as are those who would have been served."""
+        decided = [envelope for envelope, _ in outcomes] or batch
+        asked = [envelope for envelope in decided if not isinstance(envelope.message, FLEETING)]
+        if len(asked) == 1 == len(decided):
+            self._settle(asked[0], why)
+            return []
+        served = {ticket for _, it in outcomes if isinstance(it, Effects) for ticket, _ in it.served}
+        for envelope in (*asked, *(self._parked[ticket] for ticket in served)):
+            envelope.alone = True
+        return asked
 
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
         """As many as the board knows enough for; the others go to the head of the next batch, with those that must let
@@ -340,10 +360,11 @@ class Dispatcher:
                 break
             if not self._board.comes_too_early(envelope.message, now):
                 outcomes.append((envelope, self._decide_one(envelope, now)))
-            elif self._is_due(now):
+            elif self._is_due(now) and not envelope.alone:
                 later.append(envelope)
             else:
-                outcomes.append((envelope, Unavailable(FULL)))  # for want of room what is due is not tried just now
+                why = FULL if self._journal.short_of_room else STUCK  # what is due is not tried just now
+                outcomes.append((envelope, Unavailable(why)))
         self._mailbox.extendleft(reversed(later))
         return outcomes
 

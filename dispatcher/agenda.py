@@ -4,8 +4,8 @@ A shelf (shelf.py) where somebody waits and something lies, or may lie behind an
 when its first waiter's turn comes. If it cannot be said then what that waiter gets, it is wanting until that is learnt.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heappop, heappush
 from sys import maxsize
 
@@ -43,10 +43,13 @@ class Agenda:
         self._wanting: dict[ShelfKey, None] = {}
         self._last_ticket = 0
         self.places = 0  # that waiters stand in: one for each directory of each
+        self.places_in: Counter[str] = Counter()  # the same, by directory
 
     def emptied(self) -> "Agenda":
-        """Another one with the same bounds."""
-        return Agenda(self._window, self._resident_max, self._shelves_max)
+        """Another one with the same bounds, which gives out no ticket again."""
+        agenda = Agenda(self._window, self._resident_max, self._shelves_max)
+        agenda._last_ticket = self._last_ticket
+        return agenda
 
     def age(self, aging_seconds: float) -> None:
         """From now on a task is after so long as urgent as a new one of the next priority; 0 for never.
@@ -149,6 +152,7 @@ class Agenda:
         if claim.claim_id:
             self._named[claim.claim_id, claim.worker_id] = waiter.ticket
         self.places += len(claim.work_directories)
+        self.places_in.update(claim.work_directories)
         return waiter.ticket
 
     def leave(self, ticket: Ticket) -> None:
@@ -159,6 +163,10 @@ class Agenda:
                 self._queue(key, shelf)
             self._named.pop((waiter.claim.claim_id, waiter.claim.worker_id), None)
             self.places -= len(waiter.claim.work_directories)
+            for work_directory in waiter.claim.work_directories:
+                self.places_in[work_directory] -= 1
+                if not self.places_in[work_directory]:
+                    del self.places_in[work_directory]
 
     def reopen(self, work_directory: str) -> None:
         """What lies there may be handed out again."""
@@ -200,8 +208,12 @@ class Agenda:
 
     def wanted(self) -> Iterator[Claim]:
         """The claims of these waiters."""
-        for key in self._wanting:
-            if waiter := self._recency[key].first_waiter:
+        return self.first_waiters(self._wanting)
+
+    def first_waiters(self, keys: Iterable[ShelfKey]) -> Iterator[Claim]:
+        """Of those who wait at these shelves the claims of the first ones."""
+        for key in keys:
+            if key in self._recency and (waiter := self._recency[key].first_waiter):
                 yield waiter.claim
 
     def concerns_wanting(self, claim: Claim) -> bool:

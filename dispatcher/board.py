@@ -115,9 +115,12 @@ class Board:
     def apply(self, message: Message[R], now: int) -> Effects[R]:
         """Decide one message. A refusal is raised, and nothing has happened."""
         self._changes, self._served = [], []
-        reply = DECISIONS[type(message)](self, message, now)
+        reply = self._decide(message, now)
         self.serve(now)
         return Effects(reply, tuple(self._changes), tuple(self._served))
+
+    def _decide(self, message: Message[R], now: int) -> Any:
+        return DECISIONS[type(message)](self, message, now)
 
     def next_due(self) -> int | None:
         """When it next wants a Tick."""

@@ -25,6 +25,7 @@ from dispatcher.messages import (
     Fail,
     Held,
     Message,
+    R,
     Reconfigure,
     Regulate,
     Release,
@@ -53,7 +54,7 @@ class _Known:
     shelves: set[ShelfKey] = field(factory=set)
     slots: bool = False
     settings: bool = False
-    leased_until: int = 0
+    leased_until: int | None = None
 
 
 class SharedBoard(Board):
@@ -100,7 +101,7 @@ class SharedBoard(Board):
         known.shelves |= {(key.work_directory, key.tags) for key in self._asked.lanes}
         known.slots |= asked.slots
         known.settings |= asked.settings
-        known.leased_until = max(known.leased_until, asked.leased_until or 0)
+        known.leased_until = asked.leased_until
         self.gates.learn(shared.directories, shared.working)
         if shared.config_version is not None:
             self.config_version = shared.config_version
@@ -110,8 +111,19 @@ class SharedBoard(Board):
         self._hold(task for task in self.visitors.parents.values() if task)
         self._hold(self.visitors.overdue or ())
 
+    def _decide(self, message: Message[R], now: int) -> Any:
+        """Here something may be ready though somebody waits for it: then those who came before are served first."""
+        if isinstance(message, Claim):
+            self.serve(now)
+        return super()._decide(message, now)
+
     def next_arrival(self) -> int:
         return self._known.arrivals.popleft()
+
+    def _lacks(self, claim: Claim, now: int) -> bool:
+        """One that has a name may have been said again to another server, and have got its tasks there."""
+        is_unknown = claim.claim_id is not None and claim.claim_id not in self._known.claims
+        return is_unknown or super()._lacks(claim, now)
 
     def _hold(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
@@ -154,7 +166,7 @@ class SharedBoard(Board):
         known = self._known
         asking = [message for message in messages if isinstance(message, Claim)]
         if shelves:
-            asking += self.agenda.wanted()
+            asking += self.agenda.first_waiters(shelves)
         arrivals = sum(map(_births, messages)) - len(known.arrivals)
         grace = any(isinstance(message, Resume) for message in messages)
         soonest = later(now, self.rules.restart_grace_seconds)
@@ -170,7 +182,7 @@ class SharedBoard(Board):
             freeing={task_id for message in messages for task_id in _freed(message)} - known.freeing,
             slots=bool(shelves) and (self.gates.has_limit or rules_change) and not known.slots,
             settings=not known.settings and any(isinstance(message, Reconfigure) for message in messages),
-            leased_until=soonest if grace and known.leased_until < now else None,
+            leased_until=soonest if grace and known.leased_until is None else None,
         )
 
 

@@ -117,15 +117,17 @@ class Caller(asyncio.Protocol):
             self._broken.set_exception(RuntimeError(why))
 
 
-async def load(url: str, script: str, connections: int, seconds: float) -> None:
-    """Prints a line when it begins to measure, and at the end what it measured, as JSON."""
-    address = urlsplit(url)
+async def load(urls: str, script: str, connections: int, seconds: float) -> None:
+    """On each of these in turn, separated by commas. Prints a line when it begins to measure, and at the end what it
+    measured, as JSON."""
+    addresses = [urlsplit(url) for url in urls.split(",")]
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
     broken = loop.create_future()
     gc.disable()
     for number in range(connections):
         caller = Caller(SCRIPTS[script](number), latencies, broken)
+        address = addresses[number % len(addresses)]
         await loop.create_connection(lambda caller=caller: caller, address.hostname, address.port)
     await still_well(broken, WARM_UP_SECONDS)
     print("measuring", flush=True)
@@ -225,14 +227,14 @@ def our_server() -> Iterator[str]:
             yield url
 
 
-def measure(url: str, script: str, connections: int, seconds: float) -> dict[str, float]:
-    options = ("--url", url, "--script", script, "--connections", str(connections), "--seconds", str(seconds))
+def measure(urls: str, script: str, connections: int, seconds: float) -> dict[str, float]:
+    options = ("--url", urls, "--script", script, "--connections", str(connections), "--seconds", str(seconds))
     process = start(__file__, "--role", "load", *options)
     try:
         first_line(process)
-        before = committed(url)
+        before = committed(urls)
         out, _ = process.communicate(timeout=seconds + PATIENCE_SECONDS)
-        after = committed(url)
+        after = committed(urls)
     finally:
         stop(process)
     if process.returncode:
@@ -241,14 +243,17 @@ def measure(url: str, script: str, connections: int, seconds: float) -> dict[str
     return {**json.loads(out), "per_commit": messages / batches if batches else 0}
 
 
-def committed(url: str) -> tuple[int, int]:
-    """Batches and messages that our server has committed; nothing for the bare one."""
-    try:
-        with urlopen(f"{url}/health", timeout=PATIENCE_SECONDS) as answer:
-            dispatcher = json.load(answer)["components"]["dispatcher"]
-    except OSError:
-        return 0, 0
-    return dispatcher["batches"], dispatcher["messages"]
+def committed(urls: str) -> tuple[int, int]:
+    """Batches and messages that our servers have committed; nothing for the bare one."""
+    batches = messages = 0
+    for url in urls.split(","):
+        try:
+            with urlopen(f"{url}/health", timeout=PATIENCE_SECONDS) as answer:
+                dispatcher = json.load(answer)["components"]["dispatcher"]
+        except OSError:
+            continue
+        batches, messages = batches + dispatcher["batches"], messages + dispatcher["messages"]
+    return batches, messages
 
 
 def about_this_machine() -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_type_hints
 
 import orjson
 from attrs import fields
@@ -37,6 +37,7 @@ class Table:
     def __init__(self, name: str, cls: type, convert: Conversions) -> None:
         self._cls = cls
         self.columns = [field.name for field in fields(cls)]
+        self.types = {name: type for name, type in get_type_hints(cls).items() if name in self.columns}
         self._values = attrgetter(*self.columns)
         self._write = [(self.columns.index(name), write) for name, (write, _) in convert.items()]
         self._read = [(self.columns.index(name), read) for name, (_, read) in convert.items()]

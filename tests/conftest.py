@@ -73,16 +73,23 @@ class ServerProcess:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The tests of the contract are asked of a server on each kind of record: a module says so by ON_EVERY_RECORD."""
+    """The tests of the contract are asked of a server on each kind of record: a module says so by ON_EVERY_RECORD, but
+    for those whose answer does not come from the record."""
     if "record" in metafunc.fixturenames:
-        kinds = ["sqlite", "postgres"] if getattr(metafunc.module, "ON_EVERY_RECORD", False) else ["sqlite"]
+        everywhere = getattr(metafunc.module, "ON_EVERY_RECORD", False)
+        alone = metafunc.definition.get_closest_marker("once") is not None
+        kinds = ["sqlite", "postgres"] if everywhere and not alone else ["sqlite"]
         metafunc.parametrize("record", kinds, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def record(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """The URL of an empty database; None: a file of the server's own."""
-    if getattr(request, "param", "sqlite") == "sqlite":
+    yield from _empty_database(request, getattr(request, "param", "sqlite"))
+
+
+def _empty_database(request: pytest.FixtureRequest, kind: str) -> Iterator[str | None]:
+    if kind == "sqlite":
         yield None
         return
     cluster = request.getfixturevalue("cluster")
@@ -91,9 +98,21 @@ def record(request: pytest.FixtureRequest) -> Iterator[str | None]:
     cluster.drop_database(name)
 
 
+@pytest.fixture(scope="module")
+def other_record(request: pytest.FixtureRequest, record: str | None) -> Iterator[str | None]:
+    """Another one, for a second server that does not share."""
+    yield from _empty_database(request, "postgres" if record else "sqlite")
+
+
 @pytest.fixture
-def server(tmp_path: Path, record: str | None) -> Iterator[ServerProcess]:
-    running = ServerProcess(tmp_path, record=record).start()
+def own_record(request: pytest.FixtureRequest, record: str | None) -> Iterator[str | None]:
+    """One for a test alone."""
+    yield from _empty_database(request, "postgres" if record else "sqlite")
+
+
+@pytest.fixture
+def server(tmp_path: Path, own_record: str | None) -> Iterator[ServerProcess]:
+    running = ServerProcess(tmp_path, record=own_record).start()
     yield running
     if running.process.poll() is None:
         running.terminate()

@@ -89,8 +89,8 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
 async def deciding_by(dispatcher: Dispatcher) -> AsyncIterator["asyncio.Task[None]"]:
     """At the end all asked is answered."""
     deciding = asyncio.create_task(dispatcher.run())
-    await dispatcher.begun.wait()
     try:
+        await dispatcher.begun.wait()
         yield deciding
     finally:
         dispatcher.close()

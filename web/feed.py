@@ -95,6 +95,8 @@ class Feed:
     def publish(self, changes: Announced) -> None:
         """Take in what was committed, in the order in which it was."""
         entries = [change.entry for change in changes if change.entry]
+        if entries and entries[0].seq <= self.last:  # a standby has taken over that had not got everything
+            self._pass_over(entries[0].seq - 1)
         if entries and not self.readers:
             self._pass_over(entries[-1].seq)
             return

@@ -98,7 +98,7 @@ class Alive(TypedDict):
 
 
 class Ready(TypedDict):
-    status: Literal["ready", "starting", "draining"]
+    status: Literal["ready", "starting", "draining", "cut off"]
 
 
 async def health(service: Service, asked: Nothing, request: Request) -> Response:
@@ -143,9 +143,12 @@ async def live(service: Service, asked: Nothing, request: Request) -> Response:
 
 
 async def ready(service: Service, asked: Nothing, request: Request) -> Response:
-    """Whether it takes requests: neither before it has read its record nor once it is told to stop."""
+    """Whether it takes requests: neither before it has read its record nor once it is told to stop, nor while it cannot
+    reach its database, which other instances perhaps can."""
     if service.draining.is_set() or not service.dispatcher.running:
         return plain({"status": "draining"}, 503)
+    if service.dispatcher.is_cut_off:
+        return plain({"status": "cut off"}, 503)
     return plain({"status": "ready"}, 200)
 
 

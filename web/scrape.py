@@ -36,10 +36,12 @@ def _in_memory(service: Service) -> Iterator[Metric]:
 async def _on_record(service: Service) -> list[Metric]:
     """What the record does not tell in time is left out."""
     looks = service.looks
-    working, waiting, oldest, room = await asyncio.gather(
-        looks.working(), looks.waiting(), looks.oldest_waiting_seconds(), looks.room()
+    working, waiting, oldest, room, others = await asyncio.gather(
+        looks.working(), looks.waiting(), looks.oldest_waiting_seconds(), looks.room(), looks.others()
     )
     now: list[Metric] = []
+    if others.value is not None:
+        now.append(_gauge("instances", "Servers on this record, this one included.", 1 + len(others.value)))
     if working.value is not None:
         now.append(_gauge("active_tasks", "Tasks that are being worked on.", working.value))
     if waiting.value is not None:

@@ -17,7 +17,7 @@ from typing import Annotated
 import uvloop
 from cyclopts import App, Parameter
 
-from dispatcher.errors import Unavailable
+from dispatcher.errors import RecordFailed, Unavailable
 from storage.errors import StorageError
 from storage.store import open_store
 from web.codec import Fault
@@ -41,7 +41,9 @@ def serve(
     config: Annotated[Path | None, Parameter(help="A TOML file with settings.")] = None,
     host: Annotated[str | None, Parameter(help="The address to listen on; beyond loopback only with a key.")] = None,
     port: Annotated[str | None, Parameter(help="The port; 0 for any free one.")] = None,
-    database: Annotated[str | None, Parameter(help="sqlite:///relative/path.db or sqlite:////absolute/path.db")] = None,
+    database: Annotated[
+        str | None, Parameter(help="sqlite:///file.db, sqlite:////file.db or postgresql://host/name")
+    ] = None,
     api_key: Annotated[str | None, Parameter(help="What callers must present; better set API_SECRET_KEY.")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning, error or critical.")] = None,
     log_format: Annotated[str | None, Parameter(help="json, or pretty: to be read by people.")] = None,
@@ -63,7 +65,7 @@ def serve(
     collect_rarely()
     try:
         return uvloop.run(run(given, gather_again, log))
-    except (StorageError, OSError, Unavailable) as error:
+    except (StorageError, OSError, Unavailable, RecordFailed) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 1
@@ -91,9 +93,28 @@ def collect_rarely() -> None:
 
 async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
     """Serve until a signal comes (0) or the record can no longer be written (1). SIGHUP reads the settings again."""
-    stop, hangup = asyncio.Event(), asyncio.Event()
+    stop, hangup, listening = asyncio.Event(), asyncio.Event(), asyncio.Event()
     for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
         asyncio.get_running_loop().add_signal_handler(number, event.set)
+    serving = asyncio.create_task(serve_until(stop, listening, hangup, given, gather_again, log))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stop.is_set() and not listening.is_set():  # its record may be a long time in coming
+        logger.info("told to stop while starting")
+        serving.cancel()
+    await asyncio.wait([serving])
+    return 0 if serving.cancelled() else serving.result()
+
+
+async def serve_until(
+    stop: asyncio.Event,
+    listening: asyncio.Event,
+    hangup: asyncio.Event,
+    given: Given,
+    gather_again: Callable[[], Given],
+    log: Log,
+) -> int:
     settings = settings_of(given)
     database = settings.database
     async with (
@@ -109,6 +130,7 @@ async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
         listen(service, hand_over()) as url,
         heeding(hangup, partial(hang_up, service, gather_again)),
     ):
+        listening.set()
         with suppress(OSError):  # nobody need read it
             print(greeting(url, service.settings), flush=True)
         logger.info("version %s listens on %s, the record is %s", service.version, url, database.place)

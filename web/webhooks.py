@@ -105,10 +105,11 @@ class Courier:
                 await self._keep()
 
     async def _follow_settings(self) -> None:
+        place = await self.places.webhook_place()
         self._changed.clear()
-        settings = self.settings
+        settings = self.settings  # as they are by now: it may have been long until it was for this server to tell
         self.failures, self.failing_since, self.parked, self.last_error = 0, None, False, None
-        self.place = self.kept = await self.places.webhook_place()
+        self.place = self.kept = place
         if settings.url is None:
             self.place = None
             await self._keep()

@@ -29,4 +29,4 @@ def reconfigure(board: Board, reconfigure: Reconfigure, now: int) -> int:
 
 def adopt(board: Board, adopt: Adopt, now: int) -> None:
     board.go_by(adopt.rules)
-    board.config_version = adopt.version
+    board.config_version = max(board.config_version, adopt.version)  # the record may know of a newer one by now

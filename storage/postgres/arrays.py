@@ -1,70 +1,23 @@
 """Many rows in one statement: an array per column, which `unnest` takes apart again."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
-from storage.rows import Row
+from dispatcher.fields import Priority
+from storage.rows import Row, Table
 
-TASK_TYPES: Mapping[str, str] = {
-    "work_directory": "text",
-    "arrival": "bigint",
-    "task_id": "text",
-    "created_at": "bigint",
-    "created_by": "text",
-    "idempotency_key": "text",
-    "request_digest": "text",
-    "prompt": "text",
-    "folded": "text",
-    "priority": "smallint",
-    "tags": "text",
-    "max_retries": "integer",
-    "auto_retry": "boolean",
-    "retry_delay_seconds": "double precision",
-    "timeout_seconds": "double precision",
-    "expires_at": "bigint",
-    "depends_on": "text",
-    "on_dependency_failure": "text",
-    "metadata": "text",
-    "status": "text",
-    "ready": "boolean",
-    "available_at": "bigint",
-    "unmet": "text",
-    "has_dependants": "boolean",
-    "tell_from": "bigint",
-    "retry_count": "integer",
-    "lost_leases": "integer",
-    "version": "bigint",
-    "updated_at": "bigint",
-    "attempt": "integer",
-    "worker_id": "text",
-    "claim_id": "text",
-    "lease_token": "text",
-    "lease_seconds": "double precision",
-    "lease_expires_at": "bigint",
-    "deadline_at": "bigint",
-    "started_at": "bigint",
-    "progress": "text",
-    "progress_told_at": "bigint",
-    "log_lines": "bigint",
-    "log_bytes": "bigint",
-    "completed_at": "bigint",
-    "result": "text",
-    "error_message": "text",
-    "due_at": "bigint",
-}
-HISTORY_TYPES: Mapping[str, str] = {
-    "seq": "bigint",
-    "type": "text",
-    "task_id": "text",
-    "work_directory": "text",
-    "priority": "smallint",
-    "status": "text",
-    "worker_id": "text",
-    "attempt": "integer",
-    "at": "bigint",
-    "details": "text",
-    "lease_token": "text",
-}
+TYPES: Mapping[object, str] = {int: "bigint", float: "double precision", bool: "boolean", Priority: "smallint"}
+
+
+def types(table: Table) -> dict[str, str]:
+    """What the columns of a class of values hold; whatever is none of TYPES is text, or JSON as text."""
+    return {column: TYPES.get(_without_none(type), "text") for column, type in table.types.items()}
+
+
+def _without_none(type: Any) -> object:
+    kinds = [kind for kind in get_args(type) if kind is not NoneType]
+    return kinds[0] if len(kinds) == 1 else type
 
 
 def unnest(types: Sequence[str], first: int = 1) -> str:

@@ -7,7 +7,7 @@ from dispatcher.record import Filter
 from storage.texts import fold
 
 HAS_TAG = """exists (
-    select 1 from task_tags as g where g.tag = any({}::text[])
+    select 1 from task_tags as g where g.tag {}
     and g.work_directory = t.work_directory and g.arrival = t.arrival)"""
 HOLDS_TEXT = "strpos(coalesce(t.folded, t.prompt), {}) > 0"
 
@@ -42,9 +42,11 @@ def _terms(only: Filter, values: Values) -> Iterable[str]:
             yield f"{column} = {values.put(wanted[0])}"
         elif wanted:
             yield f"{column} = any({values.put(list(wanted))}::{type})"
-    if only.tags:
-        for tags in [only.tags] if only.tag_mode == "any" else [(tag,) for tag in only.tags]:
-            yield HAS_TAG.format(values.put(list(tags)))
+    if only.tags and only.tag_mode == "any":
+        yield HAS_TAG.format(f"= any({values.put(list(only.tags))}::text[])")
+    elif only.tags:
+        for tag in only.tags:
+            yield HAS_TAG.format(f"= {values.put(tag)}")
     if only.created_after is not None:
         yield f"t.created_at > {values.put(only.created_after)}"
     if only.created_before is not None:

@@ -10,14 +10,14 @@ Db: TypeAlias = "Connection[Record]"
 
 CONNECT_SECONDS = 5
 DEAD_PEER_SECONDS = 10  # after so long without a sign of the other side either of them gives up the connection
-IDLE_IN_TRANSACTION_SECONDS = 10  # a server that is stopped within a batch must not hold up the others for longer
+IDLE_IN_TRANSACTION_SECONDS = 4  # a server that is stopped within a batch must not hold up the others for longer
 LOCK_SECONDS = 8  # to wait for others; it is tried again then
 
 LOST = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # between two statements PostgreSQL has said that it closes the connection
+    asyncpg.InternalClientError,  # the driver, where the connection has ended between two of its steps
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -42,12 +42,13 @@ class Address:
 
     @property
     def session(self) -> dict[str, str]:
-        """The settings of every session. All of our statements find their rows by an index: a plan that was made
-        while the tables were small must not read all of them when they are not."""
+        """The settings of every session, whatever the database or the user have."""
         return {
             "application_name": "task-orchestrator",
             "timezone": "UTC",
             "jit": "off",
+            "default_transaction_isolation": "read committed",
+            "statement_timeout": "0",
             "lock_timeout": f"{LOCK_SECONDS}s",
             "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
             "tcp_keepalives_idle": str(DEAD_PEER_SECONDS // 2),
@@ -62,6 +63,8 @@ class Address:
         return await asyncpg.connect(self.url, timeout=timeout, server_settings=self.session | settings)
 
     async def connect_writer(self) -> Db:
+        """All of its statements find their rows by an index: a plan that was made while the tables were small must not
+        read all of them when they are not."""
         writer = await self.connect(
             enable_seqscan="off", enable_hashjoin="off", enable_mergejoin="off", plan_cache_mode="force_generic_plan"
         )

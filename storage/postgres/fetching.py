@@ -37,7 +37,10 @@ TASKS_BY_HOLDER = f"""
     join tasks on tasks.work_directory = it.work_directory and tasks.worker_id = it.worker_id
     where tasks.status = 'working' {IN_ORDER}"""
 LEASED = f"{TASKS.select} where status = 'working' and due_at < $1 {IN_ORDER}"
-DUE = f"{TASKS.select} where due_at <= $1 order by due_at limit $2 for update skip locked"
+# Those that have ended only have to say so; their results may be large, and stay as they are.
+DUE = f"{TASKS.select} where due_at <= $1 order by due_at limit $2 for update skip locked".replace(
+    "tasks.result", "case when tasks.tell_from is null then tasks.result end"
+)
 DUE_NEXT = "select min(due_at) from tasks where due_at > $1"
 WHO_DEPENDS = f"""
     select {TASKS.names} from dependencies as it
@@ -144,9 +147,8 @@ class Fetch:
             await self._db.execute(names.LOCK, wanted, [])
 
     async def _by_id(self, query: str, task_ids: Collection[str]) -> dict[str, Task | None]:
-        if not task_ids:
-            return {}
-        found = map(TASKS.value, await self._db.fetch(query, list(task_ids)))
+        possible = [task_id for task_id in task_ids if "\0" not in task_id]  # which no text in PostgreSQL has
+        found = map(TASKS.value, await self._db.fetch(query, possible)) if possible else ()
         return dict.fromkeys(task_ids) | {task.task_id: task for task in found}
 
     async def _by_key(self, keys: Collection[str]) -> dict[str, Task | None]:
@@ -249,11 +251,11 @@ class Fetch:
             if each:
                 for priority in Priority:
                     found = await self._ready(shelf, priority, limit, needs.now)
-                    runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, found, limit)
+                    runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, _in_order(found, shelf[1]), limit)
                 continue
-            found = rows[shelf] if shelf in rows or not shelf[1] else await self._ready(shelf, None, limit, needs.now)
+            found = rows[shelf] if not shelf[1] else await self._ready(shelf, None, limit, needs.now)
             for priority in Priority:
-                runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, found, limit)
+                runs[LaneKey(shelf[0], priority, shelf[1])] = _run(priority, _in_order(found, shelf[1]), limit)
         return runs
 
     async def _ready(
@@ -266,6 +268,11 @@ class Fetch:
         else:
             rows = await self._db.fetch(READY_OF_PRIORITY, work_directory, rank, now, limit)
         return list(_tasks(rows))
+
+
+def _in_order(found: list[Task], tags: frozenset[str]) -> list[Task]:
+    """PostgreSQL gives what is locked in its newest form, but where it stood before."""
+    return sorted((task for task in found if tags.issubset(task.tags)), key=lambda it: (-it.priority.rank, it.arrival))
 
 
 def _run(priority: Priority, found: list[Task], limit: int) -> Run:

@@ -16,8 +16,8 @@ import asyncpg
 from dispatcher.errors import RecordFailed
 from dispatcher.messages import Heed
 from dispatcher.ports import Changes, Entry, Told
-from dispatcher.record import EventFilter, Record
 from storage.postgres.connections import LOST, Address
+from storage.postgres.record import PostgresRecord
 from storage.postgres.writing import CHANNEL, MANY, NONE, directory_id
 from storage.store import Member
 
@@ -29,13 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class Follower:
-    def __init__(self, address: Address, record: Record, instance_id: str) -> None:
+    def __init__(self, address: Address, record: PostgresRecord, instance_id: str) -> None:
         self._address, self._record, self._instance_id = address, record, instance_id
         self._member: Member | None = None
         self._known = 0  # the seq up to which everything has been published
         self._heard = 0  # the highest one that is known to exist
         self._own: deque[Changes] = deque()  # batches of this server that have not been published
-        self._news, self._poll = Event(), Event()
+        self._unsure = False  # something may have passed unheard
+        self._news = Event()
 
     def begin(self, member: Member, last: int) -> None:
         """From here on: what comes behind this seq."""
@@ -54,7 +55,7 @@ class Follower:
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._news.wait()
-                everything = False
+                everything, self._unsure = self._unsure, False
             except TimeoutError:
                 everything = True
             self._news.clear()
@@ -68,13 +69,26 @@ class Follower:
     async def _catch_up(self, everything: bool) -> None:
         """Whether or not something was heard of, if `everything`."""
         while everything or self._own or self._known < self._heard:
-            stretch = await self._record.events(self._known, STRETCH, EventFilter())
-            self._heard = max(self._heard, stretch.last)
-            if self._known < stretch.first - 1:
-                log.error("events %s to %s are no longer on record", self._known + 1, stretch.first - 1)
-                self._known = stretch.first - 1
+            known, heard = self._known, self._heard
+            stretch = await self._record.news(known, STRETCH)
+            if stretch.last < known:  # own batches that came meanwhile aside
+                self._begin_anew(stretch.last)
+            elif known < stretch.first - 1:
+                log.error("events %s to %s are no longer on record", known + 1, stretch.first - 1)
+                self._known = max(self._known, stretch.first - 1)
             self._publish(stretch.entries)
             everything = self._known < stretch.last
+            if not everything and self._heard == heard:
+                self._heard = self._known  # whatever was heard of: that is all there is
+                return
+
+    def _begin_anew(self, last: int) -> None:
+        """A standby has taken over that had not got everything."""
+        log.critical("the record has lost the events %s to %s", last + 1, self._known)
+        self._known = last
+        self._own.clear()
+        if self._member:
+            self._member.stir(None)
 
     def _publish(self, entries: Sequence[Entry]) -> None:
         """Those of others; where an own batch comes in between, that is published as a whole."""
@@ -99,7 +113,9 @@ class Follower:
             if first == self._known + 1:
                 self._known = max((change.entry.seq for change in changes if change.entry), default=self._known)
                 self._heard = max(self._heard, self._known)
-                self._member.publish(changes)
+            else:
+                changes = [change for change in changes if change.entry is None]
+            self._member.publish(changes)
 
     def _tell(self, entries: Sequence[Entry]) -> None:
         if entries and self._member:
@@ -137,7 +153,7 @@ class Follower:
         """Something may have passed unheard."""
         if self._member:
             self._member.stir(None)
-        self._heard = max(self._heard, self._known + 1)
+        self._unsure = True
         self._news.set()
 
     def _hear(self, connection: object, pid: int, channel: str, payload: object) -> None:

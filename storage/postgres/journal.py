@@ -10,6 +10,7 @@ import logging
 from asyncio import Event
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from time import monotonic, perf_counter
 
 import asyncpg
@@ -19,12 +20,12 @@ from dispatcher.errors import NoRoom, RecordFailed, Undone
 from dispatcher.ports import Changes, Clock, Found, Needs, Snapshot
 from storage.postgres.connections import AGAIN, LOST, Address, Db
 from storage.postgres.fetching import Fetch, load
-from storage.postgres.moving import refuse_half_moved
-from storage.postgres.writing import write
+from storage.postgres.writing import Disagreement, write
 
 PATIENCE_SECONDS = 10  # for what is done for one batch; then its connection is given up
 AWAY_SECONDS = 5  # without a connection for so long, it is away
 RETRY_SECONDS = 0.25  # between two attempts to connect
+SAY_SECONDS = 5  # so often the log says that it is away
 
 JOIN = """
     insert into instances (instance_id, started_at, seen_at, batch, presence) values ($1, $2, $2, $3, '[[], []]')
@@ -41,11 +42,12 @@ class PostgresJournal:
         self._address, self._instance_id, self._clock = address, instance_id, clock
         self._watchers: list[Callable[[int, float, float], None]] = []
         self._db: Db | None = None
-        self._has_begun = False  # a transaction, there
         self._limited: set[str] = set()
         self._batch = 0  # committed so far
+        self._has_begun = False  # the next one
         self._was_away = was_away  # and nobody has been told yet
         self._lost_at: float | None = None
+        self._said_at = -inf
         self._stopping = Event()
 
     @property
@@ -61,6 +63,10 @@ class PostgresJournal:
         """The server stops: where the database is away, it is not waited for any more."""
         self._stopping.set()
 
+    async def join(self) -> None:
+        """From now on the others know of this server."""
+        await self._connected()
+
     async def close(self) -> None:
         if self._db is not None:
             with suppress(*LOST, asyncpg.PostgresError):
@@ -68,17 +74,16 @@ class PostgresJournal:
                 await self._db.close(timeout=1)
 
     async def load(self) -> Snapshot:
-        """Raises StorageError if the record is being moved, or has not been moved completely."""
         while True:
             db = await self._connected()
             try:
-                await refuse_half_moved(db)
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     snapshot = await load(db)
                 was_away, self._was_away = self._was_away, False
                 return evolve(snapshot, was_away=was_away)
-            except LOST as error:
+            except (*LOST, asyncpg.PostgresError) as error:
                 self._lose(error)
+                await self._rest(error)
 
     async def fetch(self, needs: Needs) -> Found:
         db = await self._begin()
@@ -106,13 +111,13 @@ class PostgresJournal:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._db.execute("rollback")
-        except LOST as error:
+        except (*LOST, asyncpg.PostgresError) as error:
             self._lose(error)
+            self._lost_at = None  # as far as is known it can be reached: the next batch will tell
 
     async def commit(self, changes: Changes) -> Changes:
-        if not self._has_begun:  # it needed nothing from the record
-            await self._begin()
-        db, batch, began = self._db, self._batch + 1, perf_counter()
+        batch, began = self._batch + 1, perf_counter()
+        db = self._db if self._has_begun else await self._begin()  # there was nothing to fetch
         assert db is not None
         self._has_begun = False
         try:
@@ -152,7 +157,7 @@ class PostgresJournal:
             return Undone(str(error))
         if isinstance(error, asyncpg.DiskFullError):
             return NoRoom(str(error))
-        if isinstance(error, asyncpg.PostgresError):
+        if isinstance(error, asyncpg.PostgresError | Disagreement):
             log.error("PostgreSQL refuses a batch: %s", error)
             return RecordFailed(str(error))
         return error
@@ -166,8 +171,9 @@ class PostgresJournal:
                     return bool(await db.fetchval(BATCH, self._instance_id) == batch)
             except AGAIN:
                 continue
-            except LOST as error:
+            except (*LOST, asyncpg.PostgresError) as error:
                 self._lose(error)
+                await self._rest(error)
 
     async def _connected(self) -> Db:
         """A connection that can write. Waits for as long as there is none; RecordFailed if the server stops."""
@@ -194,7 +200,9 @@ class PostgresJournal:
         return db
 
     async def _rest(self, error: Exception) -> None:
-        log.warning("the database cannot be reached: %s", error or type(error).__name__)
+        if monotonic() - self._said_at > SAY_SECONDS:
+            self._said_at = monotonic()
+            log.warning("the database cannot be used: %s", error or type(error).__name__)
         if self._stopping.is_set():
             raise RecordFailed("the database cannot be reached") from error
         with suppress(TimeoutError):

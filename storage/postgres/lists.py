@@ -21,7 +21,7 @@ COUNTED_MIN = 2_000  # of the newest tasks are looked at
 FEW = 5_000  # so many tasks may be sorted
 SEARCH_SECONDS = 0.5  # so long prompts are looked through for one page
 CHUNK, CHUNK_MAX = 1_000, 16_000  # prompts that are looked through at once
-CHUNK_SECONDS = 0.05  # if it takes longer, they are fewer next time
+CHUNK_SECONDS = 0.1  # as many as that takes about
 
 TASKS_AT = f"""
     select {TASKS.names}
@@ -30,6 +30,11 @@ TASKS_AT = f"""
         select * from tasks as it where it.work_directory = place.work_directory and it.arrival = place.arrival offset 0
     ) as tasks order by place.number"""
 KEPT = "select coalesce(sum({}), 0)::bigint from work_directories as t where {}"
+COUNTING = """
+    savepoint counting;
+    set local statement_timeout = {};
+    set local enable_hashjoin = on;
+    set local enable_mergejoin = on"""
 COUNT_NEWEST = """
     select count(*) from (select * from tasks order by created_at desc, arrival desc limit {}) as t where {}"""
 
@@ -112,7 +117,7 @@ class _Reading:
                 if now >= self.began + SEARCH_SECONDS:
                     return hits[offset:], last, max(0, offset - len(hits))
                 rest = evolve(rest, behind=last)
-                size = min(2 * size, CHUNK_MAX) if now - began < CHUNK_SECONDS else max(size // 2, 1)
+                size = max(1, min(2 * size, CHUNK_MAX, int(size * CHUNK_SECONDS / (now - began))))
         return hits[offset:], None, 0
 
     async def _sections(self, after: Spot | None) -> Iterator[Section]:
@@ -139,7 +144,7 @@ async def count(db: Reader, only: Filter) -> tuple[int, bool]:
         where = conditions(Filter(work_directories=only.work_directories), values)
         return int(await db.fetchval(KEPT.format(" + ".join(only.statuses or Status), where), *values)), True
     where = f"{conditions(only, values)} and {holds_text(only, values)}"
-    await db.execute(f"savepoint counting; set local statement_timeout = {max(1, round(COUNT_SECONDS * 1000))}")
+    await db.execute(COUNTING.format(max(1, round(COUNT_SECONDS * 1000))))
     total: int | None = None
     with suppress(QueryCanceledError):
         total = await db.fetchval(COUNT.format(where), *values)

@@ -2,7 +2,7 @@
 
 from dispatcher.record import Filter
 from storage.postgres.conditions import Values, conditions, holds_text
-from storage.postgres.reading import Reader
+from storage.postgres.reading import Reader, see_one_moment
 
 LAST_ARRIVAL = "select coalesce(pg_sequence_last_value('arrivals'), 0)"
 
@@ -14,6 +14,7 @@ async def last_arrival(db: Reader) -> int:
 
 async def matching(db: Reader, only: Filter, first: int, last: int) -> list[str]:
     """The ids of the tasks whose arrival is one of `first` to `last`, in that order."""
+    await see_one_moment(db)  # for its plans
     values = Values([first, last])
     where = f"t.arrival between $1 and $2 and {conditions(only, values)} and {holds_text(only, values)}"
     rows = await db.fetch(f"select t.task_id from tasks as t where {where} order by t.arrival", *values)

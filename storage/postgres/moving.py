@@ -10,20 +10,26 @@ import orjson
 
 from storage.contents import TABLES, Key, Origin, Part, Place, Row, characters
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
+from storage.postgres.connections import Address
 from storage.postgres.forms import FORMS
 from storage.postgres.versions import MOVING, OURS, migrate, version_of
 from storage.steps import steps
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
+    from asyncpg.pool import PoolConnectionProxy
 
 STEPS = steps(files("storage.postgres"))
-CONNECT_SECONDS = 30
 LOCK_SECONDS = 5  # so long PostgreSQL may take to notice that the last move is no more
 SEEN_SECONDS = 15  # a server that was seen so recently may still be at work
-NAME = {"application_name": "task-orchestrator migrate"}
+# Of its session: it takes the time it needs, also between two rows that it reads.
+SESSION = {
+    "application_name": "task-orchestrator migrate",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
 
-UNHURRIED = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set jit = off"
 UNFINISHED = "select to_regclass('unfinished_move') is not null"
 LOCK = f"select pg_advisory_lock({OURS}, {MOVING})"
 IS_FREE = f"select pg_try_advisory_xact_lock_shared({OURS}, {MOVING})"
@@ -45,7 +51,7 @@ ADDITIONS = """
     select setval(pg_get_serial_sequence('additions', 'number'), number) from additions order by number desc limit 1"""
 
 
-async def refuse_half_moved(connection: "Connection[Record]") -> None:
+async def refuse_half_moved(connection: "Connection[Record] | PoolConnectionProxy[Record]") -> None:
     """Raises StorageError if a move into it has not been completed, or one from or into it is going on.
 
     To be asked by a server once its row in `instances` is committed: so either it sees the move, or the move sees it.
@@ -128,11 +134,11 @@ class PostgresEnd:
 
     async def finish(self) -> None:
         with _told_of(self.name):
+            await self._db.execute(f"analyze {', '.join(TABLES)}")
             await self._db.execute("set synchronous_commit = on")
             async with self._db.transaction():
                 await self._db.execute(ADDITIONS)
                 await self._db.execute("drop table unfinished_move")
-            await self._db.execute(f"analyze {', '.join(TABLES)}")
 
 
 @asynccontextmanager
@@ -159,7 +165,7 @@ async def postgres_target(url: str) -> AsyncIterator[PostgresEnd]:
 async def _end(url: str) -> AsyncIterator[PostgresEnd]:
     name = shown(url)
     with _told_of(name):
-        connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=NAME)
+        connection = await Address(url=url).connect(**SESSION)
     try:
         with _told_of(name):
             await _take(connection)
@@ -172,7 +178,6 @@ async def _end(url: str) -> AsyncIterator[PostgresEnd]:
 
 async def _take(connection: "Connection[Record]") -> None:
     """From now on no server will use it. Raises AlreadyOwned if one does."""
-    await connection.execute(UNHURRIED)
     try:
         await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'; {LOCK}; set lock_timeout = 0")
     except asyncpg.LockNotAvailableError:

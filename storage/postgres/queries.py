@@ -48,10 +48,10 @@ ENDS = """
 # With each of them how large those before it are.
 STRETCH = f"""
     select * from (
-        select {HISTORY.names}, coalesce(sum(octet_length(details)) over (
+        select line.*, coalesce(sum(octet_length(details)) over (
             order by seq rows between unbounded preceding and 1 preceding), 0) as before
-        from history where seq > $1 and seq <= $2 %s
-    ) as line where before <= $3 order by seq limit $4"""
+        from ({HISTORY.select} where seq > $1 and seq <= $2 %s order by seq limit $4) as line
+    ) as line where before <= $3 order by seq"""
 WAITING = "select coalesce(sum(waiting), 0)::bigint from work_directories"
 WORKING = "select coalesce(sum(working), 0)::bigint from work_directories"
 HELD = "select worker_id, task_id from tasks where status = 'working' and worker_id is not null"

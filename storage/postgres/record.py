@@ -4,6 +4,7 @@ import asyncio
 from asyncio import Semaphore
 from asyncio import Task as Job
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 import asyncpg
@@ -28,26 +29,22 @@ from dispatcher.record import (
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
 from storage.postgres import lists, matching, queries, traces
+from storage.postgres.connections import LOST
 from storage.postgres.reading import Reader
 from storage.postgres.statistics import statistics
 
 GIVE_BACK_SECONDS = 5  # so long a connection may take to become free again; then it is closed
 
-LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.SerializationError,
-    OSError,
-)  # another connection may do better
+LONG_MAX = 16  # reads that may take long, at a time
+NUL = "\0"  # PostgreSQL has no text that holds it, and none can be asked for
+FAULTS = (asyncpg.PostgresError, asyncpg.InternalClientError, *LOST)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class PostgresRecord:
-    """What may take long shares one half of the pool: who asks for one row need not wait behind it."""
+    """What may take long shares one half of the pool, or less: who asks for one row need not wait behind it."""
 
     def __init__(
         self, pool: "asyncpg.Pool[asyncpg.Record]", timeout_seconds: float, instance_id: str | None = None
@@ -55,11 +52,11 @@ class PostgresRecord:
         """`instance_id`: of the server that reads."""
         self._pool, self._instance_id = pool, instance_id
         self._timeout_seconds = timeout_seconds
-        self._long = Semaphore(max(1, pool.get_max_size() // 2))
+        self._long = Semaphore(max(1, min(LONG_MAX, pool.get_max_size() // 2)))
         self._going_back: set[Job[None]] = set()
 
     async def task(self, task_id: str) -> Task | None:
-        return await self._read(queries.task_by_id, task_id)
+        return None if NUL in task_id else await self._read(queries.task_by_id, task_id)
 
     async def outcomes(self, task_ids: Collection[str], bytes_max: int) -> Mapping[str, Outcome]:
         return await self._read_long(queries.outcomes, task_ids, bytes_max)
@@ -80,13 +77,17 @@ class PostgresRecord:
         return await self._read(queries.directory, work_directory)
 
     async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
-        return await self._read_long(queries.entries_of, task_id, limit)
+        return () if NUL in task_id else await self._read_long(queries.entries_of, task_id, limit)
 
     async def events(self, after: int, limit: int, only: EventFilter) -> Stretch:
         return await self._read_long(queries.events, after, limit, only)
 
+    async def news(self, after: int, limit: int) -> Stretch:
+        """The same of all of them, for this server itself: it does not wait behind what may take long."""
+        return await self._read(queries.events, after, limit, EventFilter())
+
     async def log(self, task_id: str, after: int, limit: int, attempt: int | None = None) -> LogPage | None:
-        return await self._read_long(traces.log, task_id, after, limit, attempt)
+        return None if NUL in task_id else await self._read_long(traces.log, task_id, after, limit, attempt)
 
     async def sightings(self, after: int) -> Sequence[Sighting]:
         return await self._read_long(traces.sightings, after)
@@ -137,18 +138,21 @@ class PostgresRecord:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Once more, if it was the connection that failed: to read twice does no harm."""
+        """Once more on a new connection, if it was that which failed: to read twice does no harm."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 try:
                     return await self._once(turn, query, *args, **kwargs)
-                except LOST:
+                except TimeoutError:
+                    raise
+                except (*LOST, asyncpg.InternalClientError):
+                    await self._pool.expire_connections()
                     return await self._once(turn, query, *args, **kwargs)
         except asyncpg.QueryCanceledError as error:
             raise TimeoutError from error
         except TimeoutError:
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        except FAULTS as error:
             raise RecordFailed(str(error)) from error
 
     async def _once(
@@ -175,15 +179,19 @@ class PostgresRecord:
     async def _give_back(self, reader: Reader, turn: Semaphore | None) -> None:
         """Nobody waits for this. A statement that still runs is cancelled by its driver; a transaction is ended."""
         try:
-            async with asyncio.timeout(GIVE_BACK_SECONDS):
-                if reader.is_in_transaction():
-                    await reader.execute("rollback")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-            reader.terminate()
-        try:
-            await self._pool.release(reader, timeout=GIVE_BACK_SECONDS)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-            pass  # it was closed, and another takes its place
+            with suppress(*FAULTS):
+                await self._end(reader)
+            with suppress(*FAULTS):
+                await self._pool.release(reader, timeout=GIVE_BACK_SECONDS)
         finally:
             if turn is not None:
                 turn.release()
+
+    async def _end(self, reader: Reader) -> None:
+        """A connection that was lost is the pool's no more, and raises InterfaceError."""
+        if reader.is_in_transaction():
+            try:
+                async with asyncio.timeout(GIVE_BACK_SECONDS):
+                    await reader.execute("rollback")
+            except FAULTS:
+                reader.terminate()

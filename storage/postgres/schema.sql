@@ -257,7 +257,9 @@ create table logs_left (
     primary key (work_directory, arrival)
 );
 
--- Lists. Every change of a task's status or worker writes to all of these that it belongs to: they are few and narrow.
+-- Lists. Every change of a task's status or worker writes to all of these that it belongs to: they are few and narrow. An
+-- index of the prompts' text would make a claim four times as dear, and beside the tasks a creation: texts are searched
+-- for in the prompts themselves, the newest first, for as long as is bearable.
 create index tasks_by_arrival on tasks (arrival);
 create index tasks_by_created on tasks (created_at, arrival);
 create index tasks_by_updated on tasks (updated_at, arrival);

@@ -34,21 +34,23 @@ from storage.steps import steps
 from storage.store import Member
 
 BEAT_SECONDS = 1  # between two signs of life
+PRESENCE_SHARE = 0.02  # of the time, at most, goes into telling who is connected
 PROBED = 1000  # directories looked at in one beat, whether something is ready there for those who wait
 UPKEEP_SECONDS = 1
 
 TIME = f"select {NOW}"
 LAST_SEEN = f"select coalesce(max(seen_at), 0) > {NOW} - $1 from instances"
-BEAT = f"update instances set seen_at = {NOW}, presence = $2 where instance_id = $1"
+BEAT = f"update instances set seen_at = {NOW} where instance_id = $1"
+TELL_PRESENCE = "update instances set presence = $2 where instance_id = $1"
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
 READY = (
     "select path from unnest($1::text[]) as path where exists (select from tasks where work_directory = path and ready)"
 )
 WEBHOOK_PLACE = "select seq from webhook"
 KEEP_WEBHOOK_PLACE = f"""
-    insert into webhook select true, $3 where {IS_HELD}
+    insert into webhook select true, $3 where ({IS_HELD})
     on conflict (only_row) do update set seq = excluded.seq"""
-FORGET_WEBHOOK_PLACE = "delete from webhook"
+FORGET_WEBHOOK_PLACE = f"delete from webhook where ({IS_HELD})"
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class PostgresStore:
         self._follower = Follower(address, self.record, instance_id)
         self._duties = Duties(instance_id)
         self._beats = count()
+        self._presence, self._presence_due = "", 0.0
 
     # The journal
 
@@ -113,6 +116,7 @@ class PostgresStore:
     async def membership(self, member: Member, last: int) -> AsyncIterator[None]:
         """Meanwhile the server hears of whatever is on record behind the seq `last`, and the others hear of it."""
         self._follower.begin(member, last)
+        await self._touch(member)  # whoever is alone has the duties before anything happens
         jobs = self._follower.listen, self._follower.follow, partial(self._keep_in_touch, member), self._keep_up
         tasks = [asyncio.create_task(_ever(job)) for job in jobs]
         try:
@@ -125,24 +129,40 @@ class PostgresStore:
     async def _keep_in_touch(self, member: Member) -> None:
         while True:
             began = monotonic()
-            try:
-                async with asyncio.timeout(self._timeout_seconds), self._pool.acquire(timeout=BEAT_SECONDS) as db:
-                    await self._beat(db, member)
-            except (*LOST, asyncpg.PostgresError) as error:
-                log.info("no sign of life could be given: %s", error or type(error).__name__)
+            await self._touch(member)
             await asyncio.sleep(max(0.0, began + BEAT_SECONDS - monotonic()))
+
+    async def _touch(self, member: Member) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds), self._pool.acquire(timeout=BEAT_SECONDS) as db:
+                await self._beat(db, member)
+        except (*LOST, asyncpg.PostgresError) as error:
+            log.info("no sign of life could be given: %s", error or type(error).__name__)
 
     async def _beat(self, db: Reader, member: Member) -> None:
         asked_at = self._clock.monotonic()
         moment = await db.fetchval(TIME)
         self._clock.heard(moment, asked_at, self._clock.monotonic())
-        await db.execute(BEAT, self._instance_id, written(member.presence()))
+        if await db.execute(BEAT, self._instance_id) == "UPDATE 0":
+            self._presence = ""  # its row has been lost in a failover, and is there again with the next batch
         await self._duties.take(db)
+        await self._tell_presence(db, member)
         directories = sorted(member.waiting_directories())
         first = next(self._beats) * PROBED % (len(directories) or 1)
         some = (directories + directories)[first : first + min(PROBED, len(directories))]
         ready = [row[0] for row in await db.fetch(READY, some)] if some else []
         member.remind(Heed(work_directories=tuple(ready), due=await db.fetchval(NEXT_DUE)))
+
+    async def _tell_presence(self, db: Reader, member: Member) -> None:
+        """If it has changed, and not all the time if there are many."""
+        began = monotonic()
+        if began < self._presence_due:
+            return
+        presence = written(member.presence())
+        self._presence_due = began + (monotonic() - began) / PRESENCE_SHARE
+        if presence != self._presence:
+            await db.execute(TELL_PRESENCE, self._instance_id, presence)
+            self._presence = presence
 
     async def _keep_up(self) -> None:
         while True:
@@ -168,7 +188,7 @@ class PostgresStore:
 
     async def keep_webhook_place(self, seq: int | None) -> None:
         if seq is None:
-            await self._alone(lambda db: db.execute(FORGET_WEBHOOK_PLACE))
+            await self._alone(lambda db: db.execute(FORGET_WEBHOOK_PLACE, WEBHOOK, self._instance_id))
             return
         kept = await self._alone(lambda db: db.execute(KEEP_WEBHOOK_PLACE, WEBHOOK, self._instance_id, seq))
         if kept == "INSERT 0 0":
@@ -192,6 +212,12 @@ class PostgresStore:
                 return await work(db)
         except (*LOST, asyncpg.PostgresError) as error:
             raise RecordFailed(str(error) or type(error).__name__) from error
+
+    async def join(self) -> None:
+        """Raises StorageError if the record is no whole one."""
+        await self.journal.join()
+        async with asyncio.timeout(self._timeout_seconds), self._pool.acquire() as db:
+            await refuse_half_moved(db)
 
     async def leave(self) -> None:
         """The others may do at once what this server did for them."""
@@ -219,17 +245,20 @@ async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
     was_away = await _made_ready(address, clock)
     size = max(1, address.max_connections - 2)  # one writes, one listens
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            asyncpg.create_pool(
-                address.url,
-                min_size=min(address.min_connections, size),
-                max_size=size,
-                timeout=address.timeout_seconds,
-                server_settings=address.session,
-            )
+        pool = asyncpg.create_pool(
+            address.url,
+            min_size=min(address.min_connections, size),
+            max_size=size,
+            timeout=address.timeout_seconds,
+            server_settings=address.session,
         )
+        try:
+            await stack.enter_async_context(pool)
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise StorageError(f"PostgreSQL: {error or type(error).__name__}") from error
         store = PostgresStore(address, pool, instance_id, clock, was_away)
         stack.push_async_callback(store.leave)
+        await store.join()
         yield store
 
 
@@ -250,7 +279,6 @@ async def _make_ready(address: Address, clock: DatabaseClock) -> bool:
     db = await address.connect_writer()
     try:
         await migrate(db, steps(files("storage.postgres")))
-        await refuse_half_moved(db)
         asked_at = clock.monotonic()
         clock.heard(await db.fetchval(TIME), asked_at, clock.monotonic())
         return not await db.fetchval(LAST_SEEN, GONE_SECONDS * 1000)

@@ -6,6 +6,7 @@ import orjson
 
 from storage.postgres.queries import NOW
 from storage.postgres.reading import Reader
+from storage.postgres.versions import ADDING_UP, OURS
 from storage.tallies import NUMBERS, Key, RowKey, Tally, Total, minutes
 
 ADDITIONS_MAX = 500  # batches added up in one go
@@ -13,6 +14,7 @@ LOG_LINES_MAX = 2_000  # removed in one go
 FORGOTTEN_SECONDS = 86_400  # a server that has not been seen for so long is struck off
 
 COLUMNS = ("work_directory", "span", "at", *NUMBERS, "waiting", "processing")
+TAKE_TURN = f"select pg_try_advisory_xact_lock({OURS}, {ADDING_UP})"
 TAKE = """
     delete from additions where number in (select number from additions order by number limit $1) returning tallies"""
 DURATIONS = "select waiting, processing from rollups where work_directory = $1 and span = $2 and at = $3 for update"
@@ -34,6 +36,8 @@ STRIKE_OFF = f"delete from instances where seen_at < {NOW} - {FORGOTTEN_SECONDS 
 async def add_up(db: Reader) -> bool:
     """Whether there may be more. Nothing changes, for whoever reads."""
     async with db.transaction():
+        if not await db.fetchval(TAKE_TURN):
+            return False  # another server does it, which does not know yet that it is no longer its duty
         texts = [row[0] for row in await db.fetch(TAKE, ADDITIONS_MAX)]
         rows = minutes(tallies(texts))
         for key, total in sorted(rows.items()):

@@ -1,6 +1,7 @@
 """What a batch has led to, written back in the transaction that has fetched what it is about."""
 
 from collections.abc import Iterable, Sequence, Set
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -22,7 +23,7 @@ from storage.changes import (
     tags_won,
 )
 from storage.changes import unmet as still_unmet
-from storage.postgres.arrays import HISTORY_TYPES, TASK_TYPES, columns, delete, insert, unnest, update
+from storage.postgres.arrays import columns, delete, insert, types, unnest, update
 from storage.postgres.connections import Db
 from storage.rows import CONFIG, DIRECTORIES, HISTORY, TASKS, Row
 from storage.tallies import tallies
@@ -39,12 +40,13 @@ DEPENDENCY = {"parent_id": "text", "work_directory": "text", "arrival": "bigint"
 LOG_LINE = {**TASK_KEY, "number": "bigint", "attempt": "integer", "at": "bigint", "line": "text"}
 VERSION = {"version": "bigint"}
 
-INSERTED = [*TASKS.columns, "due_at", "folded"]
-CHANGED = {name: TASK_TYPES[name] for _, name in CHANGING} | {"due_at": "bigint"}
-EDITED = {name: TASK_TYPES[name] for name in (*EDITABLE, "folded")}
+TASK = {**types(TASKS), "due_at": "bigint", "folded": "text"}
+CHANGED = {name: TASK[name] for _, name in CHANGING} | {"due_at": "bigint"}
+EDITED = {name: TASK[name] for name in (*EDITABLE, "folded")}
 
-INSERT_TASKS = insert("tasks", {name: TASK_TYPES[name] for name in INSERTED})
-UPDATE_TASKS = update("tasks", TASK_KEY, CHANGED, VERSION)
+INSERT_TASKS = insert("tasks", TASK)
+UPDATE_TASKS = update("tasks", TASK_KEY, {name: CHANGED[name] for name in CHANGED if name != "result"}, VERSION)
+UPDATE_WITH_RESULT = update("tasks", TASK_KEY, CHANGED, VERSION)
 EDIT_TASKS = update("tasks", TASK_KEY, EDITED, {})
 DELETE_TASKS = delete("tasks", {**TASK_KEY, **VERSION})
 INSERT_READY_TAGS, DELETE_READY_TAGS = insert("ready_tags", READY_TAG), delete("ready_tags", READY_TAG)
@@ -54,25 +56,15 @@ INSERT_LOG_LINES = insert("task_logs", LOG_LINE)
 LEAVE_LOGS = insert("logs_left", TASK_KEY)
 INSERT_KEYS = insert("idempotency_keys", {"key": "text", **TASK_KEY})
 DELETE_KEYS = "delete from idempotency_keys where key = any($1)"
-INSERT_CONFIG = insert(
-    "config_versions",
-    {"version": "bigint", "at": "bigint", "who": "text", "reason": "text", "changes": "text", "runtime": "text"},
-)
-RULES = {
-    "work_directory": "text",
-    "max_working": "integer",
-    "paused": "boolean",
-    "paused_reason": "text",
-    "paused_until": "bigint",
-    "draining": "boolean",
-}
+INSERT_CONFIG = insert("config_versions", types(CONFIG))
+RULES = types(DIRECTORIES)
 LAY_DOWN = f"""
     {insert("work_directories", RULES)}
     on conflict (work_directory) do update set {", ".join(f"{name} = excluded.{name}" for name in [*RULES][1:])}"""
 
 # From here on, until it commits, nobody else writes to the history: so its numbers have no gap, and are in the order of
 # the commits.
-TOLD = {name: type for name, type in HISTORY_TYPES.items() if name != "seq"}
+TOLD = {name: type for name, type in types(HISTORY).items() if name != "seq"}
 COUNTED = [*Status, "work_directory"]
 ADDED = ", ".join(f"{name} = old.{name} + excluded.{name}" for name in Status)
 TELL = f"""
@@ -133,7 +125,8 @@ async def _write_tasks(db: Db, net: Sequence[Change]) -> None:
     edited = [after for before, after in updated if editable(before) != editable(after)]
     created = [after for before, after in moves if before is None]
     await _exactly(db, DELETE_TASKS, [(it.work_directory, it.arrival, it.version) for it in gone])
-    await _exactly(db, UPDATE_TASKS, [_changed(before, after) for before, after in updated])
+    await _exactly(db, UPDATE_TASKS, [_changed(*it) for it in updated if not _has_new_result(*it)])
+    await _exactly(db, UPDATE_WITH_RESULT, [_changed(*it, is_whole=True) for it in updated if _has_new_result(*it)])
     await _exactly(db, EDIT_TASKS, [_edited(task) for task in edited])
     await _exactly(db, INSERT_TASKS, [(*TASKS.row(task), task.due_at, _folded(task)) for task in created])
 
@@ -171,9 +164,15 @@ def _folded(task: Task) -> str | None:
     return None if folded == task.prompt else folded
 
 
-def _changed(before: Task, after: Task) -> Row:
+def _has_new_result(before: Task, after: Task) -> bool:
+    """Where it has none, it may be large: it is left as it is."""
+    return before.result is not after.result
+
+
+def _changed(before: Task, after: Task, *, is_whole: bool = False) -> Row:
     row = TASKS.row(after)
-    return after.work_directory, after.arrival, *(row[place] for place, _ in CHANGING), after.due_at, before.version
+    values = (row[place] for place, name in CHANGING if is_whole or name != "result")
+    return after.work_directory, after.arrival, *values, after.due_at, before.version
 
 
 def _edited(task: Task) -> Row:
@@ -194,6 +193,7 @@ def _log_rows(changes: Changes) -> Iterable[Row]:
                 yield *key, line.number, line.attempt, line.at, line.line
 
 
+@lru_cache(100_000)
 def directory_id(work_directory: str) -> str:
     """A short name for it. Another one may have the same."""
     return f"{crc32(work_directory.encode()):x}"

@@ -7,13 +7,16 @@ import random
 import sqlite3
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from storage.contents import TABLES
+from task_orchestrator import Client
 from tests.client.processes import ROOT, environment, run_cli
+from tests.conftest import ServerProcess
 from tests.storage.busy import busy, rows_of
 
 IN_SMALL_STEPS = """
@@ -58,12 +61,14 @@ async def test_two_records_are_compared(tmp_path: Path) -> None:
     assert not (await run_cli("migrate", *ends, "--verify-only", "--json")).json["is_same"]
 
 
-async def test_what_is_refused_is_told_in_one_line(server: object, tmp_path: Path) -> None:
-    url, new = f"sqlite:///{server.database}", f"sqlite:///{tmp_path}/new.db"  # type: ignore[attr-defined]
-    for ends in ((url, new), (f"sqlite:///{busy(tmp_path / 'first.db')}", url)):
-        refused = await run_cli("migrate", "--from", ends[0], "--to", ends[1])
-        assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
-        assert "another server is using it" in refused.err
+async def test_what_is_refused_is_told_in_one_line(tmp_path: Path) -> None:
+    first, new = busy(tmp_path / "first.db"), tmp_path / "new.db"
+    server = ServerProcess(tmp_path)
+    async with serving(server):
+        for source, target in ((server.database, new), (first, server.database)):
+            refused = await run_cli("migrate", "--from", f"sqlite:///{source}", "--to", f"sqlite:///{target}")
+            assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
+            assert "another server is using it" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -111,16 +116,8 @@ async def test_killed_at_any_moment_it_goes_on(postgres_url: str, tmp_path: Path
     if not to_postgres:
         await run_cli("migrate", "--from", f"sqlite:///{first}", "--to", postgres_url)
     ends = (f"sqlite:///{first}", postgres_url) if to_postgres else (postgres_url, f"sqlite:///{second}")
-    command = (sys.executable, "-c", IN_SMALL_STEPS, "migrate", "--from", ends[0], "--to", ends[1], "--json")
     for _ in range(4):
-        process = await asyncio.create_subprocess_exec(*command, env=environment(), cwd=ROOT, stdout=PIPE, stderr=PIPE)
-        assert process.stderr is not None
-        for _ in range(rng.randrange(1, 6)):  # tables that this attempt completes
-            await process.stderr.readline()
-        await asyncio.sleep(rng.random() * 0.05)
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
+        await _killed_after(rng.randrange(1, 6), "--from", ends[0], "--to", ends[1])
     done = await run_cli("migrate", "--from", ends[0], "--to", ends[1], "--json")
     if done.code and "it is not empty" in done.err:  # it had been completed before it was killed
         done = await run_cli("migrate", "--from", ends[0], "--to", ends[1], "--json", "--verify-only")
@@ -129,3 +126,68 @@ async def test_killed_at_any_moment_it_goes_on(postgres_url: str, tmp_path: Path
     if to_postgres:
         await run_cli("migrate", "--from", postgres_url, "--to", f"sqlite:///{second}")
     assert rows_of(second) == rows_of(first)
+
+
+@asynccontextmanager
+async def serving(server: ServerProcess) -> AsyncIterator[Client]:
+    server.start()
+    try:
+        async with Client(server.url) as client:
+            yield client
+    finally:
+        code = server.terminate()
+    assert code == 0
+
+
+async def test_servers_go_on_where_the_record_has_gone(postgres_url: str, tmp_path: Path) -> None:
+    """What was begun on the one is ended on the other, under the same ids, tokens and event numbers, and back."""
+    sqlite = ServerProcess(tmp_path)
+    async with serving(sqlite) as client:
+        tasks = [await client.submit("Zwölf", work_directory="/w", tags=["a"]) for _ in range(3)]
+        (held,) = await client.claim(work_directory="/w")
+        history = await client.history(held["task_id"])
+    there = ("migrate", "--from", f"sqlite:///{sqlite.database}", "--to", postgres_url)
+    assert (await run_cli(*there)).code == 0
+    postgres = ServerProcess(tmp_path, record=postgres_url)
+    async with serving(postgres) as client:
+        in_use = await run_cli("migrate", "--from", postgres_url, "--to", f"sqlite:///{tmp_path}/new.db")
+        assert (in_use.code, " uses it, or did " in in_use.err) == (1, True)
+        assert await client.history(held["task_id"]) == history
+        done = await client.complete(held["task_id"], lease_token=held["lease_token"], result={"n": 12})
+        assert done["status"] == "completed"
+        (found,) = await client.claim(work_directory="/w", tags=["a"])
+        assert found["task_id"] == tasks[1]["task_id"]
+        added = await client.submit("new", work_directory="/w")
+    (tmp_path / "back").mkdir()
+    back = ServerProcess(tmp_path / "back")
+    assert (await run_cli("migrate", "--from", postgres_url, "--to", f"sqlite:///{back.database}")).code == 0
+    async with serving(back) as client:
+        listed = [task["task_id"] for task in (await client.list(sort="created_at"))["tasks"]]
+        assert listed == [task["task_id"] for task in tasks] + [added["task_id"]]
+        await client.complete(found["task_id"], lease_token=found["lease_token"])
+        line = (await client.history(found["task_id"]))[-1]
+        assert line["seq"] > (await client.history(added["task_id"]))[-1]["seq"]
+
+
+async def test_serve_says_in_one_line_that_a_move_is_not_complete(postgres_url: str, tmp_path: Path) -> None:
+    first = busy(tmp_path / "first.db")
+    for url in (postgres_url, f"sqlite:///{tmp_path}/second.db"):
+        ends = ("--from", f"sqlite:///{first}", "--to", url)
+        assert (await _killed_after(3, *ends)) != 0
+        refused = await run_cli("serve", "--port", "0", "--database", url)
+        assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
+        assert "a move into it is not complete: say `task-orchestrator migrate` again, it goes on" in refused.err
+
+
+async def _killed_after(tables: int, *ends: str) -> int:
+    """A move that is killed when so many tables are there, or a little later."""
+    command = (sys.executable, "-c", IN_SMALL_STEPS, "migrate", *ends, "--json")
+    process = await asyncio.create_subprocess_exec(*command, env=environment(), cwd=ROOT, stdout=PIPE, stderr=PIPE)
+    assert process.stderr is not None
+    for _ in range(tables):
+        await process.stderr.readline()
+    await asyncio.sleep(random.random() * 0.05)
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.communicate()
+    return await process.wait()

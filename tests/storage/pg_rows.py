@@ -83,5 +83,6 @@ async def connect(url: str, size: int = 4, **more: Any) -> "asyncpg.Pool[asyncpg
     """A pool on a database with the schema."""
     pool = await asyncpg.create_pool(url, min_size=1, max_size=size, **more)
     async with pool.acquire() as db:
-        await db.execute(SCHEMA)
+        if not await db.fetchval("select to_regclass('tasks')"):
+            await db.execute(SCHEMA)
     return pool

@@ -2,11 +2,12 @@
 
 import sqlite3
 from asyncio import Runner
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from dispatcher.task import Task
+from storage.postgres.reading import see_one_moment
 from storage.postgres.record import PostgresRecord
 from storage.sqlite import lists, matching, queries, traces
 from storage.sqlite.statistics import statistics
@@ -46,8 +47,9 @@ class OnPostgres:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._name = cluster, cluster.create_database()
+        self.url = cluster.url(self._name)
         self._runner = Runner()
-        self.pool = self._runner.run(pg_rows.connect(cluster.url(self._name)))
+        self.pool = self._runner.run(pg_rows.connect(self.url))
         self.record = PostgresRecord(self.pool, 30)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -67,8 +69,29 @@ class OnPostgres:
     def run(self, statement: str) -> None:
         self._runner.run(self._with(lambda db: db.execute(statement)))
 
-    def rows(self, statement: str) -> list[Any]:
-        found: list[Any] = self._runner.run(self._with(lambda db: db.fetch(statement)))
+    def overheard(self, *reads: Callable[[Any], Awaitable[object]]) -> list[Any]:
+        """What these ask."""
+        asked: list[Any] = []
+
+        async def listened(db: Any) -> None:
+            with db.query_logger(asked.append):
+                for read in reads:
+                    await read(db)
+                    await db.execute("rollback")
+
+        self._runner.run(self._with(listened))
+        return asked
+
+    def plan(self, query: str, args: Sequence[Any]) -> list[str]:
+        """As a page's."""
+
+        async def explained(db: Any) -> list[str]:
+            await see_one_moment(db)
+            steps = [row[0] for row in await db.fetch(f"explain {query}", *args)]
+            await db.execute("rollback")
+            return steps
+
+        found: list[str] = self._runner.run(self._with(explained))
         return found
 
     async def _with(self, work: Callable[[Any], Any]) -> Any:

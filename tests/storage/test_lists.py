@@ -15,6 +15,7 @@ from dispatcher.messages import Cancel, Delete, Edit
 from dispatcher.ports import Change
 from dispatcher.record import Filter, Sort, Spot
 from dispatcher.task import Status, Task
+from storage.changes import EDITABLE, FIXED
 from storage.postgres import lists as postgres_lists
 from storage.rows import TASKS
 from storage.sqlite import journal as sqlite
@@ -77,6 +78,34 @@ filters = st.builds(
     created_before=st.one_of(st.none(), st.integers(0, 15)),
     text=st.one_of(st.none(), st.sampled_from(ASKED)),
 )
+FILTERS = {
+    "all": Filter(),
+    "statuses": Filter(statuses=(Status.WAITING, Status.FAILED)),
+    "priority": Filter(priorities=(Priority.HIGH,)),
+    "directory": Filter(work_directories=("/a",)),
+    "directories, status, priority": Filter(
+        work_directories=("/a", "/b"), statuses=(Status.FAILED,), priorities=(Priority.LOW,)
+    ),
+    "worker": Filter(worker_ids=("ann",)),
+    "worker, status": Filter(worker_ids=("ann", "bob"), statuses=(Status.FAILED,)),
+    "tag": Filter(tags=("x",)),
+    "tags, status": Filter(tags=("x", "y"), statuses=(Status.FAILED,)),
+    "any tag": Filter(tags=("x", "y"), tag_mode="any"),
+    "time": Filter(created_after=1, created_before=10),
+    "text": Filter(text="fix it"),
+    "text, status": Filter(text="fix it", statuses=(Status.WAITING,)),
+    "short text": Filter(text="it"),
+    "everything": Filter(
+        statuses=(Status.WAITING,),
+        work_directories=("/a",),
+        priorities=(Priority.HIGH,),
+        tags=("x",),
+        worker_ids=("ann",),
+        created_after=1,
+        created_before=10,
+        text="fix it",
+    ),
+}
 
 
 def matches(task: Task, only: Filter) -> bool:
@@ -117,7 +146,7 @@ def record(born: list[tuple[Task, int]], becoming: list[tuple[int, Task | None]]
         for place, form in becoming:
             if place < len(known) and known[place].version:
                 before = known[place]
-                own = {name: getattr(before, name) for name in sqlite.FIXED - set(sqlite.EDITABLE)}
+                own = {name: getattr(before, name) for name in FIXED - set(EDITABLE)}
                 after = evolve(form or before, **own, version=before.version + 1)
                 sqlite.commit(db, [Change(before, after, None, gone=form is None)])
                 known[place] = after if form else evolve(after, version=0)

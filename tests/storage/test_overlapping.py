@@ -242,6 +242,19 @@ async def test_who_is_cut_off_between_the_numbers_and_the_commit_leaves_no_gap(
     assert await here.seqs() == [1, 2]
 
 
+async def test_what_was_fetched_is_written_on_the_same_connection_or_not_at_all(here: Table, ann: Seat) -> None:
+    """On another one it would hold no lock, and not be a transaction."""
+    await ann.take(CREATE)
+    assert ann.journal._db is not None
+    ann.journal._db.terminate()
+    await asyncio.sleep(0)
+    with pytest.raises(Undone):
+        await ann.keep()
+    assert await here.db.fetchval("select count(*) from tasks") == 0
+    await ann.say(CREATE)
+    assert await here.seqs() == [1]
+
+
 async def test_many_at_once_leave_neither_gap_nor_hole(here: Table) -> None:
     """Whoever reads up to some number has seen all before it, at any time."""
     seats = [await here.seat() for _ in range(4)]

@@ -1,5 +1,6 @@
 """Lists on PostgreSQL, where several servers create tasks at once: who came first was not always created first."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -7,20 +8,23 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.record import Filter, Sort
+from dispatcher.fields import Priority
+from dispatcher.record import Filter, Sort, Spot
 from dispatcher.task import Status, Task
 from storage.postgres import lists
+from storage.postgres.sections import RANK
+from storage.rows import TASKS
 from tests.postgres import Cluster
 from tests.storage.pg_rows import COUNT_TASKS
 from tests.storage.readers import OnPostgres, on_postgres
-from tests.storage.test_lists import SORTS, bounds, filters, lists_are_right, tasks
+from tests.storage.test_lists import FILTERS, SORTS, bounds, filters, lists_are_right, tasks
 
 MANY = 20_000
+OWN = {"arrival": "n", "task_id": "'task-' || n", "created_at": "n"}
 CROWD = f"""
     create temporary table one as select * from tasks;
-    insert into tasks select (jsonb_populate_record(
-        one, jsonb_build_object('arrival', n, 'task_id', 'task-' || n, 'created_at', n))).*
-    from one, generate_series(2, {MANY}) as n;
+    insert into tasks ({", ".join(TASKS.columns)})
+    select {", ".join(OWN.get(name, name) for name in TASKS.columns)} from one, generate_series(2, {MANY}) as n;
     insert into task_tags select '/a', tag, n from generate_series(2, {MANY}) as n, unnest(array['x', 'y']) as tag"""
 COUNTED = {
     "text": Filter(text="Find me"),
@@ -32,7 +36,7 @@ COUNTED = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     born=st.lists(st.tuples(tasks, st.integers(0, 6)), max_size=12),
     only=filters,
@@ -103,3 +107,20 @@ def test_any_page_of_many_is_the_right_one(crowd: OnPostgres, sort: Sort) -> Non
                 falls = sort.startswith("-")
                 assert [it.arrival for it in page.tasks] == [MANY + 1 - it if falls else it for it in places]
                 assert (page.end is None) == (offset + 2 >= MANY)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("only", FILTERS.values(), ids=list(FILTERS))
+def test_a_page_goes_along_an_index_and_not_through_all_tasks(crowd: OnPostgres, only: Filter, sort: Sort) -> None:
+    """Nor does it sort them; wherever it begins."""
+    spot = Spot(MANY // 2 + ("priority" in sort) * Priority.MEDIUM.rank * RANK, MANY // 2)
+    asked = crowd.overheard(
+        lambda db: lists.page(db, only, sort, 2, after=spot, counted=False),
+        lambda db: lists.page(db, only, sort, 2, offset=10, counted=False),
+    )
+    read = [it for it in asked if " tasks " in it.query]
+    assert read
+    for it in read:
+        for step in crowd.plan(it.query, it.args):
+            whole = re.search(r"(Seq Scan on tasks|Bitmap Heap Scan on tasks|Sort) .*rows=(\d+)", step)
+            assert not whole or int(whole[2]) < MANY // 2, (step, it.query)

@@ -23,7 +23,7 @@ from storage.sqlite import record as storage_record
 from storage.sqlite.hop import hop
 from storage.sqlite.store import open_store
 from tests.dispatcher.test_board import Desk
-from tests.storage.test_lists import SORTS, bounds
+from tests.storage.test_lists import FILTERS, SORTS, bounds
 from tests.web.conftest import until
 
 MANY = 60_000
@@ -95,35 +95,6 @@ def test_the_sources_of_a_filter_are_told_apart_within_one_budget(
 
 
 # No list reads tasks that are not on the page.
-
-FILTERS = {
-    "all": Filter(),
-    "statuses": Filter(statuses=(Status.WAITING, Status.FAILED)),
-    "priority": Filter(priorities=(Priority.HIGH,)),
-    "directory": Filter(work_directories=("/a",)),
-    "directories, status, priority": Filter(
-        work_directories=("/a", "/b"), statuses=(Status.FAILED,), priorities=(Priority.LOW,)
-    ),
-    "worker": Filter(worker_ids=("ann",)),
-    "worker, status": Filter(worker_ids=("ann", "bob"), statuses=(Status.FAILED,)),
-    "tag": Filter(tags=("x",)),
-    "tags, status": Filter(tags=("x", "y"), statuses=(Status.FAILED,)),
-    "any tag": Filter(tags=("x", "y"), tag_mode="any"),
-    "time": Filter(created_after=1, created_before=10),
-    "text": Filter(text="fix it"),
-    "text, status": Filter(text="fix it", statuses=(Status.WAITING,)),
-    "short text": Filter(text="it"),
-    "everything": Filter(
-        statuses=(Status.WAITING,),
-        work_directories=("/a",),
-        priorities=(Priority.HIGH,),
-        tags=("x",),
-        worker_ids=("ann",),
-        created_after=1,
-        created_before=10,
-        text="fix it",
-    ),
-}
 
 
 @pytest.mark.parametrize("common", [1, 100_000])

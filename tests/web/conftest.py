@@ -24,6 +24,7 @@ from yarl import URL
 
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
+from tests.postgres import Cluster, binary
 
 PATIENCE_SECONDS = 15
 TASKS = "/api/v1/tasks"
@@ -248,10 +249,22 @@ def refused_start(database: Path, *options: str, port: int = 0, **environ: str) 
     return subprocess.run([*command, *options], capture_output=True, text=True, **settings)
 
 
+def on_record(server: ServerProcess, query: str, mode: str = "ro") -> list[tuple[Any, ...]]:
+    """The rows that the record itself answers; of PostgreSQL as text. `mode` rw: it is changed."""
+    if server.record.startswith("postgresql:"):
+        command = [binary("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", query, server.record]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return [tuple(line.split("|")) for line in said.splitlines()]
+    with closing(connect(f"file:{server.database}?mode={mode}", uri=True, isolation_level=None)) as db:
+        return db.execute(query).fetchall()
+
+
 def footprint(server: ServerProcess) -> tuple[Any, ...]:
     """Differs after any task was made, moved or renewed, and after any line of history."""
-    with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-        return db.execute("select arrival, seq, (select sum(version) from tasks) from last_numbers").fetchone()
+    (row,) = on_record(
+        server, "select (select max(arrival) from tasks), seq, (select sum(version) from tasks) from last_numbers"
+    )
+    return row
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +287,43 @@ async def api(shared: ServerProcess) -> AsyncIterator[Api]:
 def directory() -> str:
     """A work directory of this test alone."""
     return f"/test/{uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def shared_url(cluster: Cluster) -> Iterator[str]:
+    """A database for all servers of a file."""
+    name = cluster.create_database()
+    yield cluster.url(name)
+    cluster.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, shared_url: str) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Two servers that share a database."""
+    one = ServerProcess(tmp_path_factory.mktemp("one"), record=shared_url).start()
+    other = ServerProcess(tmp_path_factory.mktemp("other"), record=shared_url).start()
+    yield one, other
+    assert [server.terminate() for server in (one, other)] == [0, 0]
+
+
+@pytest.fixture
+def mortal(tmp_path: Path, shared_url: str) -> Iterator[ServerProcess]:
+    """A third one, that may be killed."""
+    server = ServerProcess(tmp_path, record=shared_url).start()
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+@pytest.fixture
+async def here(pair: tuple[ServerProcess, ServerProcess]) -> AsyncIterator[Api]:
+    async with connected(pair[0]) as caller:
+        await caller.busy_with(0)
+        yield caller
+
+
+@pytest.fixture
+async def there(pair: tuple[ServerProcess, ServerProcess]) -> AsyncIterator[Api]:
+    async with connected(pair[1]) as caller:
+        await caller.busy_with(0)
+        yield caller

@@ -10,15 +10,17 @@ from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, connected
 from tests.web.test_explain import edit, explain, reasons
 
+ON_EVERY_RECORD = True
+
 RANK = {"low": 0, "medium": 1, "high": 2}
 AGING = 0.2
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(tmp_path_factory, record):
     """A server where tasks age fast."""
     environ = {"APP_TASK_PRIORITY_AGING_SECONDS": str(AGING)}
-    server = ServerProcess(tmp_path_factory.mktemp("aging"), environ=environ).start()
+    server = ServerProcess(tmp_path_factory.mktemp("aging"), environ=environ, record=record).start()
     yield server
     assert server.terminate() == 0
 
@@ -137,8 +139,8 @@ async def test_a_task_that_comes_back_has_kept_its_age(api, directory):
     assert (await api.next(directory))["task_id"] == low["task_id"]
 
 
-async def test_the_order_stands_over_a_restart(tmp_path, directory):
-    server = ServerProcess(tmp_path, environ={"APP_TASK_PRIORITY_AGING_SECONDS": str(AGING)}).start()
+async def test_the_order_stands_over_a_restart(tmp_path, own_record, directory):
+    server = ServerProcess(tmp_path, environ={"APP_TASK_PRIORITY_AGING_SECONDS": str(AGING)}, record=own_record).start()
     async with connected(server) as api:
         made = await created(api, [directory], random.Random(7), 40, 3)
     server.kill()
@@ -148,9 +150,9 @@ async def test_the_order_stands_over_a_restart(tmp_path, directory):
     assert server.terminate() == 0
 
 
-async def test_without_ageing_the_order_is_strict(tmp_path, directory):
+async def test_without_ageing_the_order_is_strict(tmp_path, own_record, directory):
     """However old a task is; that is the default."""
-    server = ServerProcess(tmp_path, environ={"APP_TASK_PRIORITY_AGING_SECONDS": "0"}).start()
+    server = ServerProcess(tmp_path, environ={"APP_TASK_PRIORITY_AGING_SECONDS": "0"}, record=own_record).start()
     async with connected(server) as api:
         made = await created(api, [directory], random.Random(9), 40, 3)
         expected = sorted(made, key=lambda task: (-RANK[task["priority"]], task["task_id"]))

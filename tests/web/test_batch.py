@@ -8,6 +8,8 @@ import pytest
 from tests.web.conftest import TASKS, footprint
 from tests.web.test_contract import TASK
 
+ON_EVERY_RECORD = True
+
 BATCH = f"{TASKS}/batch"
 LIMIT = 1000
 
@@ -194,6 +196,7 @@ async def test_one_fault_anywhere_and_nothing_is_made(api, shared, task, changes
 
 
 @pytest.mark.parametrize("wrong", [5, None, "x", [], True])
+@pytest.mark.once
 async def test_what_is_not_a_task_is_named_by_its_place(api, shared, task, wrong):
     before = footprint(shared)
     assert faults(await send(api, [task(), wrong]), 400, "VALIDATION_ERROR") == ["tasks[1]"]

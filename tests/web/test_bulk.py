@@ -10,6 +10,8 @@ from tests.conftest import ServerProcess
 from tests.web.bad_values import KINDS, MEBIBYTE
 from tests.web.conftest import TASKS, Answer, connected, footprint, text_of, until, wire
 
+ON_EVERY_RECORD = True
+
 VERBS = ("cancel", "retry", "delete", "priority")
 ALLOWED = {
     "cancel": {"waiting", "failed", "spent"},
@@ -312,6 +314,7 @@ ASKED += [
 
 
 @pytest.mark.parametrize(("asked", "fields"), ASKED, ids=lambda it: json.dumps(it)[:60])
+@pytest.mark.once
 async def test_what_is_not_said_right_is_refused(api, shared, directory, asked, fields):
     before = footprint(shared)
     for verb in VERBS:
@@ -392,6 +395,7 @@ async def interrupted(server, directory, how):
         )
 
 
+@pytest.mark.once
 async def test_a_server_that_stops_says_so_and_what_was_done_stays_done(server: ServerProcess, directory):
     answer = await interrupted(server, directory, server.terminate)
     answer.refused(503, "UNAVAILABLE")

@@ -29,6 +29,8 @@ from web.server_log import Log
 from web.service import Service
 from web.sources import gather
 
+ON_EVERY_RECORD = True
+
 HANDLERS = {"cancel": bulk.cancel, "retry": bulk.retry, "delete": bulk.delete, "priority": bulk.priority}
 SEVERAL = st.integers(1, 3)
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.web.conftest import TASKS, raw, text_of, wire
 
+ON_EVERY_RECORD = True
+
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 TASK = {

@@ -10,6 +10,8 @@ import pytest
 
 from tests.web.conftest import PATIENCE_SECONDS, TASKS, connected, footprint, paused, text_of, until, wire
 
+ON_EVERY_RECORD = True
+
 POLICIES = ["wait", "cancel", "run"]
 MANY = 600  # those who wait for one task hear of its end in slices of 256
 

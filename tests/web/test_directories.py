@@ -3,14 +3,15 @@
 import asyncio
 import json
 import random
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from sqlite3 import connect
 from urllib.parse import quote
 
 import pytest
 
-from tests.web.conftest import TASKS, connected, footprint, until
+from tests.web.conftest import TASKS, connected, footprint, on_record, until
+
+ON_EVERY_RECORD = True
 
 DIRECTORIES = "/api/v1/work-directories"
 FIELDS = {
@@ -64,19 +65,15 @@ def rules_of(view):
 
 def record(server, directory):
     """What the history says about the directory itself, oldest first."""
-    with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-        lines = "select type from history where work_directory = ? and task_id is null order by seq"
-        return [type_.removeprefix("directory.") for (type_,) in db.execute(lines, (directory,))]
+    lines = f"select type from history where work_directory = '{directory}' and task_id is null order by seq"
+    return [type_.removeprefix("directory.") for (type_,) in on_record(server, lines)]
 
 
 def most_at_once(server, below):
     """By directory: how many tasks were ever worked on at the same time, as the history tells it."""
-    with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-        lines = db.execute(
-            "select task_id, work_directory, status from history where task_id is not null order by seq"
-        ).fetchall()
+    query = "select task_id, work_directory, status from history where task_id is not null order by seq"
     working, most = {}, {}
-    for task_id, directory, status in lines:
+    for task_id, directory, status in on_record(server, query):
         if directory.startswith(below):
             tasks = working.setdefault(directory, set())
             (tasks.add if status == "working" else tasks.discard)(task_id)

@@ -9,6 +9,8 @@ from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, connected, until
 from tests.web.test_directories import awaited, background, rule, soon, tell
 
+ON_EVERY_RECORD = True
+
 KINDS = {"paused", "run_at", "dependency", "directory_limit", "global_limit", "priority", "no_worker"}
 
 
@@ -36,9 +38,10 @@ async def edit(api, task, **fields):
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory):
+def narrow(tmp_path_factory, other_record):
     """A server that has one task worked on at a time."""
-    server = ServerProcess(tmp_path_factory.mktemp("narrow"), environ={"APP_TASK_MAX_CONCURRENT_TASKS": "1"}).start()
+    environ = {"APP_TASK_MAX_CONCURRENT_TASKS": "1"}
+    server = ServerProcess(tmp_path_factory.mktemp("narrow"), environ=environ, record=other_record).start()
     yield server
     assert server.terminate() == 0
 

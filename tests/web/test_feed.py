@@ -9,6 +9,8 @@ from dispatcher.events import EVENT_TYPES
 from tests.web.conftest import TASKS, connected, raw, text_of
 from tests.web.tails import EVENTS, JSON, cycle, last_seq, page, pages, tail
 
+ON_EVERY_RECORD = True
+
 FIELDS = {
     *("seq", "type", "task_id", "work_directory", "status", "priority", "worker_id", "attempt", "at", "details"),
 }

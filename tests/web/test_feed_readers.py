@@ -3,17 +3,18 @@
 import asyncio
 import random
 import socket
-import sqlite3
 import time
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 from aiohttp import ClientError
 
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
-from tests.web.conftest import PATIENCE_SECONDS, TASKS, connected, text_of, until
+from tests.web.conftest import PATIENCE_SECONDS, TASKS, connected, on_record, text_of, until
 from tests.web.tails import EVENTS, cycle, last_seq, page, pages, tail
+
+ON_EVERY_RECORD = True
 
 STOP_SECONDS = 2
 READERS = 1000
@@ -59,6 +60,7 @@ async def test_who_comes_and_goes_while_much_happens_sees_each_event_once(server
             assert asked or [event["seq"] for event in every] == list(range(1, len(every) + 1))
 
 
+@pytest.mark.once
 async def test_a_thousand_readers_see_everything_and_are_told_when_the_server_stops(server, directory):
     """Those who read everything, one directory, or one task. And they hold up nothing."""
     async with connected(server) as api, AsyncExitStack() as stack:
@@ -88,9 +90,9 @@ async def test_a_thousand_readers_see_everything_and_are_told_when_the_server_st
 
 
 @pytest.fixture
-def impatient(tmp_path):
+def impatient(tmp_path, own_record):
     """A server that waits half a second for its clients."""
-    server = ServerProcess(tmp_path, environ={"APP_SERVER_REQUEST_TIMEOUT_SECONDS": "0.5"}).start()
+    server = ServerProcess(tmp_path, environ={"APP_SERVER_REQUEST_TIMEOUT_SECONDS": "0.5"}, record=own_record).start()
     yield server
     assert server.terminate() == 0
 
@@ -177,9 +179,7 @@ async def test_after_a_crash_the_reader_goes_on_with_the_next_server(server, dir
 
 async def forget(server, up_to):
     assert await asyncio.to_thread(server.terminate) == 0
-    with closing(sqlite3.connect(server.database)) as db:
-        db.execute("delete from history where seq <= ?", (up_to,))
-        db.commit()
+    on_record(server, f"delete from history where seq <= {up_to}", mode="rw")
     server.start()
 
 

@@ -8,6 +8,8 @@ import pytest
 from tests.web.bad_values import EMOJI, MEBIBYTE
 from tests.web.conftest import TASKS, raw, text_of, wire
 
+ON_EVERY_RECORD = True
+
 HOSTILE = [
     "'; drop table tasks; --",
     '"\\"\\\\u0000',

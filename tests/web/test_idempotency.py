@@ -10,6 +10,8 @@ from dispatcher.messages import Claim, Complete, Create, Delete
 from tests.dispatcher.test_board import Desk
 from tests.web.conftest import TASKS, connected
 
+ON_EVERY_RECORD = True
+
 DAY = 24 * 3600 * 1000
 
 

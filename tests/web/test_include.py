@@ -6,6 +6,8 @@ import pytest
 
 from tests.web.conftest import TASKS
 
+ON_EVERY_RECORD = True
+
 
 def path_of(task):
     return f"{TASKS}/{task['task_id']}"

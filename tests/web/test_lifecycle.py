@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, connected, footprint, until
 
+ON_EVERY_RECORD = True
+
 PROMPT = "Rename the module and\nfix every import of it"
 
 
@@ -160,8 +162,8 @@ async def test_without_a_token_the_worker_must_be_the_right_one(api, directory):
     assert (await api.post(path, {"worker_id": "w1"})).data["status"] == "completed"
 
 
-async def test_the_token_can_be_made_compulsory(tmp_path, directory):
-    server = ServerProcess(tmp_path, environ={"APP_TASK_REQUIRE_LEASE_TOKEN": "true"}).start()
+async def test_the_token_can_be_made_compulsory(tmp_path, own_record, directory):
+    server = ServerProcess(tmp_path, environ={"APP_TASK_REQUIRE_LEASE_TOKEN": "true"}, record=own_record).start()
     try:
         async with connected(server) as api:
             task = await api.claimed(directory)

@@ -2,25 +2,25 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, closing
-from sqlite3 import connect
+from contextlib import AsyncExitStack
 
 import pytest
 
 from tests.conftest import ServerProcess
-from tests.web.conftest import TASKS, connected, until
+from tests.web.conftest import TASKS, connected, on_record, until
 from tests.web.test_directories import awaited, background, end_somehow, listed, rule
+
+ON_EVERY_RECORD = True
 
 LIMIT = 3
 CLAIMERS, CROWD_TASKS = 30, 60
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(tmp_path_factory, record):
     """A server that has no more than so many tasks worked on; each test leaves none behind."""
-    server = ServerProcess(
-        tmp_path_factory.mktemp("limited"), environ={"APP_TASK_MAX_CONCURRENT_TASKS": str(LIMIT)}
-    ).start()
+    environ = {"APP_TASK_MAX_CONCURRENT_TASKS": str(LIMIT)}
+    server = ServerProcess(tmp_path_factory.mktemp("limited"), environ=environ, record=record).start()
     yield server
     assert server.terminate() == 0
 
@@ -158,19 +158,19 @@ async def test_a_crowd_never_exceeds_the_limit(api, shared, directory):
     assert most_of_all(shared) == LIMIT
 
 
-def most_of_all(server):
-    """How many tasks were ever worked on at the same time, as the history tells it."""
-    with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-        lines = db.execute("select task_id, status from history where task_id is not null order by seq").fetchall()
+def most_of_all(server, after=0):
+    """How many tasks were ever worked on at the same time behind that seq, as the history tells it."""
     working, most = set(), 0
-    for task_id, status in lines:
+    for task_id, status in on_record(
+        server, f"select task_id, status from history where task_id is not null and seq > {after} order by seq"
+    ):
         (working.add if status == "working" else working.discard)(task_id)
         most = max(most, len(working))
     return most
 
 
-async def test_what_is_held_counts_over_a_restart(tmp_path, directory):
-    server = ServerProcess(tmp_path, environ={"APP_TASK_MAX_CONCURRENT_TASKS": str(LIMIT)}).start()
+async def test_what_is_held_counts_over_a_restart(tmp_path, own_record, directory):
+    server = ServerProcess(tmp_path, environ={"APP_TASK_MAX_CONCURRENT_TASKS": str(LIMIT)}, record=own_record).start()
     async with connected(server) as api:
         held = await fill(api, directory)
         await api.create(directory)
@@ -183,8 +183,8 @@ async def test_what_is_held_counts_over_a_restart(tmp_path, directory):
     assert server.terminate() == 0
 
 
-async def test_a_lower_limit_at_the_next_start_stops_nobody(tmp_path, directory):
-    server = ServerProcess(tmp_path).start()
+async def test_a_lower_limit_at_the_next_start_stops_nobody(tmp_path, own_record, directory):
+    server = ServerProcess(tmp_path, record=own_record).start()
     async with connected(server) as api:
         held = await fill(api, directory)
         await api.create(directory)

@@ -25,6 +25,8 @@ from web import export, lists, views
 from web.negotiation import best
 from web.views import WholeTask
 
+ON_EVERY_RECORD = True
+
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FORMS = ["application/json", CSV, NDJSON]
 AS_IT_IS = {"Accept": NDJSON, "Accept-Encoding": "identity"}

@@ -8,8 +8,10 @@ import pytest
 
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
-from tests.web.conftest import PATIENCE_SECONDS, TASKS, connected, text_of, until, wire
+from tests.web.conftest import PATIENCE_SECONDS, TASKS, connected, on_record, text_of, until, wire
 from tests.web.inside import inside
+
+ON_EVERY_RECORD = True
 
 LINE_BYTES_MAX = 8192
 
@@ -130,10 +132,10 @@ async def test_only_who_holds_the_lease_adds_to_it(api, directory):
     assert texts((await log_of(api, first))["lines"]) == ["mine"]
 
 
-async def test_without_a_token_it_is_believed_unless_the_server_wants_one(api, directory, tmp_path):
+async def test_without_a_token_it_is_believed_unless_the_server_wants_one(api, directory, tmp_path, own_record):
     task = await api.claimed(directory)
     assert (await api.post(lines_path(task), {"lines": ["a"]})).data["accepted"] == 1
-    strict = ServerProcess(tmp_path, environ={"APP_TASK_REQUIRE_LEASE_TOKEN": "true"}).start()
+    strict = ServerProcess(tmp_path, environ={"APP_TASK_REQUIRE_LEASE_TOKEN": "true"}, record=own_record).start()
     async with connected(strict) as caller:
         task = await caller.claimed(directory)
         assert (await caller.post(lines_path(task), {"lines": ["a"]})).faults() == ["lease_token"]
@@ -186,8 +188,7 @@ async def test_it_is_there_after_a_crash_and_gone_with_its_task(server):
         await api.tell(task, "complete")
         assert (await api.call("DELETE", f"{TASKS}/{task['task_id']}")).status == 200
         (await api.get(lines_path(task))).refused(404, "TASK_NOT_FOUND")
-        with closing(connect(f"file:{server.database}?mode=ro", uri=True)) as db:
-            await until(lambda: db.execute("select count(*) from task_logs").fetchone() == (0,))
+        await until(lambda: on_record(server, "select 'left' from task_logs limit 1") == [])
 
 
 async def test_on_a_workers_stream_it_is_a_sign_of_life(api, directory):
@@ -382,9 +383,9 @@ async def test_many_follow_what_many_calls_print(api, directory):
     assert all(heard == log for heard in await asyncio.gather(*readers))
 
 
-async def test_a_reader_that_stops_reading_is_cut_off(tmp_path):
+async def test_a_reader_that_stops_reading_is_cut_off(tmp_path, own_record):
     """And nobody else notices."""
-    server = ServerProcess(tmp_path, environ={"APP_SERVER_REQUEST_TIMEOUT_SECONDS": "0.5"}).start()
+    server = ServerProcess(tmp_path, environ={"APP_SERVER_REQUEST_TIMEOUT_SECONDS": "0.5"}, record=own_record).start()
     async with connected(server) as api, wire(server) as reader:
         task = await api.claimed("/w")
         await reader.send(text_of("GET", f"{lines_path(task)}?follow=true"))

@@ -12,6 +12,8 @@ from aiohttp import ClientSession
 from tests.web.conftest import TASKS, Api, Events, connected, until
 from tests.web.test_contract import TASK, TIME, assert_times, of_success
 
+ON_EVERY_RECORD = True
+
 EVENT = {
     *("seq", "type", "task_id", "work_directory", "status", "priority", "worker_id", "attempt", "at", "details"),
 }

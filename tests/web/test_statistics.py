@@ -13,6 +13,8 @@ from tests.storage.counted import agree_with_the_history
 from tests.web.conftest import Api, connected
 from tests.web.test_contract import of_success
 
+ON_EVERY_RECORD = True
+
 STATISTICS = "/api/v1/statistics"
 SPREAD = {"avg", "p50", "p95", "p99", "max"}
 NOBODY = dict.fromkeys(SPREAD)
@@ -164,6 +166,7 @@ async def test_the_longest_and_the_last_range_are_answered(api):
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.once
 async def test_the_figures_survive_the_server(server: ServerProcess, how):
     """What was answered is counted, and the counts are those of the history."""
     async with connected(server) as api:

@@ -7,6 +7,8 @@ import pytest
 
 from tests.web.conftest import TASKS, connected
 
+ON_EVERY_RECORD = True
+
 
 def path_of(task):
     return f"{TASKS}/{task['task_id']}"

@@ -11,6 +11,8 @@ import pytest
 from tests.web.conftest import TASKS, paused, text_of, until, wire
 from tests.web.test_contract import CLAIMED
 
+ON_EVERY_RECORD = True
+
 WORKERS = [{}, {"worker_id": "w1"}]
 
 

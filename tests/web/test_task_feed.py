@@ -5,6 +5,8 @@ import pytest
 from tests.web.conftest import TASKS
 from tests.web.tails import pages, tail
 
+ON_EVERY_RECORD = True
+
 
 def path(task):
     return f"{TASKS}/{task['task_id']}/events"

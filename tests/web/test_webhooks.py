@@ -28,6 +28,8 @@ from web.settings import Webhooks
 from web.strict import Invalid
 from web.webhooks import Courier
 
+ON_EVERY_RECORD = True
+
 SECRET = "a secret of some length"
 
 
@@ -92,8 +94,10 @@ def stop(server: ServerProcess) -> None:
 # What it says
 
 
-async def test_every_event_is_told_signed_and_with_its_id(receiver: Receiver, tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path, environ=receiver.environ()).start()
+async def test_every_event_is_told_signed_and_with_its_id(
+    receiver: Receiver, tmp_path: Path, own_record: str | None
+) -> None:
+    server = ServerProcess(tmp_path, environ=receiver.environ(), record=own_record).start()
     try:
         async with connected(server) as api:
             task = await api.claimed("/w")
@@ -128,9 +132,9 @@ async def test_every_event_is_told_signed_and_with_its_id(receiver: Receiver, tm
         }
 
 
-async def test_only_the_wanted_events_are_told(receiver: Receiver, tmp_path: Path) -> None:
+async def test_only_the_wanted_events_are_told(receiver: Receiver, tmp_path: Path, own_record: str | None) -> None:
     environ = receiver.environ(APP_WEBHOOKS_EVENTS="task.completed,directory.paused")
-    server = ServerProcess(tmp_path, environ=environ).start()
+    server = ServerProcess(tmp_path, environ=environ, record=own_record).start()
     try:
         async with connected(server) as api:
             await api.tell(await api.claimed("/w"), "complete")
@@ -156,7 +160,9 @@ async def test_a_secret_in_base64_is_decoded() -> None:
 # Nothing is lost
 
 
-async def test_what_is_refused_is_told_again_until_it_is_taken(receiver: Receiver, tmp_path: Path) -> None:
+async def test_what_is_refused_is_told_again_until_it_is_taken(
+    receiver: Receiver, tmp_path: Path, own_record: str | None
+) -> None:
     times = 0
 
     def grudgingly(event: dict[str, Any]) -> int:
@@ -165,7 +171,7 @@ async def test_what_is_refused_is_told_again_until_it_is_taken(receiver: Receive
         return 204 if times > 2 else 500
 
     receiver.answer = grudgingly
-    server = ServerProcess(tmp_path, environ=receiver.environ()).start()
+    server = ServerProcess(tmp_path, environ=receiver.environ(), record=own_record).start()
     try:
         async with connected(server) as api:
             await api.create("/w")
@@ -175,11 +181,11 @@ async def test_what_is_refused_is_told_again_until_it_is_taken(receiver: Receive
     assert len(receiver.requests) >= 3
 
 
-async def test_nothing_is_lost_while_endpoint_and_server_are_away(tmp_path: Path) -> None:
+async def test_nothing_is_lost_while_endpoint_and_server_are_away(tmp_path: Path, own_record: str | None) -> None:
     async with listening() as first:
         environ = first.environ()
         port = int(first.url.rpartition(":")[2].partition("/")[0])
-        server = ServerProcess(tmp_path, environ=environ).start()
+        server = ServerProcess(tmp_path, environ=environ, record=own_record).start()
         try:
             async with connected(server) as api:
                 await api.create("/w")
@@ -199,8 +205,10 @@ async def test_nothing_is_lost_while_endpoint_and_server_are_away(tmp_path: Path
         stop(server)
 
 
-async def test_a_new_endpoint_hears_what_happens_from_then_on(receiver: Receiver, tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path).start()
+async def test_a_new_endpoint_hears_what_happens_from_then_on(
+    receiver: Receiver, tmp_path: Path, own_record: str | None
+) -> None:
+    server = ServerProcess(tmp_path, record=own_record).start()
     try:
         async with connected(server) as api:
             await api.create("/w")
@@ -216,10 +224,10 @@ async def test_a_new_endpoint_hears_what_happens_from_then_on(receiver: Receiver
         stop(server)
 
 
-async def test_an_endpoint_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
+async def test_an_endpoint_that_hangs_holds_nobody_up(tmp_path: Path, own_record: str | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as never_accepts:
         environ = Receiver().environ(APP_WEBHOOKS_URL=f"http://127.0.0.1:{never_accepts.getsockname()[1]}/")
-        server = ServerProcess(tmp_path, environ=environ).start()
+        server = ServerProcess(tmp_path, environ=environ, record=own_record).start()
         try:
             async with connected(server) as api:
                 for _ in range(20):
@@ -458,9 +466,11 @@ async def test_the_place_of_an_endpoint_that_was_taken_away_is_forgotten(monkeyp
     assert desk.told == []
 
 
-async def test_what_may_be_a_key_in_an_address_is_shown_to_nobody(receiver: Receiver, tmp_path: Path) -> None:
+async def test_what_may_be_a_key_in_an_address_is_shown_to_nobody(
+    receiver: Receiver, tmp_path: Path, own_record: str | None
+) -> None:
     """Neither in the settings nor in their history, nor in the feed."""
-    server = ServerProcess(tmp_path).start()
+    server = ServerProcess(tmp_path, record=own_record).start()
     try:
         async with connected(server) as api:
             changes = {"webhooks.url": f"{receiver.url}/SECRETTOKEN?key=SECRETTOKEN", "webhooks.secret": SECRET}

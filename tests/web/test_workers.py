@@ -7,6 +7,8 @@ import pytest
 
 from tests.web.conftest import TASKS, connected, until
 
+ON_EVERY_RECORD = True
+
 WORKERS = "/api/v1/workers"
 
 
