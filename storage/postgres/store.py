@@ -39,7 +39,8 @@ PROBED = 1000  # directories looked at in one beat, whether something is ready t
 UPKEEP_SECONDS = 1
 
 TIME = f"select {NOW}"
-LAST_SEEN = f"select coalesce(max(seen_at), 0) > {NOW} - $1 from instances"
+# Those that have not written anything may just be about to spare the leases: whoever joins meanwhile must do so, too.
+LAST_SEEN = f"select coalesce(max(seen_at), 0) > {NOW} - $1 from instances where batch > 0"
 BEAT = f"update instances set seen_at = {NOW} where instance_id = $1"
 TELL_PRESENCE = "update instances set presence = $2 where instance_id = $1"
 NEXT_DUE = "select min(due_at) from tasks where due_at is not null"
