@@ -8,16 +8,15 @@ while woken():                          wait for one message, take all that pile
     publish(changes)                    and only then tell everybody
 """
 
-from asyncio import CancelledError, Event, Future, TimerHandle, get_running_loop, sleep
-from collections import Counter, deque
+from asyncio import CancelledError, Event, TimerHandle, get_running_loop, sleep
+from collections import Counter
 from collections.abc import Callable, Collection
 from time import monotonic
-from typing import Any, Generic
-
-from attrs import define, evolve, field
+from typing import Any
 
 from dispatcher.board import Board, Effects, Parked
 from dispatcher.errors import NoRoom, RecordFailed, Refusal, Unavailable, Undone
+from dispatcher.mailbox import Envelope, Mailbox, unasked
 from dispatcher.messages import (
     Adopt,
     Claim,
@@ -30,7 +29,6 @@ from dispatcher.messages import (
     R,
     Release,
     Resume,
-    SteerMany,
     Tick,
     Ticket,
 )
@@ -39,9 +37,6 @@ from dispatcher.presence import Presence, Waiting
 from dispatcher.roll import Roll
 from dispatcher.task import Task
 
-BATCH_MAX = 256  # messages decided before a commit; the rest waits for the next one
-BATCH_MORE = 8  # so many more are taken after each commit, once a batch was too much
-MAILBOX_MAX = 10_000  # messages waiting for their turn; beyond, Unavailable
 PARKED_MAX = 20_000  # places that claims wait in, one for each of their directories; beyond, Unavailable
 REST_MS = 1000  # while there is no room, what falls due by itself is tried so often
 PAUSE_SECONDS = 0.1  # after the record has refused a batch: what falls due by itself would be tried again at once
@@ -52,31 +47,6 @@ FULL = "the disk is full"
 STUCK = "what has fallen due cannot be seen to just now"
 AWAY = "the database cannot be reached"
 CROWDED = "too many requests are waiting"
-
-
-@define(eq=False)
-class Envelope(Generic[R]):
-    message: Message[R]
-    reply: "Future[R]" = field(factory=lambda: get_running_loop().create_future())
-    ticket: Ticket | None = None  # while parked
-    until: int | None = None  # likewise: when it wants an answer at the latest, None for never
-    tried: bool = False  # there was no room for it once
-    alone: bool = False  # the record has refused a batch that it was in
-    since: float = field(factory=lambda: monotonic())
-
-    def ask_again(self, now: int) -> None:
-        """A parked claim is to be decided once more, and waits no longer than it would have."""
-        self.ticket = None
-        if self.until is not None:
-            claim: Any = self.message
-            self.message = evolve(claim, wait_seconds=max(0, self.until - now) / 1000)
-
-
-def unasked(message: Message[R]) -> Envelope[R]:
-    """Nobody waits for its reply, so nobody would look whether it is an error."""
-    envelope = Envelope(message)
-    envelope.reply.add_done_callback(Future.exception)
-    return envelope
 
 
 Outcome = tuple[Envelope[Any], Effects[Any] | Exception]
@@ -95,12 +65,10 @@ class Dispatcher:
         """`publish` is told of every batch once it is on record; it must not wait, nor raise."""
         self.roll = roll or Roll()
         self._board, self._journal, self._publish, self._clock = board, journal, publish, clock
-        self._mailbox: deque[Envelope[Any]] = deque()
-        self._mail = Event()
+        self._mailbox = Mailbox()
         self._open = True
         self.begun = Event()  # leases have got their grace, or it has failed
         self._batch: list[Envelope[Any]] = []  # being decided and saved
-        self._batch_max = BATCH_MAX  # fewer for a while, if the record could not take so many
         self._parked: dict[Ticket, Envelope[Any]] = {}
         self._rest_until = 0  # while there is no room, nothing that falls due by itself is tried before
         self._owes_grace = owes_grace  # leases could not be renewed for a while
@@ -110,12 +78,12 @@ class Dispatcher:
         """The reply, once it is durable. Raises Refusal, or Unavailable. Whoever leaves first is given nothing."""
         if not self._open:
             raise Unavailable
-        if len(self._mailbox) >= MAILBOX_MAX:
+        if self._mailbox.is_full:
             raise Unavailable(CROWDED)
         if self._journal.is_away:
             raise Unavailable(AWAY)
         envelope = Envelope(message)
-        self._post(envelope)
+        self._mailbox.post(envelope)
         try:
             return await envelope.reply
         except CancelledError:
@@ -178,7 +146,7 @@ class Dispatcher:
     def heed(self, message: Heed | Adopt) -> None:
         """Others have done something on the record."""
         if self._open:
-            self._post(unasked(message))
+            self._mailbox.post(unasked(message))
 
     def give_back(self, tasks: tuple[Task, ...]) -> None:
         """These claimed tasks did not reach their worker: back to waiting, at once.
@@ -188,13 +156,13 @@ class Dispatcher:
         for task in tasks:
             if self._open and task.lease_token and not task.claim_id:
                 release = Release(task_id=task.task_id, lease_token=task.lease_token, reason=UNDELIVERED)
-                self._post(unasked(release))
+                self._mailbox.post(unasked(release))
 
     def close(self) -> None:
         """Take no more messages; run() answers those already here, then returns."""
         self._open = False
         self._journal.stop_waiting()
-        self._mail.set()
+        self._mailbox.news.set()
 
     async def run(self) -> None:
         try:
@@ -202,7 +170,7 @@ class Dispatcher:
             self._batch = []
             self.begun.set()
             while await self._woken():
-                await self._turn(self._next_batch())
+                await self._turn(self._mailbox.take())
                 self._batch = []
         except RecordFailed:
             if self._open:
@@ -212,24 +180,12 @@ class Dispatcher:
             self.begun.set()
             self._abandon()
 
-    def _next_batch(self) -> list[Envelope[Any]]:
-        """What has piled up, up to BATCH_MAX; of many tasks in one message each one counts. What there was no room for
-        is tried alone."""
-        if self._mailbox and (self._mailbox[0].tried or self._mailbox[0].alone):
-            return [self._mailbox.popleft()]
-        batch: list[Envelope[Any]] = []
-        size = 0
-        while self._mailbox and size < self._batch_max and not (self._mailbox[0].tried or self._mailbox[0].alone):
-            batch.append(self._mailbox.popleft())
-            size += _size(batch[-1].message)
-        return batch
-
     async def _woken(self) -> bool:
         """Returns when there is something to do; false if there will never be anything again."""
         while self._open and not self._mailbox and not self._is_due(self._clock()):
-            self._mail.clear()
+            self._mailbox.news.clear()
             alarm = self._alarm()
-            await self._mail.wait()
+            await self._mailbox.news.wait()
             if alarm:
                 alarm.cancel()
         return self._open or bool(self._mailbox)
@@ -246,7 +202,7 @@ class Dispatcher:
         """It rings when something falls due by itself."""
         if (due := self._next_due()) is None:
             return None
-        return get_running_loop().call_later(max(0, due - self._clock()) / 1000, self._mail.set)
+        return get_running_loop().call_later(max(0, due - self._clock()) / 1000, self._mailbox.news.set)
 
     async def _turn(self, batch: list[Envelope[Any]]) -> None:
         now = self._clock()
@@ -268,13 +224,13 @@ class Dispatcher:
             if not self._journal.short_of_room:
                 await sleep(PAUSE_SECONDS)  # there may be room again, or there may not
         except Undone:
-            self._batch_max = max(1, self._batch_max // 2)
+            self._mailbox.take_fewer()
             await self._begin_again(batch)
         except RecordFailed as failed:
             await sleep(PAUSE_SECONDS)
             await self._begin_again(self._refuse(outcomes, batch, failed))
         else:
-            self._batch_max = min(BATCH_MAX, self._batch_max + BATCH_MORE)
+            self._mailbox.take_more()
             if changes:
                 self.batches += 1
                 self.messages += len(outcomes)
@@ -310,7 +266,7 @@ class Dispatcher:
             if isinstance(envelope.message, EXPENDABLE):
                 self._settle(envelope, Unavailable(FULL))
         kept = (envelope for envelope in (*again, *self._mailbox) if not isinstance(envelope.message, FLEETING))
-        self._mailbox = deque(envelope for envelope in kept if not envelope.reply.done())
+        self._mailbox.hold([envelope for envelope in kept if not envelope.reply.done()])
 
     async def _begin_again(self, batch: list[Envelope[Any]]) -> None:
         """Nothing of what was decided is on record, and nobody knows of it: those who wait ask once more, for as long
@@ -329,7 +285,7 @@ class Dispatcher:
         for envelope in (*batch, *self._mailbox):
             if not isinstance(envelope.message, FLEETING):
                 again[envelope] = None
-        self._mailbox = deque(again)
+        self._mailbox.hold(again)
 
     def _refuse(self, outcomes: list[Outcome], batch: list[Envelope[Any]], why: RecordFailed) -> list[Envelope[Any]]:
         """The record does not take what they have led to, or does not say what they are about. One alone is told so; of
@@ -347,8 +303,7 @@ class Dispatcher:
     def _decide(self, batch: list[Envelope[Any]], now: int) -> list[Outcome]:
         """As many as the board knows enough for; the others go to the head of the next batch, with those that must let
         what is due come first."""
-        while self._mailbox and isinstance(self._mailbox[0].message, Leave):
-            batch.append(self._mailbox.popleft())
+        batch += self._mailbox.take_those_who_leave()
         batch.sort(key=lambda envelope: not isinstance(envelope.message, Leave))  # who has left by now gets nothing
         outcomes: list[Outcome] = []
         later: list[Envelope[Any]] = []
@@ -365,7 +320,7 @@ class Dispatcher:
             else:
                 why = FULL if self._journal.short_of_room else STUCK  # what is due is not tried just now
                 outcomes.append((envelope, Unavailable(why)))
-        self._mailbox.extendleft(reversed(later))
+        self._mailbox.put_back(later)
         return outcomes
 
     def _decide_one(self, envelope: Envelope[Any], now: int) -> Effects[Any] | Exception:
@@ -409,27 +364,16 @@ class Dispatcher:
             if envelope.reply.exception() is None:
                 self._undelivered(envelope.message, envelope.reply.result())
         elif envelope.ticket is not None:
-            self._mailbox.appendleft(Envelope(Leave(envelope.ticket)))
-            self._mail.set()
+            self._mailbox.post_first(Envelope(Leave(envelope.ticket)))
 
     def _undelivered(self, message: Message[Any], outcome: Any) -> None:
         if isinstance(message, Claim) and isinstance(outcome, tuple):
             self.give_back(outcome)
-
-    def _post(self, envelope: Envelope[Any]) -> None:
-        self._mailbox.append(envelope)
-        self._mail.set()
 
     def _abandon(self) -> None:
         self._open = False
         for envelope in (*self._batch, *self._mailbox, *self._parked.values()):
             if not envelope.reply.done():
                 envelope.reply.set_exception(Unavailable())
-        self._mailbox.clear()
+        self._mailbox.hold(())
         self._parked.clear()
-
-
-def _size(message: Message[Any]) -> int:
-    if isinstance(message, CreateMany):
-        return len(message.drafts)
-    return len(message.task_ids) if isinstance(message, SteerMany) else 1

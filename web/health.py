@@ -5,7 +5,7 @@ from typing import Literal, NotRequired, TypedDict, cast
 
 from aiohttp.web import Request, Response
 
-from dispatcher.actor import MAILBOX_MAX
+from dispatcher.mailbox import MAILBOX_MAX
 from web.answers import plain
 from web.bodies import Nothing
 from web.codec import rfc3339

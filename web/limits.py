@@ -8,10 +8,11 @@ from annotated_types import Le, MaxLen
 from attrs import fields
 
 from dispatcher import fields as types
-from dispatcher.actor import MAILBOX_MAX, PARKED_MAX
+from dispatcher.actor import PARKED_MAX
 from dispatcher.decisions.creation import IDEMPOTENCY_HOURS
 from dispatcher.decisions.logs import LOG_BYTES_MAX, LOG_LINES_MAX
 from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
+from dispatcher.mailbox import MAILBOX_MAX
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, EventsQuery, Logs, Many, Nothing, Stream
 from web.briefing import RESULTS_BYTES_MAX

@@ -42,7 +42,6 @@ class PostgresJournal:
         self._address, self._instance_id, self._clock = address, instance_id, clock
         self._watchers: list[Callable[[int, float, float], None]] = []
         self._db: Db | None = None
-        self._has_begun = False  # a transaction, there
         self._limited: set[str] = set()
         self._batch = 0  # committed so far
         self._was_away = was_away  # and nobody has been told yet
@@ -116,9 +115,8 @@ class PostgresJournal:
             self._lost_at = None  # as far as is known it can be reached: the next batch will tell
 
     async def commit(self, changes: Changes) -> Changes:
-        if not self._has_begun:  # it needed nothing from the record
-            await self._begin()
-        db, batch, began = self._db, self._batch + 1, perf_counter()
+        batch, began = self._batch + 1, perf_counter()
+        db = self._db if self._has_begun else await self._begin()  # there was nothing to fetch
         assert db is not None
         self._has_begun = False
         try:

@@ -26,7 +26,7 @@ from storage.postgres.follower import Follower
 from storage.postgres.journal import PostgresJournal
 from storage.postgres.moving import refuse_half_moved
 from storage.postgres.presence import written
-from storage.postgres.queries import GONE_SECONDS, NOW
+from storage.postgres.queries import NOW
 from storage.postgres.reading import Reader
 from storage.postgres.record import PostgresRecord
 from storage.postgres.versions import migrate
@@ -34,6 +34,7 @@ from storage.steps import steps
 from storage.store import Member
 
 BEAT_SECONDS = 1  # between two signs of life
+ALIVE_SECONDS = 2.5  # with none from anybody for so long, leases may not have been renewed
 PRESENCE_SHARE = 0.02  # of the time, at most, goes into telling who is connected
 PROBED = 1000  # directories looked at in one beat, whether something is ready there for those who wait
 UPKEEP_SECONDS = 1
@@ -282,6 +283,6 @@ async def _make_ready(address: Address, clock: DatabaseClock) -> bool:
         await migrate(db, steps(files("storage.postgres")))
         asked_at = clock.monotonic()
         clock.heard(await db.fetchval(TIME), asked_at, clock.monotonic())
-        return not await db.fetchval(LAST_SEEN, GONE_SECONDS * 1000)
+        return not await db.fetchval(LAST_SEEN, round(ALIVE_SECONDS * 1000))
     finally:
         await db.close(timeout=1)

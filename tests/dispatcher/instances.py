@@ -18,6 +18,7 @@ from dispatcher.ports import Changes, Found, Needs, Snapshot
 from dispatcher.rules import Rules
 from dispatcher.shared import SharedBoard
 from storage.postgres.connections import Address
+from storage.postgres.fetching import load
 from storage.postgres.journal import PostgresJournal
 from storage.postgres.store import NEXT_DUE, READY
 from storage.rows import HISTORY
@@ -182,7 +183,7 @@ class Instances:
         instance.membership.heed(foreign)
         if instance.membership.reconfigured.is_set():
             instance.membership.reconfigured.clear()
-            snapshot = await instance.journal.load()
+            snapshot = await load(self.pg)
             instance.dispatcher.heed(Adopt(Rules(**snapshot.runtime), snapshot.config_version))
         await self._beat(instance)
         await instance.settle()

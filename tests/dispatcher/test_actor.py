@@ -8,10 +8,11 @@ import pytest
 from attrs import evolve
 
 from dispatcher import actor
-from dispatcher.actor import BATCH_MAX, Dispatcher
+from dispatcher.actor import Dispatcher
 from dispatcher.board import Board
 from dispatcher.errors import LeaseLost, NoRoom, TaskNotFound, Unavailable
 from dispatcher.hub import Hub, about_directory
+from dispatcher.mailbox import BATCH_MAX
 from dispatcher.messages import FOREVER, Claim, Complete, Create, Drain, Heartbeat, Reconfigure, Tick
 from dispatcher.ports import Change, Found, Needs, Snapshot
 from dispatcher.rules import Rules

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.actor import BATCH_MAX
+from dispatcher.mailbox import BATCH_MAX
 from dispatcher.messages import Claim, Complete, Create, SteerMany
 from dispatcher.task import Status
 from storage.rows import TASKS

@@ -42,10 +42,10 @@ MOVING_ON = 0.3  # how often the next of several messages is said to another ser
 
 
 class SharedModel(Model):
-    world: Instances  # type: ignore[assignment]
+    world: Instances
     oracle: Several
     url: ClassVar[str]
-    loop: ClassVar[asyncio.AbstractEventLoop]  # type: ignore[misc]
+    loop: ClassVar[asyncio.AbstractEventLoop]
     pg: "ClassVar[asyncpg.Connection[asyncpg.Record]]"
 
     @initialize(
@@ -58,7 +58,7 @@ class SharedModel(Model):
         max_working=st.sampled_from([None, 1, 2]),
         rules=some_rules,
     )
-    def start(  # type: ignore[override]
+    def start(
         self,
         number: int,
         reminded: bool,
@@ -77,7 +77,7 @@ class SharedModel(Model):
         self._run(empty(self.pg))
         self.world = Instances(self.url, self.pg, number, reminded, rules)
         self.oracle = Several(rules, told_at_once=slice, log_max=(log_lines_max, log_bytes_max))
-        self.audit = Audit(self.world)  # type: ignore[arg-type]
+        self.audit = Audit(self.world)
         self.asked = {}
         self.expected = {}
         self.count = 0
@@ -103,12 +103,12 @@ class SharedModel(Model):
         self._run(self._leave(key))
 
     @rule(last_words=st.just([]) | batches)
-    def restart(self, last_words: list[Message[Any]]) -> None:  # type: ignore[override]
+    def restart(self, last_words: list[Message[Any]]) -> None:
         """One server, while the others go on."""
         self._run(self._restart_one(last_words))
 
     @rule(message=everything())
-    def restart_at_once(self, message: Message[Any]) -> None:  # type: ignore[override]
+    def restart_at_once(self, message: Message[Any]) -> None:
         for parked in list(self.oracle.parked):
             self._run(self._leave(parked.key))
         self._run(self._restart_this_at_once(message))
@@ -262,6 +262,6 @@ def test_several_servers_answer_as_the_oracle_does(cluster: Cluster, postgres_ur
         SharedModel.pg = runner.run(Address(url=postgres_url).connect())
         runner.run(migrate(SharedModel.pg, STEPS))
         try:
-            run_state_machine_as_test(SharedModel, settings=settings(max_examples=EXAMPLES, stateful_step_count=40))  # type: ignore[no-untyped-call]
+            run_state_machine_as_test(SharedModel, settings=settings(max_examples=EXAMPLES, stateful_step_count=40))
         finally:
             runner.run(SharedModel.pg.close())

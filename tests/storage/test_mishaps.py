@@ -75,7 +75,7 @@ class Stage:
         """The next one that begins so."""
         assert self.journal._db is not None
         self.mishap = Mishap(self.journal._db, statement, wrong)
-        self.journal._db = self.mishap  # type: ignore[assignment]
+        self.journal._db = self.mishap
 
     async def cut_off(self) -> None:
         """As PostgreSQL sees it, the client is no more."""

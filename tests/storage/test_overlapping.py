@@ -9,9 +9,14 @@ from attrs import evolve
 from dispatcher.board import Parked
 from dispatcher.errors import InvalidState, Undone
 from dispatcher.messages import Cancel, Claim, Complete, Create, CreateMany, Draft, Heed, Reconfigure, Regulate, Tick
+from dispatcher.ports import Entry, Notice
 from dispatcher.rules import Rules
+from dispatcher.shared import SharedBoard
+from storage.postgres.store import open_store
+from tests.dispatcher.world import CountingMint
 from tests.storage.seats import Mishap, Seat, Table, table
 
+ENTRY = Entry(seq=1, type="server.draining", task_id=None, work_directory=None, priority=None, status=None, at=0)
 CREATE = Create(work_directory="/w", prompt="do it")
 CLAIM = Claim(work_directories=("/w",))
 MANY = CreateMany((Draft(work_directory="/w", prompt="do it"),) * 3, atomic=True)
@@ -195,6 +200,17 @@ async def test_what_falls_due_does_so_once(ann: Seat, bob: Seat, here: Table) ->
     assert await here.db.fetchval("select count(*) from history where type = 'task.available'") == 1
 
 
+async def test_servers_that_start_together_all_spare_the_leases(here: Table) -> None:
+    """Or one that is faster would take them for lost before the first has done so. Whoever joins later does not."""
+    async with open_store(here.address()) as first, open_store(here.address()) as second:
+        assert [(await it.load()).was_away for it in (first, second)] == [True, True]
+        board = SharedBoard(await first.load(), CountingMint())
+        await first.fetch(board.needs([CREATE], 0))
+        await first.commit([Notice(ENTRY)])
+        async with open_store(here.address()) as third:
+            assert not (await third.load()).was_away
+
+
 # The numbers of the history
 
 
@@ -228,7 +244,7 @@ async def test_who_is_cut_off_between_the_numbers_and_the_commit_leaves_no_gap(
         await cut.wait()
         raise ConnectionResetError
 
-    ann.journal._db = Mishap(ann.journal._db, "commit", cut_off)  # type: ignore[assignment]
+    ann.journal._db = Mishap(ann.journal._db, "commit", cut_off)
     first = asyncio.create_task(ann.keep())
     await told.wait()
     second = asyncio.create_task(bob.keep())
@@ -240,6 +256,19 @@ async def test_who_is_cut_off_between_the_numbers_and_the_commit_leaves_no_gap(
     await second
     await ann.say(CREATE)
     assert await here.seqs() == [1, 2]
+
+
+async def test_what_was_fetched_is_written_on_the_same_connection_or_not_at_all(here: Table, ann: Seat) -> None:
+    """On another one it would hold no lock, and not be a transaction."""
+    await ann.take(CREATE)
+    assert ann.journal._db is not None
+    ann.journal._db.terminate()
+    await asyncio.sleep(0)
+    with pytest.raises(Undone):
+        await ann.keep()
+    assert await here.db.fetchval("select count(*) from tasks") == 0
+    await ann.say(CREATE)
+    assert await here.seqs() == [1]
 
 
 async def test_many_at_once_leave_neither_gap_nor_hole(here: Table) -> None:

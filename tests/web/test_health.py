@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.actor import BATCH_MAX
 from dispatcher.errors import RecordFailed
+from dispatcher.mailbox import BATCH_MAX
 from dispatcher.medium import Room
 from dispatcher.messages import Create
 from tests.web.conftest import until
