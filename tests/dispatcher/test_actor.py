@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from dispatcher import actor
+from dispatcher import actor, mailbox
 from dispatcher.actor import Dispatcher
 from dispatcher.board import Board
 from dispatcher.errors import LeaseLost, NoRoom, TaskNotFound, Unavailable
@@ -189,7 +189,7 @@ async def test_a_caller_that_leaves_while_the_record_is_asked_takes_nothing_from
 
 @pytest.mark.parametrize("bound", ["MAILBOX_MAX", "PARKED_MAX"])
 async def test_what_is_full_says_so(stage: Stage, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    monkeypatch.setattr(actor, bound, 3)
+    monkeypatch.setattr(mailbox if bound == "MAILBOX_MAX" else actor, bound, 3)
     asks = [stage.ask(WAIT) for _ in range(3)]
     await turns(0 if bound == "MAILBOX_MAX" else 20)
     late = stage.ask(WAIT)
@@ -438,7 +438,8 @@ async def test_the_oldest_message_is_as_old_as_it_has_not_been_saved(
     """Whether it is being saved or has not had its turn; a claim that waits for a task waits for something else."""
     await stage.dispatcher.begun.wait()
     now = 100.0
-    monkeypatch.setattr(actor, "monotonic", lambda: now)
+    for module in (actor, mailbox):
+        monkeypatch.setattr(module, "monotonic", lambda: now)
     assert (stage.dispatcher.oldest_seconds, stage.dispatcher.parked) == (0, 0)
     waiting = [stage.ask(WAIT), stage.ask(evolve(WAIT, work_directories=("/elsewhere",)))]
     await until(lambda: stage.dispatcher.parked == 2)
