@@ -6,10 +6,12 @@ PostgreSQL is started for it, on a Unix socket in a temporary directory, durable
 would write by hand, driven by pgbench without any HTTP: a table, tasks claimed with FOR UPDATE SKIP LOCKED, three
 transactions a life cycle; once more with a row of history for each. Then the same life cycles over HTTP, as in
 bench.py, of one server, of two, of three. Of one it is told, too, which statements took how much of the database's
-time. Nothing is asserted.
+time. At last: how long it takes from a creation at one server until a worker that waits at another one has the task.
+Nothing is asserted.
 """
 
 import argparse
+import asyncio
 import os
 import re
 import subprocess
@@ -18,7 +20,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
+import aiohttp
+
+HAND_OVERS = 200
 PROJECT = Path(__file__).parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "scripts")]
 
@@ -122,6 +128,7 @@ def run(connections: Sequence[int], instances: Sequence[int], seconds: float) ->
             print(f"{'  pgbench, with history':36}{told:>9,.0f}{told / plain:>8.2f}{1:>16.2f}")
             for number in instances:
                 show(cluster, number, count, seconds, plain, told)
+        show_hand_over(cluster)
 
 
 def show(cluster: Cluster, number: int, count: int, seconds: float, plain: float, told: float) -> None:
@@ -142,6 +149,39 @@ def show(cluster: Cluster, number: int, count: int, seconds: float, plain: float
         print("    of the database's time, calls, µs each:")
         for line in spent.splitlines():
             print("    " + "  ".join(line.split("|")))
+
+
+async def hand_over(here: str, there: str) -> tuple[list[float], list[float]]:
+    """Milliseconds until somebody who waits at the other server has the task: from the request that creates it, and
+    from the answer to that."""
+    since_asked, since_answered = [], []
+    async with aiohttp.ClientSession() as session:
+        for number in range(HAND_OVERS):
+            directory = f"/srv/hand-over/{number}"
+            claim = {"work_directory": directory, "wait_seconds": 30}
+            waiting = asyncio.create_task(_post(session, f"{there}/api/v1/tasks/claim", claim))
+            await asyncio.sleep(0.03)  # it is parked by then
+            asked = monotonic()
+            _, answered = await _post(session, f"{here}/api/v1/tasks", {"work_directory": directory, "prompt": "go"})
+            claimed, had = await waiting
+            assert claimed["data"]["tasks"], "nobody was woken"
+            since_asked.append((had - asked) * 1000)
+            since_answered.append((had - answered) * 1000)
+    return sorted(since_asked), sorted(since_answered)
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: object) -> tuple[Any, float]:
+    async with session.post(url, json=body) as answer:
+        return await answer.json(), monotonic()
+
+
+def show_hand_over(cluster: Cluster) -> None:
+    with servers(cluster, 2) as (urls, _):
+        asked, answered = asyncio.run(hand_over(*urls.split(",")))
+    print(f"\n{HAND_OVERS} hand-overs from one server to another, ms{'':8}p50    p95    p99    max")
+    for what, it in (("from the request that creates", asked), ("from the answer to it", answered)):
+        points = (it[round(share * (len(it) - 1))] for share in (0.5, 0.95, 0.99, 1))
+        print(f"  {what:44}" + "".join(f"{point:>7.2f}" for point in points))
 
 
 def main() -> None:
