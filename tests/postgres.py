@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
@@ -117,6 +117,30 @@ class Cluster:
             self.process.wait(START_SECONDS)
             self.process = None
 
+    def crash(self) -> None:
+        """All its processes at once, as a power failure of the machine; but what was written is still there."""
+        assert self.process is not None
+        for pid in (self.process.pid, *self._children()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(START_SECONDS)
+        self.process = None
+
+    def _children(self) -> Iterator[int]:
+        assert self.process is not None
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                if int(stat.read_text().rpartition(")")[2].split()[1]) == self.process.pid:
+                    yield int(stat.parent.name)
+
+    def backends(self, user: str) -> list[int]:
+        """The processes that serve the connections of a user."""
+        found = self.sql(f"select pid from pg_stat_activity where usename = '{user}' and pid <> pg_backend_pid()")
+        return [int(pid) for pid in found.split()]
+
+    def terminate_backends(self, user: str) -> None:
+        self.sql(f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{user}'")
+
     def url(self, database: str = "postgres", *, tcp: bool = False) -> str:
         if tcp:
             return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -146,14 +170,21 @@ def _as_nobody() -> dict[str, object]:
 
 @contextmanager
 def postgres(port: int | None = None, settings: dict[str, str] | None = None) -> Iterator[Cluster]:
-    """A new server, running. Sockets have short names, hence the system's own temporary directory."""
-    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        place = Path(name)
-        if os.geteuid() == 0:
-            os.chown(place, NOBODY, NOBODY)
-        place.chmod(0o755)
+    """A new server, running."""
+    with directory() as place:
         cluster = Cluster(place, port, settings or {}).init().start()
         try:
             yield cluster
         finally:
             cluster.stop()
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """Where a server may lie. Sockets have short names, hence the system's own temporary directory."""
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        place = Path(name)
+        if os.geteuid() == 0:
+            os.chown(place, NOBODY, NOBODY)
+        place.chmod(0o755)
+        yield place
