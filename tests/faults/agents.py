@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from attrs import define, field
 
-from .ledger import Claim, Creation, Lease, Ledger
+from .ledger import Claim, Creation, Lease, Ledger, Touch, touched
 from .steering import STEERING
 from .streams import WorkerStream
 from .wire import Answer, Connection, Cut, Unanswered
@@ -36,6 +36,8 @@ class Agent:
     ledger: Ledger
     pause_seconds: float = 0  # on average, between two calls
     drops: float = 0  # the share of its calls that it breaks off
+    directories: tuple[str, ...] = DIRECTORIES
+    leaves: float = 0  # the share of its steps before which it goes to another server
     held: list[Lease] = field(factory=list)
     stopped: bool = False
     finishing: bool = False  # no new tasks, and what there is comes to its end
@@ -43,6 +45,7 @@ class Agent:
     _unsettled: list[Callable[[], Awaitable[None]]] = field(factory=list)  # said, but not answered yet
     _connection: Connection | None = None
     _stream: WorkerStream | None = None
+    _streaming: Touch | None = None
 
     async def work(self, url: str) -> None:
         """Call after call, until it is stopped or the server is gone. What is held from before comes first."""
@@ -50,7 +53,7 @@ class Agent:
             self._connection = await Connection.open(url)
             try:
                 await self.settle()
-                while not self.stopped:
+                while not self.stopped and self.rng.random() >= self.leaves:
                     await asyncio.sleep(self.rng.uniform(0, 2 * self.pause_seconds))
                     await (self._finish() if self.finishing else self._act(url))
             finally:
@@ -68,9 +71,15 @@ class Agent:
         """All its connections end."""
         if self._connection:
             self._connection.abort(reset=reset)
+        self._close_stream(reset=reset)
+
+    def _close_stream(self, *, reset: bool) -> None:
         if self._stream:
             self._stream.abort(reset=reset)
             self._stream = None
+        if self._streaming:
+            self.ledger.end_touch(self._streaming, answered=False)
+            self._streaming = None
 
     async def _act(self, url: str) -> None:
         if self.ledger.open_tasks < OPEN_TASKS_MAX and (not self.held or self.rng.random() < 0.3):
@@ -85,9 +94,7 @@ class Agent:
             await self.rng.choice(reports)(lease)
 
     async def _finish(self) -> None:
-        if self._stream:
-            self._stream.abort(reset=False)
-            self._stream = None
+        self._close_stream(reset=False)
         if self.held:
             await self._complete(self.held[0])
         else:
@@ -97,7 +104,7 @@ class Agent:
 
     async def _create(self) -> None:
         body = {
-            "work_directory": self.rng.choice(DIRECTORIES),
+            "work_directory": self.rng.choice(self.directories),
             "prompt": self._new_name("task"),
             "priority": self.rng.choice(("low", "medium", "high")),
             "tags": [tag for tag in TAGS if self.rng.random() < 0.3],
@@ -136,20 +143,20 @@ class Agent:
 
     async def _send_claim(self, claim: Claim, method: str, path: str, body: object = None) -> None:
         claim.tries += 1
-        answer = await self.call(method, path, body)
+        answer = await self.call(method, path, body, claim=claim)
         claim.heard += 1
         data = answer.body["data"]
         self._hold(claim, data["tasks"] if method == "POST" else [data] if data else [], answer)
 
     async def _open_stream(self, url: str) -> None:
-        if self._stream:
-            self._stream.abort(reset=self.rng.random() < 0.5)
+        self._close_stream(reset=self.rng.random() < 0.5)
         claim = self._new_claim(1)
         claim.tries += 1  # never answered for good
         query = {"work_path": claim.directories[0], "worker_id": claim.worker_id, "tags": ",".join(sorted(claim.tags))}
         query = {name: value for name, value in query.items() if value}
         query |= {"capacity": self.rng.randint(1, 2), "lease_seconds": self.rng.choice((SHORT_SECONDS, 2))}
         path = f"/api/v1/tasks/stream?{urlencode(query)}"
+        self._streaming = self.ledger.begin_touch(claim.directories, claim)
         self._stream = await WorkerStream.open(url, path, partial(self._hear, claim))
 
     def _hear(self, claim: Claim, type: str, data: Any, answer: Answer) -> None:
@@ -159,7 +166,7 @@ class Agent:
 
     def _new_claim(self, directories: int, *, with_tags: bool = True) -> Claim:
         tags = frozenset(tag for tag in TAGS if with_tags and self.rng.random() < 0.2)
-        some = tuple(self.rng.sample(DIRECTORIES, directories))
+        some = tuple(self.rng.sample(self.directories, min(directories, len(self.directories))))
         claim = Claim(self._new_name("claim"), some, tags, time.monotonic())
         self.ledger.claims[claim.worker_id] = claim
         return claim
@@ -217,7 +224,8 @@ class Agent:
         lease.end_tries += 1
         again = lease.end_tries > 1 and verb != "release"  # then the first answer is given once more
         path, was_over = f"/api/v1/tasks/{lease.task_id}/{verb}", self.ledger.is_over(lease)
-        answer = await self.call("POST", path, {**body, "lease_token": lease.token}, good=(200, 409))
+        said = {**body, "lease_token": lease.token}
+        answer = await self.call("POST", path, said, good=(200, 409), claim=claim)
         if claim:
             claim.heard += 1
         if self._granted(lease, answer, was_over and not again):
@@ -250,8 +258,20 @@ class Agent:
         body: object = None,
         headers: Mapping[str, str] | None = None,
         good: tuple[int, ...] = (200,),
+        claim: Claim | None = None,
     ) -> Answer:
         """Raises Unanswered, also if the answer leaves open what has happened."""
+        with self.ledger.touching(touched(method, path, body, claim), claim):
+            answer = await self._say(method, path, body, headers)
+            self.ledger.count_answer()
+            self.ledger.turned_down += answer.status == 503 and DISK_FULL in answer.body["error"]["message"]
+            if answer.status not in (*good, *UNKNOWN):
+                self.ledger.find("answer", f"{method} {path} with {body}: {answer}", path)
+            if answer.status not in good:
+                raise Unanswered
+        return answer
+
+    async def _say(self, method: str, path: str, body: object, headers: Mapping[str, str] | None) -> Answer:
         assert self._connection is not None
         began, answer = time.monotonic(), None
         try:
@@ -261,12 +281,6 @@ class Agent:
             raise Unanswered from None
         finally:
             self.ledger.calls.note(self.name, method, path, body, began, answer)
-        self.ledger.count_answer()
-        self.ledger.turned_down += answer.status == 503 and DISK_FULL in answer.body["error"]["message"]
-        if answer.status not in (*good, *UNKNOWN):
-            self.ledger.find("answer", f"{method} {path} with {body}: {answer}", path)
-        if answer.status not in good:
-            raise Unanswered
         return answer
 
     def _chance_cut(self) -> Cut | None:

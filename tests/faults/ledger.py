@@ -1,8 +1,12 @@
 """What the clients know for certain, because the server answered, and what they must leave open."""
 
 import asyncio
-from collections import deque
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from math import inf
 from typing import Any, Literal
 
 from attrs import define, field, frozen
@@ -11,8 +15,9 @@ from .calls import Calls
 from .wire import Answer
 
 RECENT = 300  # tasks, and leases that are over, which somebody may yet come back to
+UNANSWERED_SECONDS = 30  # for so long after we have given up on a call a server may yet be busy with it
 
-Kind = Literal["lost", "double", "stuck", "order", "record", "answer"]
+Kind = Literal["lost", "double", "stuck", "order", "limit", "record", "answer", "feed"]
 
 
 def milliseconds(rfc3339: str) -> int:
@@ -35,6 +40,7 @@ class Creation:
     body: dict[str, Any]
     began: float
     task_id: str | None = None  # once it was answered
+    ended: float = inf  # when it first was
 
 
 @define(eq=False)
@@ -47,6 +53,16 @@ class Claim:
     began: float
     tries: int = 0  # how often it was said
     heard: int = 0  # how often it was answered in full
+    ended: float = inf  # no server is busy with it any more
+
+
+@define(eq=False)
+class Touch:
+    """A call about a task, or a claim of what is in a directory: how long servers may have been busy with it."""
+
+    began: float
+    claim: Claim | None
+    ended: float = inf
 
 
 @define(eq=False)
@@ -87,6 +103,7 @@ class Ledger:
     results: dict[str, object] = field(factory=dict)  # of tasks whose completion was answered, by task_id
     sights: dict[str, tuple[str, object]] = field(factory=dict)  # of tasks that were seen at their end: status, result
     jumps: list[float] = field(factory=list)  # moments from which on the server's clock may be ahead of what it was
+    touches: defaultdict[str, list[Touch]] = field(factory=lambda: defaultdict(list))  # by task_id, prompt or directory
     asked: dict[str, set[str]] = field(factory=lambda: {"cancel": set(), "retry": set(), "edit": set()})
     effects: list[Effect] = field(factory=list)
     findings: list[Finding] = field(factory=list)
@@ -114,11 +131,32 @@ class Ledger:
         self._awaited = [(self.answers + number, reached)]
         await reached
 
+    @contextmanager
+    def touching(self, keys: Iterable[str], claim: Claim | None = None) -> Iterator[None]:
+        """Within it a call is made about these tasks and directories; an exception leaves open what came of it."""
+        touch, answered = self.begin_touch(keys, claim), False
+        try:
+            yield
+            answered = True
+        finally:
+            self.end_touch(touch, answered=answered)
+
+    def begin_touch(self, keys: Iterable[str], claim: Claim | None) -> Touch:
+        touch = Touch(time.monotonic(), claim)
+        for key in keys:
+            self.touches[key].append(touch)
+        return touch
+
+    def end_touch(self, touch: Touch, *, answered: bool) -> None:
+        touch.ended = time.monotonic() + (0 if answered else UNANSWERED_SECONDS)
+        if touch.claim:
+            touch.claim.ended = touch.ended
+
     def note_creation(self, creation: Creation, answer: Answer) -> None:
         task_id = answer.body["data"]["task_id"]
         if creation.task_id not in (None, task_id):
             self.find("double", f"a key stands for two tasks, {creation.task_id} and {task_id}", task_id)
-        creation.task_id = task_id
+        creation.task_id, creation.ended = task_id, min(creation.ended, answer.ended)
         self.recent.append(task_id)
         self.open_tasks += 1
         self.created += 1
@@ -196,3 +234,13 @@ class Ledger:
 def sure(answer: Answer, expires_at: int) -> float:
     """When a lease may end at the earliest, on our clock: the server read its own between `began` and `ended`."""
     return answer.began + (expires_at - milliseconds(answer.body["timestamp"])) / 1000
+
+
+def touched(method: str, path: str, body: Any, claim: Claim | None) -> Iterator[str]:
+    """What a call is about, other than looking at it: the prompt of a new task, a task_id, directories."""
+    if path == "/api/v1/tasks":
+        yield body["prompt"]
+    elif method != "GET":
+        yield path.split("/")[4]
+    if claim:
+        yield from claim.directories

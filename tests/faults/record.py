@@ -8,56 +8,49 @@ from operator import attrgetter
 from pathlib import Path
 
 from dispatcher.task import Status
-from tests.storage.counted import agree_with_the_history
+from tests.storage.counted import agree_with_the_history, counted_so_far, expected
 
-from .database import Entry, reading
+from .database import Entry, View, reading
 from .ledger import Effect, Lease, Ledger
 from .replay import Replay, Tenure
 
 ENDS = {"complete": {"task.completed"}, "fail": {"task.failed", "task.retried"}, "release": {"task.released"}}
 EXPIRED, CANCELLED = "task.lease_expired", "task.cancelled"
 ROUNDING_SECONDS = 0.002
+READY = "select work_directory, tags, priority, arrival from tasks where ready = true"
 
 
-def check(database: Path, ledger: Ledger) -> None:
-    """Raises AssertionError with all that was found. The server may run meanwhile, but nobody may call it."""
-    replay = Replay(ledger)
-    with reading(database) as db:
+def check(record: Path | str, ledger: Ledger) -> None:
+    """Raises AssertionError with all that was found. The servers may run meanwhile, but nobody may call them."""
+    replay = Replay(ledger, shared=isinstance(record, str))
+    with reading(record) as db:
         replay.advance(db)
         judge(replay, db)
         assert not ledger.findings, "\n".join(map(str, ledger.findings))
-        agree_with_the_history(db)
+        if isinstance(db, sqlite3.Connection):
+            agree_with_the_history(db)
 
 
-def judge(replay: Replay, db: sqlite3.Connection) -> None:
+def judge(replay: Replay, db: View) -> None:
     """Adds what it finds to the findings of the ledger. The replay has taken in all that this view shows."""
     check_effects(replay)
     check_creations(replay)
     check_leases(replay)
     check_overlaps(replay)
     check_order_in_time(replay)
+    check_arrivals(replay)
     check_outcomes(replay, db)
     check_views(replay.ledger, db)
+    check_rollups(replay.ledger, db)
 
 
 def check_effects(replay: Replay, first: int = 0, end: int | None = None) -> None:
     """Whatever was answered is in the record; from the `first` effect on, up to the `end`."""
     for effect in replay.ledger.effects[first:end]:
-        if not seq_of(replay, effect):
+        if not replay.seq_of(effect):
             about = effect.key if effect.key in replay.courses else replay.ledger.leases.get(effect.key)
             about = about.task_id if isinstance(about, Lease) else effect.key
             replay.ledger.find("lost", f"{effect} was answered, and is not in the record", about)
-
-
-def seq_of(replay: Replay, effect: Effect) -> int | None:
-    course, tenure = replay.courses.get(effect.key), replay.tenures.get(effect.key)
-    found = {
-        "created": course and course.created,
-        "cancelled": course and course.cancelled,
-        "claimed": tenure and tenure.claimed,
-        "ended": tenure and tenure.end,
-    }[effect.kind]
-    return found.seq if found else None
 
 
 def check_creations(replay: Replay) -> None:
@@ -133,7 +126,7 @@ def certain_end(lease: Lease, ledger: Ledger) -> float:
 
 def check_order_in_time(replay: Replay) -> None:
     """What was answered before something else was asked for comes before it in the record."""
-    numbered = [(effect, seq) for effect in replay.ledger.effects if (seq := seq_of(replay, effect))]
+    numbered = [(effect, seq) for effect in replay.ledger.effects if (seq := replay.seq_of(effect))]
     over = sorted(numbered, key=lambda item: item[0].ended, reverse=True)
     last: tuple[Effect | None, int] = None, 0
     for effect, seq in sorted(numbered, key=lambda item: item[0].began):
@@ -143,7 +136,20 @@ def check_order_in_time(replay: Replay) -> None:
             replay.ledger.find("order", f"{effect} is event {seq}, but {last[0]} was over before: event {last[1]}")
 
 
-def check_outcomes(replay: Replay, db: sqlite3.Connection) -> None:
+def check_arrivals(replay: Replay) -> None:
+    """A task that was asked for after another one had been answered stands behind it."""
+    creations = replay.ledger.creations
+    met = [(creations[course.prompt], course) for course in replay.courses.values() if course.prompt in creations]
+    answered = sorted((it for it in met if it[0].task_id), key=lambda it: it[0].ended, reverse=True)
+    last = None
+    for creation, course in sorted(met, key=lambda it: it[0].began):
+        while answered and answered[-1][0].ended < creation.began:
+            last = max(last, answered.pop()[1], key=lambda it: it.arrival if it else 0)
+        if last and course.arrival < last.arrival:
+            replay.ledger.find("order", f"{course} was created after {last} was answered", course.task_id)
+
+
+def check_outcomes(replay: Replay, db: View) -> None:
     """Each task stands where its history leads; each outcome that was answered or seen is there exactly so."""
     ledger, missing = replay.ledger, set(replay.courses)
     for task_id, status, result in db.execute("select task_id, status, result from tasks"):
@@ -159,9 +165,10 @@ def check_outcomes(replay: Replay, db: sqlite3.Connection) -> None:
         ledger.find("lost", "a task has gone from the record", task_id)
 
 
-def check_views(ledger: Ledger, db: sqlite3.Connection) -> None:
-    """The file is sound; the counters and the index of ready tags say what the tasks say."""
-    if (sound := db.execute("pragma integrity_check").fetchall()) != [("ok",)]:
+def check_views(ledger: Ledger, db: View) -> None:
+    """The file is sound, if it is one; the counters and the index of ready tags say what the tasks say."""
+    one_file = isinstance(db, sqlite3.Connection)
+    if one_file and (sound := list(db.execute("pragma integrity_check"))) != [("ok",)]:
         ledger.find("record", f"integrity_check: {sound}")
     truth = Counter(db.execute("select work_directory, status from tasks"))
     counted = Counter(
@@ -173,9 +180,23 @@ def check_views(ledger: Ledger, db: sqlite3.Connection) -> None:
     )
     if +counted != truth:
         ledger.find("record", f"work_directories counts {+counted}, there are {truth}")
-    tagged = (
-        """select tasks.work_directory, value, tasks.priority, arrival from tasks, json_each(tags) where ready = 1"""
-    )
+    tagged = {
+        (path, tag, priority, arrival)
+        for path, tags, priority, arrival in db.execute(READY)
+        for tag in json.loads(tags)
+    }
     kept = "select work_directory, tag, priority, arrival from ready_tags"
-    if difference := set(db.execute(tagged)) ^ set(db.execute(kept)):
+    if difference := tagged ^ set(db.execute(kept)):
         ledger.find("record", f"ready_tags and the ready tasks differ in {sorted(difference)[:10]}")
+
+
+def check_rollups(ledger: Ledger, db: View) -> None:
+    """The statistics are those of the history."""
+    try:
+        said, true = counted_so_far(db), expected(db)
+    except (KeyError, AssertionError) as error:
+        ledger.find("record", f"the history cannot be counted: {error!r}")
+        return
+    if wrong := [key for key in said.keys() | true.keys() if said.get(key) != true.get(key)]:
+        key = min(wrong)
+        ledger.find("record", f"{len(wrong)} rollups are wrong: {key} says {said.get(key)}, and is {true.get(key)}")

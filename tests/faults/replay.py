@@ -5,19 +5,21 @@ and whoever claimed was given the most urgent and oldest task that was ready and
 """
 
 import json
-import sqlite3
-from bisect import insort
+from collections import Counter
 from collections.abc import Callable
 
 from attrs import define, field
 
 from dispatcher.task import MOVES, Status
 
-from .database import Entry, entries
-from .ledger import Claim, Kind, Ledger
+from .database import Entry, View, entries
+from .ledger import Claim, Effect, Kind, Ledger
+from .turns import Turns
 
-TASKS = "select arrival, task_id, prompt, work_directory, tags from tasks where arrival > ? order by arrival"
-URGENT_FIRST = (2, 1, 0)
+CREATED = """
+    select arrival, tasks.task_id, prompt, tasks.work_directory, tags
+    from history join tasks on tasks.task_id = history.task_id where type = 'task.created' and seq > ?"""
+HEARD_OF_MS = 2000  # by then all servers know of new settings
 
 
 @define(eq=False)
@@ -45,37 +47,34 @@ class Course:
     expired: bool = False  # the last attempt has just been lost for good, and the failure is to follow
     completions: int = 0
     cancelled: Entry | None = None
-
-
-@define(eq=False)
-class Shelf:
-    """The ready tasks of one directory and priority, in order of arrival."""
-
-    courses: list[tuple[int, Course]] = field(factory=list)
-
-    def add(self, course: Course) -> None:
-        insort(self.courses, (course.arrival, course), key=lambda item: item[0])
-
-    def discard(self, course: Course) -> None:
-        self.courses = [item for item in self.courses if item[1] is not course]
-
-    def first(self, tags: frozenset[str]) -> Course | None:
-        return next((course for _, course in self.courses if tags <= course.tags), None)
+    since: int = 0  # the entry from which on it has been as ready and as urgent as it is
+    passes: int = 0  # how often it was passed over, for a good reason
 
 
 @define(eq=False)
 class Replay:
+    """`shared`: several servers have written it."""
+
     ledger: Ledger
+    shared: bool = False
     courses: dict[str, Course] = field(factory=dict)  # by task_id
     tenures: dict[str, Tenure] = field(factory=dict)  # by token
     last_seq: int = 0
-    _last_arrival: int = 0
-    _shelves: dict[tuple[str, int], Shelf] = field(factory=dict)
+    told: list[tuple[str, str | None]] = field(factory=list)  # of each entry: its type and its task_id
+    most_seen: int = 0  # so many tasks were worked on at once
+    turns: Turns = field(init=False)
+    _working: Counter[str] = field(factory=Counter)  # by work directory
+    _max_working: dict[str, int] = field(factory=dict)  # by work directory; '' for all of them; 0 for any number
+    _limited_from: int = 0  # all servers have heard by then of the limit for all directories
+    _paused: set[str] = field(factory=set)
 
-    def advance(self, db: sqlite3.Connection) -> None:
+    def __attrs_post_init__(self) -> None:
+        self.turns = Turns(self.ledger, self.seq_of, self.shared)
+
+    def advance(self, db: View) -> None:
         """Take in what has come since the last time."""
-        for arrival, task_id, prompt, work_directory, tags in db.execute(TASKS, (self._last_arrival,)):
-            self._meet(Course(task_id, arrival, prompt, work_directory, frozenset(json.loads(tags))))
+        for arrival, task_id, prompt, work_directory, tags in db.execute(CREATED, (self.last_seq,)):
+            self.courses[task_id] = Course(task_id, arrival, prompt, work_directory, frozenset(json.loads(tags)))
         for row in entries(db, self.last_seq):
             self._take(row)
 
@@ -83,18 +82,24 @@ class Replay:
     def open_tasks(self) -> list[Course]:
         return [course for course in self.courses.values() if course.status in ("waiting", "working")]
 
-    def _meet(self, course: Course) -> None:
-        if course.arrival != self._last_arrival + 1:
-            self._find("lost", f"task number {self._last_arrival + 1} is missing", course.task_id)
-        self._last_arrival = course.arrival
-        self.courses[course.task_id] = course
+    def seq_of(self, effect: Effect) -> int | None:
+        course, tenure = self.courses.get(effect.key), self.tenures.get(effect.key)
+        found = {
+            "created": course and course.created,
+            "cancelled": course and course.cancelled,
+            "claimed": tenure and tenure.claimed,
+            "ended": tenure and tenure.end,
+        }[effect.kind]
+        return found.seq if found else None
 
     def _take(self, row: Entry) -> None:
         if row.seq != self.last_seq + 1:
             self._find("record", f"after event {self.last_seq} comes {row.seq}", row.task_id)
         self.last_seq = row.seq
+        self.told.append((row.type, row.task_id))
         if row.task_id is None:
-            return  # about a directory
+            self._rule(row)
+            return
         course = self.courses.get(row.task_id)
         if course is None or row.type not in READERS:
             self._find("record", f"an entry about an unknown task, or of a type not known here: {row}", row.task_id)
@@ -103,15 +108,35 @@ class Replay:
         else:
             self._move(course, row)
 
+    def _rule(self, row: Entry) -> None:
+        """About a directory, or about the server."""
+        directory = row.work_directory or ""
+        if row.type == "directory.updated":
+            self._max_working[directory] = json.loads(row.details)["max_working"] or 0
+        elif row.type == "config.changed":
+            change = json.loads(row.details)["changes"].get("task.max_concurrent_tasks")
+            self._max_working[""] = (change and change["to"]) or 0
+            self._limited_from = row.at + HEARD_OF_MS
+        elif row.type == "directory.paused":
+            self._paused.add(directory)
+        elif row.type == "directory.resumed":
+            self._paused.discard(directory)
+
     def _move(self, course: Course, row: Entry) -> None:
         before, after = Status(course.status), Status(row.status)
         if after is not before and after not in MOVES[before]:
             self._find("record", f"an illegal move from {before}: {row}", course.task_id)
-        self._unshelve(course)
+        was_ready, was_priority = course.ready, course.priority
+        if course.ready:
+            self.turns.shelf(course.work_directory, course.priority).discard(course)
         READERS[row.type](self, course, row)
         course.status, course.priority = row.status, row.priority
+        self._working[course.work_directory] += (after == "working") - (before == "working")
+        self.most_seen = max(self.most_seen, self._working.total())
+        if (course.ready, course.priority) != (was_ready, was_priority):
+            course.since, course.passes = row.seq, 0
         if course.ready:
-            self._shelf(course.work_directory, course.priority).add(course)
+            self.turns.shelf(course.work_directory, course.priority).add(course)
 
     # One method for each type of entry; each sees the course as it was before
 
@@ -134,6 +159,7 @@ class Replay:
             self._find("record", f"nobody has claimed as {row.worker_id!r}", course.task_id)
         else:
             self._check_turn(course, claim, row)
+        self._check_limits(course, row)
         tenure = Tenure(row)
         course.tenures.append(tenure)
         self.tenures[row.lease_token] = tenure
@@ -143,13 +169,21 @@ class Replay:
         """It asked for this task, and no task that it asked for was before it in turn."""
         if course.work_directory not in claim.directories or not claim.tags <= course.tags:
             self._find("order", f"{claim} got what it has not asked for: {row}", course.task_id)
-        for priority in (rank for rank in URGENT_FIRST if rank >= course.priority):
-            shelves = [self._shelf(directory, priority) for directory in claim.directories]
-            for first in (shelf.first(claim.tags) for shelf in shelves):
-                if first and (priority > course.priority or first.arrival < course.arrival):
-                    turn = f"{first.task_id} (priority {priority}, arrival {first.arrival})"
-                    self._find("order", f"{claim} passed over {turn}: {row}, arrival {course.arrival}", course.task_id)
-                    return
+        if first := self.turns.unfair(course, claim):
+            turn = f"{first.task_id} (priority {first.priority}, arrival {first.arrival}, since {first.since})"
+            self._find("order", f"{claim} passed over {turn}: {row}, arrival {course.arrival}", course.task_id)
+
+    def _check_limits(self, course: Course, row: Entry) -> None:
+        """It is the task itself that comes on top of those."""
+        directory = course.work_directory
+        most, here = self._max_working.get(directory, 0), self._working[directory]
+        if 0 < most <= here:
+            self._find("limit", f"{here} were working in {directory}, of at most {most}: {row}", course.task_id)
+        most, everywhere = self._max_working.get("", 0), self._working.total()
+        if 0 < most <= everywhere and row.at > self._limited_from:
+            self._find("limit", f"{everywhere} were working, of at most {most}: {row}", course.task_id)
+        if directory in self._paused:
+            self._find("limit", f"{directory} was paused: {row}", course.task_id)
 
     def _ended(self, course: Course, row: Entry) -> None:
         tenure = course.tenures[-1] if course.tenures else None
@@ -192,15 +226,6 @@ class Replay:
 
     def _unchanged(self, course: Course, row: Entry) -> None:
         """Progress, a late result, or an edit."""
-
-    # Shelves
-
-    def _shelf(self, work_directory: str, priority: int) -> Shelf:
-        return self._shelves.setdefault((work_directory, priority), Shelf())
-
-    def _unshelve(self, course: Course) -> None:
-        if course.ready:
-            self._shelf(course.work_directory, course.priority).discard(course)
 
     def _find(self, kind: Kind, text: str, task_id: str) -> None:
         self.ledger.find(kind, text, task_id)

@@ -32,11 +32,22 @@ class Room:
     def database(self) -> Path:
         return self.directory / "tasks.db"
 
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.database}"
+
     async def fill(self, tell: Tell) -> None:
         await tell("full")
 
     async def clear(self, tell: Tell) -> None:
         await tell("room")
+
+
+@frozen
+class Elsewhere:
+    """In a database that somebody else looks after."""
+
+    url: str
 
 
 @frozen

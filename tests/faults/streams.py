@@ -14,16 +14,21 @@ Hear = Callable[[str, Any, Answer], None]
 """Is told of each event: its type, its data, and between which moments it was sent."""
 
 
+READING: "set[asyncio.Task[None]]" = set()  # the event loop itself does not keep them
+
+
 @define(eq=False)
 class WorkerStream:
     _connection: Connection
-    _reading: "asyncio.Task[None]"
 
     @classmethod
     async def open(cls, url: str, path: str, hear: Hear) -> "WorkerStream":
         """Raises Unanswered."""
         connection = await Connection.open(url)
-        return cls(connection, asyncio.create_task(_read(connection, path, hear)))
+        reading = asyncio.create_task(_read(connection, path, hear))
+        READING.add(reading)
+        reading.add_done_callback(READING.discard)
+        return cls(connection)
 
     def abort(self, *, reset: bool) -> None:
         self._connection.abort(reset=reset)

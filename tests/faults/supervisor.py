@@ -11,7 +11,7 @@ from pathlib import Path
 from attrs import define, field
 
 from .faulty_server import OFFSET
-from .room import Room
+from .room import Elsewhere, Room
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 30
@@ -27,7 +27,7 @@ class NotStarted(Exception):
 
 @define(eq=False)
 class Supervisor:
-    room: Room
+    room: Room | Elsewhere
     log: Path
     settings: dict[str, str] = field(factory=dict)  # environment variables
     under: tuple[str, ...] = ()  # a command that runs the server; it must not be its parent
@@ -61,7 +61,7 @@ class Supervisor:
         self._watcher = asyncio.create_task(self._watch(self._process))
 
     async def _launch(self, commanded: bool) -> None:
-        options = ("serve", "--port", "0", "--database", f"sqlite:///{self.room.database}")
+        options = ("serve", "--port", "0", "--database", self.room.url)
         environ = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         environ |= self.settings | ({OFFSET: str(self.offset_seconds)} if commanded else {})
         ours, theirs = socket.socketpair()

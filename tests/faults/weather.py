@@ -16,30 +16,30 @@ ROOM_AGAIN_SECONDS = 10  # after which tasks must be accepted again
 
 async def term(chaos: Chaos) -> None:
     """It is told to stop, and stops in good order."""
-    if (status := await chaos.server.terminate()) != 0:
-        chaos.ledger.find("stuck", f"SIGTERM was followed by exit status {status}: {chaos.server.last_words()}")
+    if (status := await chaos.one.terminate()) != 0:
+        chaos.ledger.find("stuck", f"SIGTERM was followed by exit status {status}: {chaos.one.last_words()}")
 
 
 async def slow_disk(chaos: Chaos) -> None:
     """Each commit takes longer; perhaps it still does when the server is killed."""
     shortest, longest = SLOW_SECONDS
-    await chaos.server.tell(f"slow {shortest} {longest}")
+    await chaos.one.tell(f"slow {shortest} {longest}")
     await chaos.a_while(0.5, 1.5)
     if chaos.rng.random() < 0.5:
-        await chaos.server.tell("slow 0 0")
+        await chaos.one.tell("slow 0 0")
     chaos.must_run("while its disk was slow")
 
 
 async def disk_full(chaos: Chaos) -> None:
     """Whatever it does meanwhile, it must take tasks again once there is room; perhaps it is killed before."""
-    await chaos.server.room.fill(chaos.server.tell)
+    await chaos.one.room.fill(chaos.one.tell)
     try:
         await chaos.a_while(0.3, 1.5)
         if chaos.rng.random() < 0.3:
             await chaos.kill()
     finally:
-        await chaos.server.room.clear(chaos.server.tell)
-    chaos.counts["exits"] += chaos.server.exit_status == 1
+        await chaos.one.room.clear(chaos.one.tell)
+    chaos.counts["exits"] += chaos.one.exit_status == 1
     await chaos.revive()
     await _takes_tasks_again(chaos)
 
@@ -55,9 +55,9 @@ async def _takes_tasks_again(chaos: Chaos) -> None:
 
 async def clock(chaos: Chaos) -> None:
     """The wall clock is set an hour forward or back, and stays so, in the server that runs and the ones to come."""
-    others = {-HOUR_SECONDS, 0.0, HOUR_SECONDS} - {chaos.server.offset_seconds}
-    chaos.server.offset_seconds = chaos.rng.choice(sorted(others))
-    await chaos.server.tell(f"clock {chaos.server.offset_seconds}")
+    others = {-HOUR_SECONDS, 0.0, HOUR_SECONDS} - {chaos.one.offset_seconds}
+    chaos.one.offset_seconds = chaos.rng.choice(sorted(others))
+    await chaos.one.tell(f"clock {chaos.one.offset_seconds}")
     chaos.clock_was_set = True  # what that means for the leases shows when the server starts again
     await chaos.a_while(0.2, 0.5)
     chaos.must_run("when the clock was set")
@@ -73,13 +73,13 @@ async def drop_connections(chaos: Chaos) -> None:
 
 async def storage_error(chaos: Chaos) -> None:
     """A commit or a read raises: nothing was written."""
-    await chaos.server.tell(f"fail {chaos.rng.choice(('commit', 'commit', 'fetch'))}")
+    await chaos.one.tell(f"fail {chaos.rng.choice(('commit', 'commit', 'fetch'))}")
     await chaos.dies_of("storage error")
 
 
 async def storage_lies(chaos: Chaos) -> None:
     """A commit raises, though all was written."""
-    await chaos.server.tell("lie")
+    await chaos.one.tell("lie")
     await chaos.dies_of("storage lie")
 
 

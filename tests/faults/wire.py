@@ -89,11 +89,11 @@ class Connection:
             raise Unanswered from error
         return Answer(int(head.split(b" ", 2)[1]), json.loads(content), began, time.monotonic())
 
-    async def events(self, path: str) -> AsyncIterator[Event]:
+    async def events(self, path: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Event]:
         """The events of a stream until it ends, whoever ends it."""
         parser = EventParser()
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            self._writer.write(request("GET", path))
+            self._writer.write(request("GET", path, None, headers))
             head = await self._reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
                 return

@@ -16,11 +16,12 @@ PRIORITIES = ("low", "medium", "high")
 NUMBERS = (*EVENTS, *(f"now_{name}" for name in (*STATUSES, *PRIORITIES)))
 LINES = "select type, task_id, work_directory, priority, status, at, details from history order by seq"
 
+View = Any  # whatever executes SQL: a connection of SQLite, or the like
 Facts = list[tuple[int, str, str, Any]]  # at, work directory, what, how long in milliseconds
 Rows = dict[tuple[str, int, int], dict[str, Any]]
 
 
-def facts(db: sqlite3.Connection) -> Facts:
+def facts(db: View) -> Facts:
     """Everything that is counted, once."""
     found: Facts = []
     born: dict[str, int] = {}
@@ -47,7 +48,7 @@ def facts(db: sqlite3.Connection) -> Facts:
     return found
 
 
-def expected(db: sqlite3.Connection) -> Rows:
+def expected(db: View) -> Rows:
     rows: Rows = defaultdict(lambda: {**dict.fromkeys(NUMBERS, 0), "waiting": [], "processing": []})
     for at, path, what, ms in facts(db):
         for span in SPANS:
@@ -69,7 +70,7 @@ def _binned(durations: list[int]) -> dict[str, Any] | None:
     return {"bins": dict(bins), "sum": sum(durations), "most": max(durations)}
 
 
-def counted(db: sqlite3.Connection) -> Rows:
+def counted(db: View) -> Rows:
     """What they do say, once everything is added up."""
     names = ("waiting", "processing", *NUMBERS)
     rows: Rows = {}
@@ -78,6 +79,27 @@ def counted(db: sqlite3.Connection) -> Rows:
         texts = (json.loads(text) if text else None for text in (waiting, processing))
         rows[path, span, at] = dict(zip(names, (*texts, *numbers), strict=True))
     return rows
+
+
+def counted_so_far(db: View) -> Rows:
+    """What they say together with what is yet to be added."""
+    rows = counted(db)
+    for (text,) in db.execute("select tallies from additions"):
+        for path, at, numbers, *durations in json.loads(text):
+            for key in ((directory, span, at // span * span) for directory in (path, "") for span in SPANS):
+                row = rows.setdefault(key, dict.fromkeys((*NUMBERS, "waiting", "processing"), None))
+                for name, number in zip(NUMBERS, numbers, strict=True):
+                    row[name] = (row[name] or 0) + number
+                for name, more in zip(("waiting", "processing"), durations, strict=True):
+                    row[name] = _together(row[name], _binned(more))
+    return rows
+
+
+def _together(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not (one and other):
+        return one or other
+    bins = Counter(one["bins"]) + Counter(other["bins"])
+    return {"bins": dict(bins), "sum": one["sum"] + other["sum"], "most": max(one["most"], other["most"])}
 
 
 def agree_with_the_history(db: sqlite3.Connection) -> None:
