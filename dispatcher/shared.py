@@ -110,6 +110,9 @@ class SharedBoard(Board):
         self._hold(task for task in self.visitors.tasks.values() if task)
         self._hold(task for task in self.visitors.parents.values() if task)
         self._hold(self.visitors.overdue or ())
+        for task in (*self.visitors.tasks.values(), *self.visitors.parents.values()):
+            if task and task.tell_from is not None:
+                self.note_due(task.due_at)  # it has ended at another server just now
 
     def _decide(self, message: Message[R], now: int) -> Any:
         """Here something may be ready though somebody waits for it: then those who came before are served first."""
