@@ -83,7 +83,8 @@ async def _begin(source: End, target: End, restart: bool) -> Place:
     """Where to go on, with the target ready for it."""
     origin, place = await source.origin(), await target.place()
     if place is None and not await target.is_empty():
-        raise StorageError(f"{target.name}: it is not empty, and no move into it is unfinished: nothing was changed")
+        why = "it is not empty, and no move into it is unfinished (--verify-only compares one that is complete)"
+        raise StorageError(f"{target.name}: {why}: nothing was changed")
     is_new = place is None or restart
     if place is None or restart:
         place = Place(origin)
@@ -171,4 +172,4 @@ def _asyncpg() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name != "asyncpg":
             raise
-        raise StorageError("PostgreSQL needs asyncpg: pip install 'task-orchestrator[postgres]'") from None
+        raise StorageError("asyncpg is missing, which PostgreSQL takes: pip install asyncpg") from None

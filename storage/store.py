@@ -94,7 +94,7 @@ async def open_store(
             from storage.postgres import store as postgres
             from storage.postgres.connections import Address
         except ModuleNotFoundError as error:
-            raise StorageError(f"{error.name} is missing: pip install 'task-orchestrator[postgres]'") from error
+            raise StorageError(f"{error.name} is missing, which PostgreSQL takes: pip install {error.name}") from error
         opened = postgres.open_store(
             Address(
                 url=url,

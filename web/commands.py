@@ -59,19 +59,13 @@ def tell_progress(seq: int, last: int) -> None:
         print(f"\r{seq:,} of {last:,}", end="\r", file=sys.stderr, flush=True)
 
 
-def record_url(_: Any, url: str) -> None:
-    """Raises ValueError."""
-    database_url(url)
-
-
-Url = Annotated[str, Parameter(validator=record_url)]
 Flag = Annotated[bool, Parameter(negative="")]
 
 
 def migrate(
     *,
-    source: Annotated[Url, Parameter(name="--from")],
-    target: Annotated[Url, Parameter(name="--to")],
+    source: Annotated[str, Parameter(name="--from")],
+    target: Annotated[str, Parameter(name="--to")],
     restart: Flag = False,
     verify_only: Flag = False,
     json: Flag = False,
@@ -93,6 +87,12 @@ def migrate(
     json
         Print what was compared as JSON.
     """
+    for option, url in (("--from", source), ("--to", target)):
+        try:
+            database_url(url)
+        except ValueError as error:  # without the URL: there may be a password in it
+            print(f"{option}: {error}", file=sys.stderr)
+            return 2
     if source == target:
         print("--from and --to are the same", file=sys.stderr)
         return 2
@@ -104,6 +104,9 @@ def migrate(
     except StorageError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: say the same again, and it goes on", file=sys.stderr)
+        return 130
     seconds = monotonic() - began
     print(orjson.dumps(as_json(result, seconds)).decode() if json else as_text(result, seconds))
     if not result.is_same and not verify_only:

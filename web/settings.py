@@ -41,7 +41,7 @@ def database_url(url: str) -> str:
         except ValueError:
             usable = False
         if not usable or re.search(r"[\s\x00-\x1f#]", url):
-            raise ValueError("must be postgresql://user:password@host:port/database")
+            raise ValueError("must be postgresql://user:password@host:port/database, special characters as in %2F")
         return url
     path = url.removeprefix(SQLITE)
     if path == url or path in ("", ":memory:") or path.endswith("/") or re.search(r"[?#\x00-\x1f]", path):

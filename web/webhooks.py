@@ -109,7 +109,10 @@ class Courier:
         self._changed.clear()
         settings = self.settings  # as they are by now: it may have been long until it was for this server to tell
         self.failures, self.failing_since, self.parked, self.last_error = 0, None, False, None
-        self.place = self.kept = place
+        kept, told = place, self.place
+        if kept is not None and kept == self.kept and told is not None:
+            place = max(kept, told)  # nobody else has told anything since
+        self.place, self.kept = place, kept
         if settings.url is None:
             self.place = None
             await self._keep()

@@ -25,6 +25,7 @@ DEPENDANTS_SLICE = 256  # and so many of those that wait for them
 
 ARRIVALS = "select nextval('arrivals') from generate_series(1, $1)"
 IN_ORDER = "order by tasks.work_directory, tasks.arrival for update of tasks"
+LOCK_TASKS = f"select from tasks where task_id = any($1) {IN_ORDER}"
 TASKS_BY_ID = f"{TASKS.select} where task_id = any($1) {IN_ORDER}"
 PARENTS = TASKS_BY_ID.replace("tasks.result", "case tasks.status when 'completed' then null else tasks.result end")
 TASKS_BY_KEY = f"""
@@ -108,6 +109,8 @@ class Fetch:
         db, shared = self._db, needs.shared or SharedNeeds()
         arrivals = [row[0] for row in await db.fetch(ARRIVALS, shared.arrivals)] if shared.arrivals else []
         await self._lock_names(needs, shared)
+        if needs.tasks and needs.parents:
+            await db.execute(LOCK_TASKS, _possible(needs.tasks | needs.parents))
         tasks = await self._by_id(TASKS_BY_ID, needs.tasks)
         parents = await self._by_id(PARENTS, needs.parents)
         keys = await self._by_key(needs.keys)
@@ -147,7 +150,7 @@ class Fetch:
             await self._db.execute(names.LOCK, wanted, [])
 
     async def _by_id(self, query: str, task_ids: Collection[str]) -> dict[str, Task | None]:
-        possible = [task_id for task_id in task_ids if "\0" not in task_id]  # which no text in PostgreSQL has
+        possible = _possible(task_ids)
         found = map(TASKS.value, await self._db.fetch(query, possible)) if possible else ()
         return dict.fromkeys(task_ids) | {task.task_id: task for task in found}
 
@@ -268,6 +271,11 @@ class Fetch:
         else:
             rows = await self._db.fetch(READY_OF_PRIORITY, work_directory, rank, now, limit)
         return list(_tasks(rows))
+
+
+def _possible(task_ids: Collection[str]) -> list[str]:
+    """No text in PostgreSQL has a NUL."""
+    return [task_id for task_id in task_ids if "\0" not in task_id]
 
 
 def _in_order(found: list[Task], tags: frozenset[str]) -> list[Task]:

@@ -27,6 +27,13 @@ LOCK = f"select pg_advisory_xact_lock({OURS}, {MIGRATING})"
 LOOK = """
     select array_agg(attname || ' ' || atttypid::regtype order by attnum)
     from pg_attribute where attrelid = to_regclass('schema_version') and attnum > 0 and not attisdropped"""
+# The first few tables that are no part of an extension.
+OTHERS = """
+    select string_agg(relname, ', ') from (
+        select relname from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+        where nspname = any(current_schemas(false)) and relkind in ('r', 'p')
+        and not exists (select from pg_depend where objid = pg_class.oid and deptype = 'e') order by relname limit 3
+    ) as found"""
 VERSION = "select version, to_regclass('last_numbers') is not null as is_ours from schema_version"
 BEGIN = "create table schema_version (version integer not null); insert into schema_version values (0)"
 ADVANCE = "update schema_version set version = $1"
@@ -51,6 +58,8 @@ async def version_of(connection: "Connection[Record]", steps: list[str]) -> int:
     """0: it has none of our tables yet."""
     columns = await connection.fetchval(LOOK)
     if columns is None:
+        if others := await connection.fetchval(OTHERS):
+            raise NotOurs(f"it has tables of another program ({others}): use a database of its own")
         return 0
     rows = await connection.fetch(VERSION) if columns == ["version integer"] else []
     if len(rows) != 1 or not rows[0]["is_ours"]:

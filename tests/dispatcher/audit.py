@@ -95,7 +95,11 @@ class Audit:
     def _change(self, change: Change) -> None:
         task = change.after
         newest = self.tasks.get(task.task_id)
-        assert change.before == newest or _is_gone(change, newest), "it was decided on an old form of the task"
+        assert change.before == newest or _is_gone(change, newest), (
+            "it was decided on an old form of the task",
+            change.before,
+            newest,
+        )
         if change.entry and change.entry.type == "task.claimed":
             self._claimed(self.tasks[task.task_id])
         if task.deadline_at is not None:

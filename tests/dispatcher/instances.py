@@ -43,7 +43,11 @@ class Recorded:
         return getattr(self.journal, name)
 
     async def load(self) -> Snapshot:
-        return await self.journal.load()
+        self.idle.clear()
+        try:
+            return await self.journal.load()
+        finally:
+            self.idle.set()
 
     async def fetch(self, needs: Needs) -> Found:
         self.idle.clear()
@@ -160,7 +164,6 @@ class Instances:
         snapshot = await recorded.load()
         rules = Rules(**snapshot.runtime) if snapshot.config_version else self.rules
         board = SharedBoard(snapshot, self.mint, rules)
-        recorded.idle.set()
         instance = Instance(recorded, board, now, known=snapshot.last_seq)
         instance.begin(snapshot.was_away)
         return instance

@@ -9,7 +9,7 @@ from attrs import evolve
 from dispatcher.agenda import WINDOW
 from dispatcher.board import Effects, Parked
 from dispatcher.fields import Priority
-from dispatcher.messages import Adopt, Claim, Create, Heed, Message, Reconfigure, Release, Tick
+from dispatcher.messages import Adopt, Cancel, Claim, Create, Heed, Message, Reconfigure, Release, Retry, Tick
 from dispatcher.ports import Snapshot
 from dispatcher.rules import Rules
 from dispatcher.shared import SharedBoard
@@ -103,3 +103,16 @@ def test_a_batch_hands_out_as_many_as_it_asks_for() -> None:
     back = Release(task_id=task.task_id, lease_token=str(task.lease_token))
     replies = here.batch(create(), back, *[evolve(CLAIM, limit=WINDOW // 2)] * 3)
     assert [len(tasks) for tasks in replies[2:]] == [WINDOW // 2, WINDOW // 2, 51]
+
+
+def test_who_ended_elsewhere_tells_those_who_wait_for_it_before_it_is_tried_again() -> None:
+    """This server has not heard of it yet, and finds it out as it looks."""
+    journal = MemoryJournal()
+    here, there = Desk(journal), Desk(journal)
+    (parent,) = there.batch(create(max_retries=1))
+    there.batch(create(depends_on=(parent.task.task_id,), on_dependency_failure="run"))
+    there.batch(Cancel(task_id=parent.task.task_id))
+    retry = Retry(task_id=parent.task.task_id)
+    here.board.learn(asyncio.run(journal.fetch(here.board.needs([retry], 0))))
+    assert here.board.comes_too_early(retry, 0)
+    assert here.board.is_due(0)

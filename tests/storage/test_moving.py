@@ -291,7 +291,7 @@ async def test_a_source_that_has_changed_meanwhile_needs_a_new_beginning(
     with pytest.raises(StorageError, match=r"first.db: it has changed since .* start over with --restart"):
         await moved(first, target)
     assert (await moved(first, target, restart=True)).is_same
-    with pytest.raises(StorageError, match="it is not empty, and no move into it is unfinished: nothing was changed"):
+    with pytest.raises(StorageError, match="it is not empty, and no move into it is unfinished"):
         await moved(first, target, restart=True)
 
 
@@ -410,5 +410,5 @@ async def test_without_asyncpg_it_says_what_to_install(tmp_path: Path, monkeypat
     for name in [name for name in sys.modules if name.startswith("storage.postgres.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(StorageError, match=r"pip install 'task-orchestrator\[postgres\]'"):
+    with pytest.raises(StorageError, match="pip install asyncpg"):
         await moved(busy(tmp_path / "first.db"), "postgresql:///tasks")

@@ -109,7 +109,7 @@ def test_without_the_driver_it_says_what_to_install(tmp_path: Path) -> None:
     process = started(tmp_path, NOWHERE, PYTHONPATH=str(tmp_path))
     _, log = process.communicate(timeout=15)
     assert process.returncode == 1
-    assert log == "task-orchestrator cannot start: asyncpg is missing: pip install 'task-orchestrator[postgres]'\n"
+    assert log == "task-orchestrator cannot start: asyncpg is missing, which PostgreSQL takes: pip install asyncpg\n"
 
 
 async def test_nobody_is_told_the_password(tmp_path: Path, cluster: Cluster) -> None:
