@@ -285,6 +285,8 @@ class Dispatcher:
         for envelope in (*batch, *self._mailbox):
             if not isinstance(envelope.message, FLEETING):
                 again[envelope] = None
+            elif not envelope.reply.done():
+                self._settle(envelope, None)
         self._mailbox.hold(again)
 
     def _refuse(self, outcomes: list[Outcome], batch: list[Envelope[Any]], why: RecordFailed) -> list[Envelope[Any]]:
