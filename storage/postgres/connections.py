@@ -42,6 +42,12 @@ class Address:
     min_connections: int = 10
 
     @property
+    def place(self) -> str:
+        """Where it is, without what must not be shown."""
+        hosts, _, name = self.url.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")
+        return f"{hosts or 'localhost'}/{name}"
+
+    @property
     def session(self) -> dict[str, str]:
         """The settings of every session, whatever the database or the user have."""
         return {

@@ -10,6 +10,7 @@ from asyncio import Event
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from time import monotonic
 
 import asyncpg
 
@@ -37,6 +38,8 @@ class Follower:
         self._own: deque[Changes] = deque()  # batches of this server that have not been published
         self._unsure = False  # something may have passed unheard
         self._news = Event()
+        self.deaf_since: float | None = monotonic()  # without a connection to listen on
+        self._is_blind = False  # nothing can be read, and it has been said
 
     def begin(self, member: Member, last: int) -> None:
         """From here on: what comes behind this seq."""
@@ -62,9 +65,13 @@ class Follower:
             try:
                 await self._catch_up(everything)
             except (RecordFailed, TimeoutError) as error:
-                log.warning("what others have done cannot be read: %s", error or type(error).__name__)
+                if not self._is_blind:
+                    log.warning("what others have done cannot be read: %s", error or type(error).__name__)
+                self._is_blind = True
                 await asyncio.sleep(RETRY_SECONDS)
                 self._news.set()
+            else:
+                self._is_blind = False
 
     async def _catch_up(self, everything: bool) -> None:
         """Whether or not something was heard of, if `everything`."""
@@ -138,6 +145,7 @@ class Follower:
         try:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(CHANNEL, self._hear)
+            self.deaf_since = None
             self._miss()
             while not lost.is_set():
                 with suppress(TimeoutError):
@@ -147,6 +155,7 @@ class Follower:
                 async with asyncio.timeout(POLL_SECONDS * 5):
                     await connection.execute("select")  # one that hangs would never say so
         finally:
+            self.deaf_since = monotonic()
             connection.terminate()
 
     def _miss(self) -> None:

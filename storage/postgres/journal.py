@@ -47,6 +47,7 @@ class PostgresJournal:
         self._was_away = was_away  # and nobody has been told yet
         self._lost_at: float | None = None
         self._said_at = -inf
+        self.heard_at = monotonic()  # the last time that it did what was asked
         self._stopping = Event()
 
     @property
@@ -88,7 +89,9 @@ class PostgresJournal:
         db = await self._begin()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return await Fetch(db, self._limited)(needs)
+                found = await Fetch(db, self._limited)(needs)
+            self.heard_at = monotonic()
+            return found
         except Exception as error:
             raise await self._undo(error) from error
 
@@ -134,7 +137,7 @@ class PostgresJournal:
                 raise Undone(str(error)) from error
         except asyncpg.PostgresError as error:
             raise await self._undo(error) from error
-        self._batch = batch
+        self._batch, self.heard_at = batch, monotonic()
         for watcher in self._watchers:
             watcher(len(changes), perf_counter() - began, perf_counter() - written)
         return changes
@@ -184,7 +187,9 @@ class PostgresJournal:
             except (*LOST, asyncpg.PostgresError) as error:
                 await self._rest(error)
         if self._lost_at is not None:
-            self._was_away = self._was_away or self.is_away
+            if self.is_away:
+                self._was_away = True
+                log.warning("the database can be used again, after %.0f s", monotonic() - self._lost_at)
             self._lost_at = None
         return self._db
 

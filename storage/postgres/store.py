@@ -23,7 +23,7 @@ from storage.postgres.clock import DatabaseClock
 from storage.postgres.connections import LOST, Address
 from storage.postgres.duties import IS_HELD, UPKEEP, WEBHOOK, Duties
 from storage.postgres.follower import Follower
-from storage.postgres.journal import PostgresJournal
+from storage.postgres.journal import AWAY_SECONDS, PostgresJournal
 from storage.postgres.moving import refuse_half_moved
 from storage.postgres.presence import written
 from storage.postgres.queries import NOW
@@ -88,7 +88,12 @@ class PostgresStore:
 
     @property
     def is_away(self) -> bool:
-        return self.journal.is_away
+        """Who has nothing to write notices by the connection on which it listens."""
+        deaf_since = self._follower.deaf_since
+        if deaf_since is None:
+            return self.journal.is_away
+        unheard_seconds = monotonic() - max(deaf_since, self.journal.heard_at)
+        return self.journal.is_away or unheard_seconds > AWAY_SECONDS
 
     async def load(self) -> Snapshot:
         return await self.journal.load()
@@ -243,6 +248,7 @@ async def _ever(job: Callable[[], Awaitable[None]]) -> None:
 async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
     """Join those who share the database, made ready if need be. Where it cannot be reached it is tried for as long as
     `timeout_seconds`. Raises StorageError."""
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # what it has to say, we say
     instance_id, clock = uuid4().hex, DatabaseClock()
     was_away = await _made_ready(address, clock)
     size = max(1, address.max_connections - 2)  # one writes, one listens
@@ -257,7 +263,7 @@ async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
         try:
             await stack.enter_async_context(pool)
         except (*LOST, asyncpg.PostgresError) as error:
-            raise StorageError(f"PostgreSQL: {error or type(error).__name__}") from error
+            raise StorageError(f"PostgreSQL at {address.place}: {error or type(error).__name__}") from error
         store = PostgresStore(address, pool, instance_id, clock, was_away)
         stack.push_async_callback(store.leave)
         await store.join()
@@ -272,8 +278,8 @@ async def _made_ready(address: Address, clock: DatabaseClock) -> bool:
             return await _make_ready(address, clock)
         except (*LOST, asyncpg.PostgresError) as error:
             if not isinstance(error, LOST) or monotonic() > until:
-                raise StorageError(f"PostgreSQL: {error or type(error).__name__}") from error
-            log.warning("waiting for PostgreSQL: %s", error or type(error).__name__)
+                raise StorageError(f"PostgreSQL at {address.place}: {error or type(error).__name__}") from error
+            log.warning("waiting for PostgreSQL at %s: %s", address.place, error or type(error).__name__)
             await asyncio.sleep(0.5)
 
 
