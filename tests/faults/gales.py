@@ -22,9 +22,9 @@ USER, DATABASE = "orchestrator", "tasks"  # of the servers
 SHORT_SECONDS = (0.2, 0.8)
 LONG_SECONDS = (3.5, 4.5)  # longer than most leases, and than the servers' patience with the database
 VERY_LONG_SECONDS = (11, 14)  # longer than any lease, and than either side of a connection waits for the other
-EXHAUSTED_SECONDS = (2, 4)
+EXHAUSTED_SECONDS = (1.5, 2.5)
 TAKERS = 8  # of connections, at a time: faster than the servers, who want theirs back
-STALL_SECONDS = (1, 3)
+STALL_SECONDS = (1, 2)
 DELAY_SECONDS = (0.002, 0.02)
 
 

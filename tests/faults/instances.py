@@ -27,7 +27,7 @@ KILLS = 0.15  # the share of the times when something is wrong in which a server
 LIMITED = ("/srv/limited",)
 MAX_WORKING = 2  # there
 MAX_CONCURRENT_TASKS = 20  # everywhere
-LIMIT_EVERY = 4  # rounds it is set, or taken away
+LIMIT_EVERY = 6  # rounds it is set, or taken away
 RECOVERY_SECONDS = 30
 CATCH_UP_SECONDS = 30  # for those who only listen, once nothing happens any more
 

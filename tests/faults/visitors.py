@@ -12,7 +12,8 @@ from .agents import TIMEOUT_SECONDS, Agent
 from .ledger import Claim, Creation, Ledger
 from .wire import Connection, Unanswered
 
-ATTEMPT_SECONDS = 3
+ATTEMPT_SECONDS = 4
+WAIT_SECONDS = 2  # where there is a limit, all slots may be taken for a while
 
 
 @define(eq=False)
@@ -38,7 +39,7 @@ class Prober(Agent):
                     await self.settle()
                     await self._create()
                     while not self.held:
-                        await self._next(wait_seconds=0.5)
+                        await self._next(wait_seconds=WAIT_SECONDS)
                     while self.held:
                         await self._complete(self.held[0])
                     return True
