@@ -100,7 +100,9 @@ class Instance:
         """Let it work until it has nothing left to do."""
         self.looks, quiet = 0, 0
         while quiet < QUIET:
-            await self.journal.idle.wait()
+            idle = asyncio.create_task(self.journal.idle.wait())
+            await asyncio.wait([idle, self.running], return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
             await asyncio.sleep(0)
             if self.running.done():
                 await self.running  # tells why

@@ -37,7 +37,8 @@ from tests.storage.counted import agree_with_the_history
 from tests.storage.mirror import empty
 
 STEPS = steps(files("storage.postgres"))
-EXAMPLES = int(os.environ.get("SHARED_MODEL_EXAMPLES", "12"))
+STEP_SECONDS = 30  # that no step takes, or something hangs
+EXAMPLES = int(os.environ.get("SHARED_MODEL_EXAMPLES", "8"))
 MOVING_ON = 0.3  # how often the next of several messages is said to another server
 
 
@@ -156,7 +157,7 @@ class SharedModel(Model):
         assert numbers == sorted(numbers, key=lambda pair: pair[1])
 
     def _run(self, work: Any) -> Any:
-        return self.loop.run_until_complete(work)
+        return self.loop.run_until_complete(asyncio.wait_for(work, STEP_SECONDS))
 
     def _turn_to(self, place: int) -> None:
         self.world.at = place
