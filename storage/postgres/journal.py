@@ -42,6 +42,7 @@ class PostgresJournal:
         self._address, self._instance_id, self._clock = address, instance_id, clock
         self._watchers: list[Callable[[int, float, float], None]] = []
         self._db: Db | None = None
+        self._has_begun = False  # a transaction, there
         self._limited: set[str] = set()
         self._batch = 0  # committed so far
         self._was_away = was_away  # and nobody has been told yet

@@ -97,7 +97,7 @@ def test_all_faults_are_named_at_once_each_where_it_was_made(toml):
         file,
     ) == {
         "APP_SERVER_PRT": "unknown variable, did you mean 'APP_SERVER_PORT'?",
-        "--database": "must be sqlite:///relative/path.db or sqlite:////absolute/path.db",
+        "--database": "must be sqlite:///relative/path.db, sqlite:////absolute/path.db or postgresql://…",
         "APP_SERVER_MAX_BODY_BYTES": "must be an integer",
         "API_SECRET_KEY": "must be printable ASCII without spaces",
         f"server.port in {file}": "must be at most 65535, is 70000",
@@ -168,13 +168,13 @@ def test_a_database_url_leads_to_a_file(url, path):
         "sqlite:///a/",
         "sqlite:///a?mode=ro",
         "sqlite:///a\n",
-        "postgresql://u:secret@h/db",
+        "mysql://u:secret@h/db",
     ],
 )
 def test_another_database_url_is_refused(url):
-    """The reason tells the two forms, and never the password."""
+    """The reason tells the forms, and never the password."""
     assert faults_of({"database": url}) == {
-        "--database": "must be sqlite:///relative/path.db or sqlite:////absolute/path.db"
+        "--database": "must be sqlite:///relative/path.db, sqlite:////absolute/path.db or postgresql://…"
     }
 
 
