@@ -95,6 +95,9 @@ class Audit:
     def _change(self, change: Change) -> None:
         task = change.after
         newest = self.tasks.get(task.task_id)
+        if newest and change.before and change.before.status is Status.COMPLETED and change.before.result is None:
+            # It was fetched without its result, which stays on record.
+            task, newest = evolve(task, result=newest.result), evolve(newest, result=None)
         assert change.before == newest or _is_gone(change, newest), (
             "it was decided on an old form of the task",
             change.before,
