@@ -83,7 +83,7 @@ class SharedBoard(Board):
     def needs(self, messages: Iterable[Message[Any]], now: int) -> Needs:
         messages = list(messages)
         plain = super().needs((message for message in messages if not isinstance(message, Claim)), now)
-        shelves = self._shelves(messages)
+        shelves = self._shelves(messages, now)
         rules_change = any(isinstance(message, Reconfigure | Adopt) for message in messages)
         shared = self._shared_needs(messages, shelves, now, rules_change)
         lanes = dict(self._lanes(shelves, rules_change))
@@ -136,7 +136,7 @@ class SharedBoard(Board):
 
     # What it must learn
 
-    def _shelves(self, messages: list[Message[Any]]) -> Counter[ShelfKey]:
+    def _shelves(self, messages: list[Message[Any]], now: int) -> Counter[ShelfKey]:
         """Of which shelves how many tasks are wanted: for the claims, and for those who wait and may be served."""
         wanted: Counter[ShelfKey] = Counter()
         for message in messages:
@@ -151,11 +151,17 @@ class SharedBoard(Board):
                     wanted[work_directory, frozenset(claim.tags)] += 0
                 if len(wanted) >= SHELVES_PER_BATCH:
                     break
-        for key in self._known.shelves:
+        for key in self._known.shelves - self._depleted(messages, now):
             del wanted[key]
         for key in wanted:
             wanted[key] = min(wanted[key] + self.agenda.demand(key), DEMAND_MAX)
         return wanted
+
+    def _depleted(self, messages: list[Message[Any]], now: int) -> set[ShelfKey]:
+        """The shelves of claims that have come too late in the batch: others, by way of other shelves, have taken what
+        was fetched for them, and what lies behind it is not known."""
+        late = [it for it in messages if isinstance(it, Claim) and super(SharedBoard, self)._lacks(it, now)]
+        return {(path, frozenset(claim.tags)) for claim in late for path in claim.work_directories}
 
     def _lanes(self, shelves: Counter[ShelfKey], rules_change: bool) -> Iterator[tuple[LaneKey, Slice]]:
         for (work_directory, tags), wanted in shelves.items():
