@@ -144,7 +144,7 @@ class PostgresStore:
             async with asyncio.timeout(self._timeout_seconds), self._pool.acquire(timeout=BEAT_SECONDS) as db:
                 await self._beat(db, member)
         except (*LOST, asyncpg.PostgresError) as error:
-            log.info("no sign of life could be given: %s", error or type(error).__name__)
+            log.debug("no sign of life could be given: %s", error or type(error).__name__)
 
     async def _beat(self, db: Reader, member: Member) -> None:
         asked_at = self._clock.monotonic()
@@ -205,9 +205,7 @@ class PostgresStore:
 
     async def probe(self) -> None:
         """As far as a commit of this server goes: its own row."""
-        await self._alone(
-            lambda db: db.execute(f"update instances set seen_at = {NOW} where instance_id = $1", self._instance_id)
-        )
+        await self._alone(lambda db: db.execute(BEAT, self._instance_id))
 
     async def room(self) -> Room:
         """Of the database's disk nothing can be said."""

@@ -49,6 +49,19 @@ async def test_no_task_is_given_to_two(ann: Seat, bob: Seat) -> None:
     assert [it.task_id for it in (first, second, third)] == ["task-1", "task-2", "task-3"]
 
 
+async def test_a_claim_that_others_of_its_batch_have_left_nothing_for_is_decided_with_the_next(ann: Seat) -> None:
+    """A task lies on the shelf of each set of its tags, and was fetched for both claims."""
+    await ann.say(evolve(CREATE, tags=("x",)), CREATE)
+    ann.board.forget()
+    ann.board.learn(await ann.journal.fetch(ann.board.needs([evolve(CLAIM, tags=("x",)), CLAIM], 0)))
+    tagged = ann.board.apply(evolve(CLAIM, tags=("x",)), 0)
+    assert [it.task_id for it in tagged.reply] == ["task-1"]
+    assert ann.board.needs([CLAIM], 0)
+    await ann.journal.commit(tagged.changes)
+    ((task,),) = await ann.say(CLAIM)
+    assert task.task_id == "task-2"
+
+
 async def test_what_is_passed_over_and_not_taken_is_there_again(ann: Seat, bob: Seat) -> None:
     await ann.say(CREATE)
     await ann.take(CLAIM)
