@@ -1,14 +1,13 @@
 """What every request goes through before and after its handler."""
 
 import asyncio
-from functools import partial
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 from aiohttp.typedefs import Handler
 from aiohttp.web import (
     Application,
-    HTTPRequestEntityTooLarge,
     Request,
     RequestPayloadError,
     Response,
@@ -21,6 +20,8 @@ from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
+from web.intake import Held, TooLong
+from web.intake import read as read_whole
 from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe
 from web.operations import told_of
@@ -155,10 +156,7 @@ def _handler(service: Service, route: Route) -> Handler:
         if route.is_read:
             asked = decode_query(request.query, route.asks, **known)
         else:
-            body = await _body(service, request)
-            # What is long is taken apart in a thread, where others get their turn meanwhile.
-            read = partial(decode, body, route.asks, **known)
-            asked = read() if len(body) <= LARGE_BYTES else await asyncio.to_thread(read)
+            asked = await _read(service, request, lambda body: decode(body, route.asks, **known))
         return await route.handler(service, asked, request)
 
     return handle
@@ -175,17 +173,27 @@ def _check_form(request: Request) -> None:
         raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", f"the body may be packed as {known}, not {coding!a}")
 
 
-async def _body(service: Service, request: Request) -> bytes:
+async def _read(service: Service, request: Request, read: Callable[[bytes], Any]) -> Any:
+    """What the body says."""
+    with service.intake.holding(service.settings.server.max_body_bytes) as held:
+        body = await _body(service, request, held)
+        if len(body) <= LARGE_BYTES:
+            return read(body)
+        return await service.intake.decode(body, read)  # in a thread, where others get their turn meanwhile
+
+
+async def _body(service: Service, request: Request, held: Held) -> bytes:
+    server = service.settings.server
     _check_length(service, request)
     if request.can_read_body:
         _check_form(request)
     try:
         if request.content.is_eof():  # it is all here, as it mostly is
-            return await request.read()
-        async with asyncio.timeout(service.settings.server.request_timeout_seconds):
-            return await request.read()
-    except HTTPRequestEntityTooLarge:  # it did not say so beforehand
-        raise _too_large(service.settings.server.max_body_bytes) from None
+            return await read_whole(request.content, server.max_body_bytes, held)
+        async with asyncio.timeout(server.request_timeout_seconds):
+            return await read_whole(request.content, server.max_body_bytes, held)
+    except TooLong:  # it did not say so beforehand
+        raise _too_large(server.max_body_bytes) from None
     except RequestPayloadError:
         raise Malformed("it cannot be unpacked or is cut off") from None
     except TimeoutError:

@@ -23,7 +23,7 @@ from web.access.first_key import make_first_key, refuse_open_door
 from web.access.keys import Keys
 from web.app import make_app
 from web.configuration import begin
-from web.connections import LINE_BYTES_MAX, Runner
+from web.connections import LINE_BYTES_MAX, Runner, room_for
 from web.feed import Feed
 from web.membership import Membership
 from web.metrics import Metrics
@@ -127,6 +127,7 @@ async def listen(service: Service, sockets: Sequence[socket]) -> AsyncIterator[s
     server = service.settings.server
     runner = Runner(
         make_app(service),
+        room_for(server),
         handler_cancellation=True,
         access_log=None,
         keepalive_timeout=server.request_timeout_seconds,

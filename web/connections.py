@@ -1,22 +1,67 @@
 """aiohttp's server, but what is not HTTP at all is answered in the envelope too, and quietly."""
 
+import asyncio
 import logging
+import math
+import resource
 import time
+from collections import Counter
 from http import HTTPStatus
+from typing import Any, cast
 
-from aiohttp.web import AppRunner, Server, StreamResponse
+from aiohttp.web import Application, AppRunner, Server, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
+from web import settings
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 
 LINE_BYTES_MAX = 8190  # of what the first line of a request asks for, and of each of its headers
+PART_OF_FILES = 0.75  # of those that the process may have open; the others are for the record, the log and so on
+TELL_SECONDS = 60  # how often the log says that there is no room
 
 log = logging.getLogger(__name__)
 
 
 class Connection(RequestHandler):
-    __slots__ = ()
+    """One that there is no room for is closed at once; so is one whose other side does not read what it has asked for,
+    once it was waited for. Who does not ask, or not to the end, is seen to by aiohttp."""
+
+    __slots__ = ("_address", "_room", "_unread")
+
+    def __init__(self, connections: Server, room: "Room", **options: Any) -> None:
+        super().__init__(connections, **options)
+        self._room = room
+        self._address: str | None = None  # None: there was no room
+        self._unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else ""
+        if self._room.enter(address):
+            self._address = address
+            super().connection_made(transport)
+        else:
+            cast(asyncio.Transport, transport).abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        if self._address is not None:
+            self._room.leave(self._address)
+            self._address = None
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.transport is not None:
+            self._unread = self._loop.call_later(self._keepalive_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -36,16 +81,71 @@ class Connection(RequestHandler):
         return response
 
 
+class Room:
+    """How many connections there may be, of each address and of all."""
+
+    def __init__(self, connections_max: int, per_address_max: int) -> None:
+        self._most, self._most_of_one = connections_max, per_address_max
+        self._of_address: Counter[str] = Counter()
+        self._taken = 0
+        self._told_at = -math.inf
+
+    def enter(self, address: str) -> bool:
+        """Whether there is room; then it is taken."""
+        of_this = self._of_address.get(address, 0)
+        if self._taken >= self._most or of_this >= self._most_of_one:
+            self._tell(address, of_this)
+            return False
+        self._taken += 1
+        self._of_address[address] = of_this + 1
+        return True
+
+    def leave(self, address: str) -> None:
+        self._taken -= 1
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
+
+    def _tell(self, address: str, of_this: int) -> None:
+        """Not of each: they come by the thousand."""
+        if (now := time.monotonic()) - self._told_at >= TELL_SECONDS:
+            self._told_at = now
+            log.warning(
+                "connections are closed at once, for there are too many: %d, of them %d of one address",
+                self._taken,
+                of_this,
+                extra={"client": address},
+            )
+
+
+def room_for(server: settings.Server) -> Room:
+    """As the settings say, but never so much that no other file could be opened any more."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = server.max_connections
+    if files != resource.RLIM_INFINITY:
+        most = min(most, int(files * PART_OF_FILES))
+    return Room(most, server.max_connections_per_address)
+
+
 class Connections(Server):
+    def __init__(self, handler: Any, room: Room, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._room = room
+
     def __call__(self) -> RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, self._room, loop=self._loop, **self._kwargs)
 
 
 class Runner(AppRunner):
+    def __init__(self, app: Application, room: Room, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._room = room
+
     async def _make_server(self) -> Server:
         plain = await super()._make_server()
         return Connections(
             plain.request_handler,
+            self._room,
             request_factory=plain.request_factory,
             handler_cancellation=plain.handler_cancellation,
             loop=plain._loop,

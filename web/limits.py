@@ -19,6 +19,7 @@ from web.briefing import RESULTS_BYTES_MAX
 from web.bulk import SKIPPED_MAX
 from web.connections import LINE_BYTES_MAX
 from web.filters import SEARCH_OFFSET_MAX, ListQuery, TaskFilter
+from web.intake import HELD_BYTES_MAX, VALUES_MAX
 from web.reconfiguring import CHANGES_MAX
 from web.service import STREAMS_MAX, Service
 from web.settings import Settings
@@ -81,12 +82,17 @@ FIXED: Mapping[str, float] = {
     "statistics_buckets": BUCKETS_MAX,
     "request_line_bytes": LINE_BYTES_MAX,
     "streams_of_a_kind": STREAMS_MAX,
+    "values_per_body": VALUES_MAX,
+    "bytes_of_bodies": HELD_BYTES_MAX,
 }
 
 # By settings; 0 for none.
 CONFIGURED: Mapping[str, Callable[[Settings], float]] = {
     "max_body_bytes": lambda settings: settings.server.max_body_bytes,
     "request_timeout_seconds": lambda settings: settings.server.request_timeout_seconds,
+    "connections": lambda settings: settings.server.max_connections,
+    "connections_per_address": lambda settings: settings.server.max_connections_per_address,
+    "streams_per_key": lambda settings: settings.server.max_streams_per_key,
     "database_timeout_seconds": lambda settings: settings.database.timeout_seconds,
     "max_concurrent_tasks": lambda settings: settings.task.max_concurrent_tasks,
 }

@@ -21,8 +21,10 @@ from dispatcher.record import Record
 from web.access.calling import caller
 from web.access.door import Door
 from web.access.seen import Seen
+from web.answers import RETRY_AFTER_SECONDS, Failure
 from web.configuration import Configuration
 from web.feed import Feed
+from web.intake import Intake
 from web.looks import Looks
 from web.metrics import Metrics
 from web.pulse import Pulse
@@ -48,6 +50,7 @@ class Service:
     log: Log
     metrics: Metrics
     pulse: Pulse
+    intake: Intake = field(factory=Intake, init=False)
     looks: Looks = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
     reconfiguring: asyncio.Lock = field(factory=asyncio.Lock, init=False)  # held while the settings change
@@ -57,6 +60,7 @@ class Service:
     requests: int = field(default=0, init=False)  # being handled now
     idle: asyncio.Event = field(factory=asyncio.Event, init=False)  # set while there are none
     streams: Counter[str] = field(factory=Counter, init=False)  # open now, of each kind
+    streams_of_keys: Counter[str] = field(factory=Counter, init=False)  # open now, of all kinds
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
@@ -116,15 +120,33 @@ class Service:
 
     @contextmanager
     def streaming(self, kind: str) -> Iterator[None]:
-        """Somebody reads a stream meanwhile; one of metrics.READERS. Raises Unavailable if there are too many."""
+        """Somebody reads a stream meanwhile; one of metrics.READERS. Raises Unavailable if there are too many, a 429
+        Failure if too many are of one key."""
         if self.streams[kind] >= STREAMS_MAX:
             raise Unavailable("too many streams are open")
-        self.streams[kind] += 1
-        try:
-            with self.metrics.reading(kind):
+        with self._streaming_with(caller.get().name), self.metrics.reading(kind):
+            self.streams[kind] += 1
+            try:
                 yield
+            finally:
+                self.streams[kind] -= 1
+
+    @contextmanager
+    def _streaming_with(self, key: str | None) -> Iterator[None]:
+        if key is None:
+            yield
+            return
+        most = self.settings.server.max_streams_per_key
+        if self.streams_of_keys[key] >= most:
+            retry = {"Retry-After": RETRY_AFTER_SECONDS}
+            raise Failure(429, "RATE_LIMITED", f"{most} streams are open with this key", {"limit": most}, retry)
+        self.streams_of_keys[key] += 1
+        try:
+            yield
         finally:
-            self.streams[kind] -= 1
+            self.streams_of_keys[key] -= 1
+            if not self.streams_of_keys[key]:
+                del self.streams_of_keys[key]
 
 
 SERVICE: Final = AppKey("service", Service)

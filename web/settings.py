@@ -123,6 +123,9 @@ class Server:
     port: Annotated[int, Ge(0), Le(65535)] = field(default=8080, metadata=_also("SERVER_PORT", "port"))
     max_body_bytes: Annotated[int, Ge(1024), Le(2**30)] = 16 * 2**20
     request_timeout_seconds: Timeout = 30
+    max_connections: Annotated[int, Ge(1), Le(1_000_000)] = 20_000
+    max_connections_per_address: Annotated[int, Ge(1), Le(1_000_000)] = 10_000
+    max_streams_per_key: Annotated[int, Ge(1), Le(1_000_000)] = 1000
 
 
 @frozen(kw_only=True)

@@ -14,7 +14,7 @@ from dispatcher.errors import Unavailable
 from web import health
 from web.answers import REQUEST_ID, failed, failure, name_of, plain
 from web.codec import rfc3339
-from web.connections import LINE_BYTES_MAX, Connections
+from web.connections import LINE_BYTES_MAX, Connections, room_for
 from web.server_log import Answered, Log
 from web.settings import Server
 
@@ -74,7 +74,12 @@ async def starting(server: Server, log: Log) -> AsyncIterator[Callable[[], Seque
     sockets = bind(server)
     try:
         connections = Connections(
-            _Answering(log), access_log=None, max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX
+            _Answering(log),
+            room_for(server),
+            access_log=None,
+            keepalive_timeout=server.request_timeout_seconds,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
         )
         loop = asyncio.get_running_loop()
         accepting = [await loop.create_server(connections, sock=each.dup(), backlog=BACKLOG) for each in sockets]

@@ -97,6 +97,7 @@ ELSEWHERE = {
     *("request_timeout_seconds", "database_timeout_seconds", "dependency_results_bytes"),
     *("values_per_filter", "search_characters", "cursor_characters", "events_per_page", "ids_per_request"),
     *("request_line_bytes", "log_lines_per_task", "skipped_tasks_named", "changes_of_settings_waiting"),
+    *("connections", "connections_per_address", "streams_per_key", "values_per_body", "bytes_of_bodies"),
     *("streams_of_a_kind", "log_bytes_per_task", "offset_of_a_search"),
 }
 

@@ -1,0 +1,99 @@
+"""Bodies on their way in: how much of them is held at once, and how many values they may be made of.
+
+What is small costs little and is not counted. What is long waits in memory until it is whole, and a JSON text is many
+times as large once it is taken apart.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from aiohttp import StreamReader
+from attrs import define, field
+
+from web.answers import RETRY_AFTER_SECONDS, Failure
+from web.codec import Fault, Invalid
+
+T = TypeVar("T")
+
+SMALL_BYTES = 64 * 1024  # of each body that are not counted
+HELD_BYTES_MAX = 128 * 2**20  # of all bodies that are not decoded yet; but two of the largest there always are
+VALUES_MAX = 600_000  # in one body: more than the largest result has, if it is all numbers of one digit
+
+# A string, of which the end may be missing, or what stands before a value.
+_STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|([,\[{])', re.DOTALL)
+_BEFORE_VALUES = (b",", b"[", b"{")
+
+
+class TooLong(Exception):
+    """The body is longer than it may be."""
+
+
+@define(eq=False)
+class Intake:
+    """Of one server."""
+
+    held_bytes: int = field(default=0, init=False)
+    _thread: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(1, "decoding"), init=False)
+
+    @contextmanager
+    def holding(self, body_bytes_max: int) -> Iterator["Held"]:
+        held = Held(self, max(HELD_BYTES_MAX, 2 * body_bytes_max))
+        try:
+            yield held
+        finally:
+            self.held_bytes -= held.bytes
+
+    async def decode(self, body: bytes, read: Callable[[bytes], T]) -> T:
+        """Long bodies are taken apart one after the other: together they would take no less time, but more memory."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _read_checked, body, read)
+
+
+@define(eq=False)
+class Held:
+    """What one body takes of what there is for all."""
+
+    intake: Intake
+    bytes_max: int
+    bytes: int = field(default=0, init=False)
+
+    def grow(self, to: int) -> None:
+        """Raises a 503 Failure if that is too much for all together."""
+        more = max(0, to - SMALL_BYTES) - self.bytes
+        if more > 0:
+            if self.intake.held_bytes + more > self.bytes_max:
+                message = "too many long bodies are on their way"
+                raise Failure(503, "UNAVAILABLE", message, {}, {"Retry-After": RETRY_AFTER_SECONDS}, closes=True)
+            self.bytes += more
+            self.intake.held_bytes += more
+
+
+async def read(content: StreamReader, bytes_max: int, held: Held) -> bytes:
+    """The whole body, unpacked; not a piece more is unpacked than `bytes_max` allows. Raises TooLong."""
+    body = bytearray()
+    while chunk := await content.readany():
+        body += chunk
+        if len(body) > bytes_max:
+            raise TooLong
+        held.grow(len(body))
+    return bytes(body)
+
+
+def check_values(body: bytes) -> None:
+    """Raises Invalid if the text is made of too many values; it need not be JSON."""
+    if sum(map(body.count, _BEFORE_VALUES)) <= VALUES_MAX:  # of which many may be in strings
+        return
+    values = 0
+    for step in _STEP.finditer(body):
+        if step[1]:
+            values += 1
+            if values > VALUES_MAX:
+                raise Invalid([Fault("body", f"must be made of at most {VALUES_MAX} values")])
+
+
+def _read_checked(body: bytes, read: Callable[[bytes], T]) -> T:
+    check_values(body)
+    return read(body)
