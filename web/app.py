@@ -20,7 +20,7 @@ from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
-from web.intake import Held, TooLong
+from web.intake import CANNOT_BE_UNPACKED, Held, TooLong
 from web.intake import read as read_whole
 from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe
@@ -162,7 +162,8 @@ def _handler(service: Service, route: Route) -> Handler:
     return handle
 
 
-def _check_form(request: Request) -> None:
+def _check_form(request: Request) -> str:
+    """How the body is packed."""
     if "Content-Type" in request.headers and request.content_type != "application/json":
         message = f"the body must be application/json, not {request.content_type}"
         raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", message)
@@ -171,6 +172,7 @@ def _check_form(request: Request) -> None:
     if (coding := request.headers.get("Content-Encoding", "identity").lower()) not in CODINGS:
         known = ", ".join(CODINGS)
         raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", f"the body may be packed as {known}, not {coding!a}")
+    return coding
 
 
 async def _read(service: Service, request: Request, read: Callable[[bytes], Any]) -> Any:
@@ -183,18 +185,19 @@ async def _read(service: Service, request: Request, read: Callable[[bytes], Any]
 
 
 async def _body(service: Service, request: Request, held: Held) -> bytes:
-    server = service.settings.server
+    server, coding = service.settings.server, "identity"
     _check_length(service, request)
     if request.can_read_body:
-        _check_form(request)
+        coding = _check_form(request)
+    reading = read_whole(request.content, coding, server.max_body_bytes, held)
     try:
         if request.content.is_eof():  # it is all here, as it mostly is
-            return await read_whole(request.content, server.max_body_bytes, held)
+            return await reading
         async with asyncio.timeout(server.request_timeout_seconds):
-            return await read_whole(request.content, server.max_body_bytes, held)
+            return await reading
     except TooLong:  # it did not say so beforehand
         raise _too_large(server.max_body_bytes) from None
     except RequestPayloadError:
-        raise Malformed("it cannot be unpacked or is cut off") from None
+        raise Malformed(CANNOT_BE_UNPACKED) from None
     except TimeoutError:
         raise Failure(408, "TIMEOUT", "the body did not come in time", closes=True) from None

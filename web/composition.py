@@ -37,6 +37,7 @@ from web.starting import BACKLOG
 from web.webhooks import Courier
 
 DRAIN_SECONDS = 2  # how long the record may take to note that the server stops
+LINGERING_SECONDS = 10  # how long the rest of a body may still come, so that its sender reads why it is refused
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,9 @@ async def listen(service: Service, sockets: Sequence[socket]) -> AsyncIterator[s
         room_for(server),
         handler_cancellation=True,
         access_log=None,
+        auto_decompress=False,  # nothing is unpacked that nobody reads, and no more than is read
         keepalive_timeout=server.request_timeout_seconds,
+        lingering_time=min(LINGERING_SECONDS, server.request_timeout_seconds),
         shutdown_timeout=SHUTDOWN_SECONDS,
         max_line_size=LINE_BYTES_MAX,
         max_field_size=LINE_BYTES_MAX,

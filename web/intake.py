@@ -6,6 +6,7 @@ times as large once it is taken apart.
 
 import asyncio
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ from aiohttp import StreamReader
 from attrs import define, field
 
 from web.answers import RETRY_AFTER_SECONDS, Failure
-from web.codec import Fault, Invalid
+from web.codec import Fault, Invalid, Malformed
 
 T = TypeVar("T")
 
 SMALL_BYTES = 64 * 1024  # of each body that are not counted
 HELD_BYTES_MAX = 128 * 2**20  # of all bodies that are not decoded yet; but two of the largest there always are
 VALUES_MAX = 600_000  # in one body: more than the largest result has, if it is all numbers of one digit
+PIECE_BYTES = 256 * 1024  # unpacked at a time
+CANNOT_BE_UNPACKED = "it cannot be unpacked or is cut off"
 
 # A string, of which the end may be missing, or what stands before a value.
 _STEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|([,\[{])', re.DOTALL)
@@ -71,8 +74,29 @@ class Held:
             self.intake.held_bytes += more
 
 
-async def read(content: StreamReader, bytes_max: int, held: Held) -> bytes:
-    """The whole body, unpacked; not a piece more is unpacked than `bytes_max` allows. Raises TooLong."""
+async def read(content: StreamReader, coding: str, bytes_max: int, held: Held) -> bytes:
+    """The whole body, unpacked: it comes as it was sent, and no more of it is unpacked than `bytes_max` allows. Raises
+    TooLong, or Malformed if it cannot be unpacked."""
+    if coding == "identity":
+        return await _read_plain(content, bytes_max, held)
+    packed = await _read_plain(content, bytes_max, held)
+    body, rest, unpacking = bytearray(), packed, _unpacking(coding, packed)
+    while rest and not unpacking.eof:
+        try:
+            body += unpacking.decompress(rest, PIECE_BYTES)
+        except zlib.error:
+            raise Malformed(CANNOT_BE_UNPACKED) from None
+        rest = unpacking.unconsumed_tail
+        if len(body) > bytes_max:
+            raise TooLong
+        held.grow(len(packed) + len(body))
+        await asyncio.sleep(0)  # others get their turn
+    if not unpacking.eof or unpacking.unused_data:
+        raise Malformed(CANNOT_BE_UNPACKED)
+    return bytes(body)
+
+
+async def _read_plain(content: StreamReader, bytes_max: int, held: Held) -> bytes:
     body = bytearray()
     while chunk := await content.readany():
         body += chunk
@@ -80,6 +104,13 @@ async def read(content: StreamReader, bytes_max: int, held: Held) -> bytes:
             raise TooLong
         held.grow(len(body))
     return bytes(body)
+
+
+def _unpacking(coding: str, packed: bytes) -> "zlib._Decompress":
+    if coding == "gzip":
+        return zlib.decompressobj(zlib.MAX_WBITS | 16)
+    is_bare = packed[:1] and packed[0] & 0x0F != zlib.DEFLATED  # as some send it, though it should have a head
+    return zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS)
 
 
 def check_values(body: bytes) -> None:

@@ -77,6 +77,7 @@ async def starting(server: Server, log: Log) -> AsyncIterator[Callable[[], Seque
             _Answering(log),
             room_for(server),
             access_log=None,
+            auto_decompress=False,
             keepalive_timeout=server.request_timeout_seconds,
             max_line_size=LINE_BYTES_MAX,
             max_field_size=LINE_BYTES_MAX,
