@@ -14,5 +14,5 @@ def pauses() -> Iterator[float]:
     """
     ceiling = 2 * SHORTEST_SECONDS
     while True:
-        yield uniform(SHORTEST_SECONDS, ceiling)
+        yield uniform(SHORTEST_SECONDS, ceiling)  # noqa: S311 - it may be guessed
         ceiling = min(2 * ceiling, LONGEST_SECONDS)

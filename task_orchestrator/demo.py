@@ -259,7 +259,8 @@ def _folder(directory: Path | None) -> tuple[Path, str]:
 
 def _repository(inside: Path) -> Path | None:
     with suppress(OSError):  # no git
-        found = run(["git", "rev-parse", "--show-toplevel"], cwd=inside, capture_output=True, text=True, check=False)
+        command = ["git", "rev-parse", "--show-toplevel"]
+        found = run(command, cwd=inside, capture_output=True, text=True, check=False)
         return Path(found.stdout.strip()) if found.returncode == 0 else None
     return None
 

@@ -7,7 +7,7 @@ NOW = "2026-01-01T09:00:00.000Z"
 LATER = "2026-01-01T10:00:00.000Z"
 TASK_ID = "0197a3c0-7b1e-7c3a-9d52-3f6a8e1b2c4d"
 PARENT_ID = "0197a3bf-02aa-7f10-8c44-1b2c3d4e5f60"
-TOKEN = "Xq0vY3mJc9d2b1hT5sNfKw"
+TOKEN = "Xq0vY3mJc9d2b1hT5sNfKw"  # noqa: S105 - it opens nothing
 PROMPT = "Run the tests in tests/api and mend what fails. Say in the result which files you changed."
 DIRECTORY = "/srv/app"
 

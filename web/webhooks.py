@@ -200,7 +200,7 @@ class Courier:
             self.parked = True
             log.error("webhooks: the endpoint is parked: %s", self.last_error)
         doubled = min(FIRST_DELAY_SECONDS * 2.0 ** min(self.failures - 1, 20), DELAY_MAX_SECONDS)
-        return PARKED_DELAY_SECONDS if self.parked else doubled * (0.8 + 0.4 * random())
+        return PARKED_DELAY_SECONDS if self.parked else doubled * (0.8 + 0.4 * random())  # noqa: S311 - no secret
 
     async def _interrupted(self, seconds: float) -> bool:
         """Wait; whether the settings have changed meanwhile."""
