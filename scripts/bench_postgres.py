@@ -8,11 +8,11 @@ transactions a life cycle; once more with a row of history for each. Beside it s
 cycle cost if they do nothing: to the bare handler of bench.py. The floor is the time that both take, one after the
 other, on these processors; who asks three times and writes what pgbench writes cannot be faster.
 
-Then the same life cycles over HTTP, as in bench.py, of one server, of two, of three; and as a heavy user drives it: many
-tasks created in one request, and claimed in one, but each completed by itself. What each life cycle costs of the
-processors' time is told as well: that is true on a busy machine, too. Of one server it is told which statements took
-how much of the database's time. At last: how long it takes from a creation at one server until a worker that waits at
-another one has the task. Nothing is asserted.
+Then the same life cycles over HTTP, as in bench.py, of one server, of two, of three; and as a heavy user drives it:
+many tasks created in one request, and claimed in one, but each completed by itself, on ten connections at most. What
+each life cycle costs of the processors' time is told as well: that is true on a busy machine, too. Of one server it is
+told which statements took how much of the database's time. At last: how long it takes from a creation at one server
+until a worker that waits at another one has the task. Nothing is asserted.
 """
 
 import argparse
@@ -32,11 +32,11 @@ import aiohttp
 from attrs import frozen
 
 HAND_OVERS = 200
-SCRIPTS = {  # and how many requests a life cycle takes
-    "own directories": 3,
-    "one directory": 3,
-    "batches of 10": 1.2,
-    "batches of 100": 1.02,
+SCRIPTS = {  # how many requests a life cycle takes, and of how many connections at most
+    "own directories": (3, 1000),
+    "one directory": (3, 1000),
+    "batches of 10": (1.2, 10),
+    "batches of 100": (1.02, 10),
 }
 USERS = ("servers", "PostgreSQL", "clients")  # of the processors
 PROJECT = Path(__file__).parents[1]
@@ -201,9 +201,10 @@ def measure(
         return {"servers": cpu_seconds(*pids), "PostgreSQL": cpu_seconds(cluster)}
 
     with servers(cluster, number) as (urls, name, pids):
-        it = bench.measure(urls, script, count, seconds, used)
+        requests, connections = SCRIPTS[script]
+        it = bench.measure(urls, script, min(count, connections), seconds, used)
         spent = cluster.sql(SPENT, name)
-    cycles = it["requests"] / SCRIPTS[script]
+    cycles = it["requests"] / requests
     measured = Measured.of(cycles, servers=it["servers"], PostgreSQL=it["PostgreSQL"], clients=it["load_cpu"])
     show(f"{number} of ours, {script}", measured, plain, floor, end="")
     print(f"{it['p50']:>9.2f}{it['p95']:>7.2f}{it['p99']:>7.2f}{it['per_commit']:>16.1f}", flush=True)
