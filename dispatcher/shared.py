@@ -39,7 +39,7 @@ from dispatcher.task import Status, Task
 
 SHELVES_PER_BATCH = 100  # that tasks are fetched of for one batch; claims beyond them are decided in the next
 DEMAND_MAX = 512  # tasks fetched, and locked, for those who want some of one shelf
-DEMAND_PER_BATCH = 10_000  # and about so many for all
+DEMAND_PER_BATCH = 10_000  # and for the claims of one batch; those beyond are decided in the next, too
 ENDS = Complete | Fail | Release | Cancel
 
 
@@ -141,11 +141,13 @@ class SharedBoard(Board):
     def _shelves(self, messages: list[Message[Any]], now: int) -> Counter[ShelfKey]:
         """Of which shelves how many tasks are wanted: for the claims, and for those who wait and may be served."""
         wanted: Counter[ShelfKey] = Counter()
+        demand = 0
         for message in messages:
             if isinstance(message, Claim) and not self.draining:
                 for work_directory in message.work_directories:
                     wanted[work_directory, frozenset(message.tags)] += message.limit
-                if len(wanted) >= SHELVES_PER_BATCH:
+                    demand += message.limit
+                if len(wanted) >= SHELVES_PER_BATCH or demand >= DEMAND_PER_BATCH:
                     break
         if any(isinstance(message, Claim | Tick) for message in messages):
             for claim in self.agenda.wanted():
@@ -156,13 +158,8 @@ class SharedBoard(Board):
         if known := wanted.keys() & self._known.shelves:
             for key in known - self._depleted(messages, now):
                 del wanted[key]
-        room = DEMAND_PER_BATCH
-        for key in [*wanted]:
-            if room > 0:
-                wanted[key] = min(wanted[key] + self.agenda.demand(key), DEMAND_MAX)
-                room -= wanted[key]
-            else:
-                del wanted[key]
+        for key in wanted:
+            wanted[key] = min(wanted[key] + self.agenda.demand(key), DEMAND_MAX)
         return wanted
 
     def _depleted(self, messages: list[Message[Any]], now: int) -> set[ShelfKey]:

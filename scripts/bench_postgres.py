@@ -9,10 +9,10 @@ cycle cost if they do nothing: to the bare handler of bench.py. The floor is the
 other, on these processors; who asks three times and writes what pgbench writes cannot be faster.
 
 Then the same life cycles over HTTP, as in bench.py, of one server, of two, of three; and as a heavy user drives it:
-many tasks created in one request, and claimed in one, but each completed by itself, on ten connections at most. What
-each life cycle costs of the processors' time is told as well: that is true on a busy machine, too. Of one server it is
-told which statements took how much of the database's time. At last: how long it takes from a creation at one server
-until a worker that waits at another one has the task. Nothing is asserted.
+many tasks created in one request, and claimed in one, but each completed by itself. What each life cycle costs of the
+processors' time is told as well: that is true on a busy machine, too. Of one server it is told which statements took
+how much of the database's time. At last: how long it takes from a creation at one server until a worker that waits at
+another one has the task. Nothing is asserted.
 """
 
 import argparse
@@ -35,8 +35,8 @@ HAND_OVERS = 200
 SCRIPTS = {  # how many requests a life cycle takes, and of how many connections at most
     "own directories": (3, 1000),
     "one directory": (3, 1000),
-    "batches of 10": (1.2, 10),
-    "batches of 100": (1.02, 10),
+    "batches of 10": (1.2, 1000),
+    "batches of 100": (1.02, 20),  # more would still be at their first ones when it is over
 }
 USERS = ("servers", "PostgreSQL", "clients")  # of the processors
 PROJECT = Path(__file__).parents[1]
