@@ -321,7 +321,7 @@ def same_due(memory: MemoryJournal, now: int, found: Found) -> None:
     due, everything = found.due, memory.overdue(now)
     assert due is not None
     assert [task.due_at for task in due] == [task.due_at for task in everything[: len(due)]]
-    assert all(task in everything or task in map(without_result, everything) for task in due)
+    assert all(task in (*everything, *map(without_result, everything)) for task in due)
     due_ids = [task.task_id for task in due]
     assert len(set(due_ids)) == len(due_ids)
     room = memory.dependants_slice
