@@ -17,6 +17,8 @@ from aiohttp.web import (
 )
 
 from web import docs
+from web.access.limiting import STANDING, credential, endpoint_class, headers, heed, is_probe, note
+from web.access.rates import subscriber
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
@@ -76,8 +78,11 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
     security = service.settings.security
     try:
         check_origin(request, security.api_key)
+        address = subscriber(request.remote or "")
+        if not is_probe(request.path):
+            heed(request, "address", service.rates.of_address(address, endpoint_class(request)))
         if not (security.open_metrics and request.path == METRICS_PATH):
-            check_key(request, security.api_key)
+            _identify(service, request, address)
         response = await handler(request)
         if (
             isinstance(response, Response)
@@ -98,8 +103,25 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
         return refusal
 
 
+def _identify(service: Service, request: Request, address: str) -> None:
+    """Who it is that asks. Raises a 401 Failure, or 429 if too many wrong keys came from there."""
+    rates, given = service.rates, credential(request)
+    if given:
+        heed(request, "authentication", rates.before_credential(address, given, endpoint_class(request)))
+    try:
+        check_key(request, service.settings.security.api_key)
+    except Failure:
+        if given:
+            note(request, rates.wrong_credential(address, given))
+        raise
+    if given:
+        rates.right_credential(address, given)
+
+
 async def _mark(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = name_of(request)
+    if (standing := request.get(STANDING)) is not None:
+        response.headers.update(headers(standing))
     response.headers.setdefault("Cache-Control", "no-store")
 
 

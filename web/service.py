@@ -17,6 +17,7 @@ from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.presence import Presence
 from dispatcher.record import Record
+from web.access.rates import Rates
 from web.configuration import Configuration
 from web.feed import Feed
 from web.looks import Looks
@@ -43,6 +44,7 @@ class Service:
     log: Log
     metrics: Metrics
     pulse: Pulse
+    rates: Rates = field(factory=Rates)
     looks: Looks = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
     reconfiguring: asyncio.Lock = field(factory=asyncio.Lock, init=False)  # held while the settings change
@@ -57,6 +59,7 @@ class Service:
         self.started_at = self.clock()
         self.looks = Looks(self.record, self.medium, self.clock)
         self.idle.set()
+        self.follow(self.rates.adopt)
 
     @property
     def settings(self) -> Settings:
