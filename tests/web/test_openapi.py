@@ -181,7 +181,7 @@ def test_every_example_of_a_request_can_be_read(route):
 
 def failures():
     """Each status and code that stands in the source of web/."""
-    for path in WEB.glob("*.py"):
+    for path in WEB.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Failure":
                 status, code = node.args[:2]
