@@ -373,7 +373,8 @@ class Client(Session):
                 if response.status == 204:
                     return
                 if response.status != 200 or response.content_type != "text/event-stream":
-                    raise refusal(response.status, decoded(await response.read()))
+                    retry_after = response.headers.get("Retry-After")
+                    raise refusal(response.status, decoded(await response.read()), retry_after)
                 if opened is not None:
                     opened()
                 async for chunk in response.content.iter_any():

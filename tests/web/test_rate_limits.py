@@ -1,0 +1,371 @@
+"""Who comes too often is told so, and when to come again; whoever keeps to the rate never notices."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.conftest import ServerProcess
+from tests.web.conftest import TASKS, text_of, wire
+from tests.web.inside import inside
+from tests.web.test_buckets import Clock
+from web.access.buckets import SECOND
+from web.access.rates import GOOD_MOST, Rates, is_in_force, subscriber
+from web.settings import RateLimit, Server, Settings
+from web.sources import gather, settings_of
+
+KEY = "correct-horse-battery-staple"
+CONFIG, RATES = "/api/v1/config", "/api/v1/rate-limits"
+HEADERS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+
+
+@asynccontextmanager
+async def limited(directory, key=None, **settings):
+    """A caller of a server that limits, and a clock that stands still unless it is moved."""
+    with_key = {"API_SECRET_KEY": key} if key else {}
+    async with inside(directory, **with_key, **environment(**settings)) as (api, service, _):
+        clock = Clock()
+        service.rates = Rates(clock)
+        service.follow(service.rates.adopt)
+        yield api, service, clock
+
+
+def environment(**settings):
+    settings = {"enabled": "true", **settings}
+    return {f"APP_RATE_LIMIT_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def told(answer):
+    """How many requests a bucket holds, how many are left, and in how many seconds it is full."""
+    return tuple(int(answer.headers[name]) for name in HEADERS)
+
+
+def too_often(answer, kind):
+    """The details of a refusal, which says in its head when to come again."""
+    details = answer.refused(429, "RATE_LIMITED")
+    assert details.keys() == {"kind", "limit", "retry_after_seconds"}
+    assert details["kind"] == kind
+    assert 0 <= int(answer.headers["Retry-After"]) - details["retry_after_seconds"] <= 1
+    assert told(answer)[:2] == (details["limit"], 0)
+    return details
+
+
+async def rate_limits(api):
+    return (await api.get(RATES)).data
+
+
+# What callers are told
+
+
+async def test_every_answer_tells_how_it_stands_and_who_comes_too_often_is_told_when_to_come_again(tmp_path):
+    async with limited(tmp_path, requests_per_second=2, burst=8) as (api, _service, clock):
+        task = await api.post(TASKS, {"work_directory": "/a", "prompt": "x"})
+        assert (task.status, told(task)) == (201, (8, 7, 1))
+        for left, (method, path, status) in enumerate(
+            [
+                ("GET", TASKS, 200),
+                ("GET", "/nowhere", 404),
+                ("PUT", TASKS, 405),
+                ("OPTIONS", TASKS, 204),
+                ("GET", f"{TASKS}?limit=x", 400),
+                ("GET", "/docs", 200),
+                ("HEAD", TASKS, 200),
+            ],
+            start=1,
+        ):
+            answer = await api.call(method, path)
+            assert (answer.status, *told(answer)) == (status, 8, 7 - left, (left + 2) // 2), (method, path)
+        answer = await api.get(TASKS)
+        assert too_often(answer, "address") == {"kind": "address", "limit": 8, "retry_after_seconds": 0.5}
+        assert (answer.headers["Retry-After"], told(answer)[2]) == ("1", 4)
+        clock.now += SECOND // 2
+        assert told(await api.get(TASKS)) == (8, 0, 4)
+        too_often(await api.post(TASKS, {"work_directory": "/a", "prompt": "x"}), "address")
+        clock.now += 100 * SECOND
+        assert told(await api.get(TASKS)) == (8, 7, 1)
+        assert (await api.get(TASKS)).data["total"] == 1
+
+
+async def test_health_is_told_however_often_it_is_asked_for(tmp_path):
+    """A flood must not have the server restarted."""
+    async with limited(tmp_path, requests_per_second=1, burst=1) as (api, _service, _clock):
+        await api.get(TASKS)
+        for path in ("/health", "/health/live", "/health/ready") * 3:
+            answer = await api.get(path)
+            assert answer.status == 200
+            assert not set(HEADERS) & set(answer.headers)
+        for path in ("/healthy", "/health/nowhere/", "//health", "/metrics", "/openapi.json"):
+            answer = await api.get(path)
+            assert answer.status == (404 if path.startswith("/health/") else 429), path
+
+
+async def test_on_loopback_nobody_is_limited_unless_it_is_asked_for(tmp_path):
+    async with inside(tmp_path) as (api, _service, _):
+        answer = await api.get(TASKS)
+        assert not set(HEADERS) & set(answer.headers)
+        says = await rate_limits(api)
+        assert (says["enabled"], says["limits"], says["emptiest"]) == (False, [], [])
+        assert (says["settings"]["requests_per_second"], says["settings"]["burst"]) == (1000, 2000)
+
+
+@pytest.mark.parametrize(
+    ("host", "enabled", "in_force", "kinds"),
+    [
+        ("127.0.0.1", None, False, []),
+        ("localhost", None, False, []),
+        ("::1", False, False, []),
+        ("127.0.0.1", True, True, ["address", "key", "authentication"]),
+        ("0.0.0.0", None, True, ["address", "key", "authentication"]),
+        ("::", True, True, ["address", "key", "authentication"]),
+        ("0.0.0.0", False, False, ["authentication"]),
+    ],
+)
+def test_beyond_loopback_callers_are_limited_unless_it_is_forbidden_and_those_who_try_keys_always(
+    host, enabled, in_force, kinds
+):
+    settings = Settings(server=Server(host=host), rate_limit=RateLimit(enabled=enabled))
+    assert is_in_force(settings) == in_force
+    rates = Rates(Clock())
+    rates.adopt(settings)
+    assert [table.kind for table in rates.tables()] == kinds
+
+
+# What counts
+
+
+async def test_a_wait_and_a_stream_count_once(tmp_path):
+    async with limited(tmp_path, requests_per_second=1, burst=4) as (api, *_), api.stream("/a") as events:
+        assert told(events.response) == (4, 3, 1)
+        await api.create("/a")
+        await events.task()
+        assert told(await api.get(f"{TASKS}/next", work_path="/b", wait_seconds=0.05)) == (4, 1, 3)
+
+
+async def test_each_address_has_a_bucket_of_its_own(tmp_path):
+    async with limited(tmp_path, burst=2, requests_per_second=1) as (api, service, _clock):
+        for _ in range(2):
+            await api.get(TASKS)
+        too_often(await api.get(TASKS), "address")
+        rates = service.rates
+        assert rates.of_address("203.0.113.7", "read").remaining == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("::1", "::/64"),
+        ("a:strange:one", "a:strange:one"),
+        ("", ""),
+    ],
+)
+def test_of_ipv6_a_subscriber_counts_not_each_of_the_addresses_that_one_has(address, counted):
+    assert subscriber(address) == counted
+
+
+# What a refusal costs
+
+
+async def test_a_refusal_does_not_wait_for_the_body(tmp_path):
+    """It comes before a byte of it, and the connection ends; without a body it goes on."""
+    server = ServerProcess(tmp_path, environ=environment(requests_per_second=0.1, burst=1)).start()
+    try:
+        async with wire(server) as line:
+            for status in (200, 429, 429):
+                await line.send(text_of("GET", TASKS))
+                answer = await line.answer()
+                assert answer.status == status
+                assert "Connection" not in answer.headers
+            head = text_of("POST", TASKS, Content_Length="1000000", Content_Type="application/json")
+            await line.send(head)
+            answer = await line.answer()
+            assert answer.headers["Connection"] == "close"
+            too_often(answer, "address")
+    finally:
+        assert server.terminate() == 0
+
+
+# While the server runs
+
+
+async def test_a_rate_that_is_changed_holds_at_once(tmp_path):
+    async with inside(tmp_path) as (api, service, _):
+        clock = Clock()
+        service.rates = Rates(clock)
+        service.follow(service.rates.adopt)
+
+        async def change(**changes):
+            changes = {f"rate_limit.{name}": value for name, value in changes.items()}
+            return await api.call("PATCH", CONFIG, json={"changes": changes})
+
+        assert (await change(enabled=True, requests_per_second=1, burst=3)).status == 200
+        for left in (2, 1, 0):
+            assert told(await api.get(TASKS)) == (3, left, 3 - left)
+        too_often(await api.get(TASKS), "address")
+        clock.now += SECOND
+        answer = await change(requests_per_second=10, burst=5)
+        assert answer.status == 200
+        assert told(await api.get(TASKS)) == (5, 1, 1)  # of five three are missing, and this one
+        assert (await change(per_ip=False)).status == 200
+        assert not set(HEADERS) & set((await api.get(TASKS)).headers)
+        assert (await change(per_ip=True)).status == 200
+        assert told(await api.get(TASKS)) == (5, 4, 1)
+        assert (await change(enabled=None)).status == 200
+        assert (await rate_limits(api))["enabled"] is False
+        (fault,) = (await change(per_endpoint=["submit=50", "submit=20/40"])).faults()
+        assert fault == "changes.rate_limit.per_endpoint"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "submit", "submit=", "submit=0", "submit=1/0", "submit=0.05", "nobody=1", "submit=1e3", "submit=1/2/3", "=1"],
+)
+def test_a_rate_that_cannot_be_read_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"rate_limit\.per_endpoint|PER_ENDPOINT"):
+        settings_of(gather({}, {"APP_RATE_LIMIT_PER_ENDPOINT": wrong}, None))
+
+
+def test_the_rates_of_classes_are_read_from_a_list():
+    given = gather({}, {"APP_RATE_LIMIT_PER_ENDPOINT": "submit=50/10,read=0.25"}, None)
+    rates = settings_of(given).rate_limit.endpoint_rates
+    assert {name: (rate.per_second, rate.burst) for name, rate in rates.items()} == {
+        "submit": (50, 10),
+        "read": (0.25, 1),
+    }
+
+
+# Who tries keys
+
+
+def with_key(key):
+    return {"headers": {"Authorization": f"Bearer {key}"}}
+
+
+async def test_who_tries_keys_is_soon_not_listened_to_any_more(tmp_path):
+    """Not even with the right one, or trying would pay. What is wrong takes from a smaller bucket than all the rest."""
+    async with limited(tmp_path, KEY, failed_authentications_per_minute=3) as (api, _service, clock):
+        for left in (2, 1, 0):
+            answer = await api.call("GET", TASKS, **with_key(f"wrong {left}"))
+            answer.refused(401, "UNAUTHORIZED")
+            assert told(answer)[:2] == (3, left)
+        for key in ("wrong", KEY):
+            details = too_often(await api.call("GET", TASKS, **with_key(key)), "authentication")
+            assert details == {"kind": "authentication", "limit": 3, "retry_after_seconds": 20}
+        too_often(await api.call("GET", TASKS, headers={"X-API-Key": KEY}), "authentication")
+        (await api.get(TASKS)).refused(401, "UNAUTHORIZED")  # it shows no key at all
+        assert (await api.get("/health")).status == 200
+        clock.now += 20 * SECOND
+        assert (await api.call("GET", TASKS, **with_key(KEY))).status == 200
+
+
+async def test_a_neighbour_who_tries_keys_does_not_shut_out_those_who_were_right_before(tmp_path):
+    async with limited(tmp_path, KEY, failed_authentications_per_minute=1) as (api, service, _clock):
+        assert (await api.call("GET", TASKS, **with_key(KEY))).status == 200
+        (await api.call("GET", TASKS, **with_key("wrong"))).refused(401, "UNAUTHORIZED")
+        too_often(await api.call("GET", TASKS, **with_key("wrong")), "authentication")
+        assert (await api.call("GET", TASKS, **with_key(KEY))).status == 200
+        too_often(await api.call("GET", TASKS, headers={"X-API-Key": KEY.upper()}), "authentication")
+        for number in range(GOOD_MOST):
+            service.rates.right_credential("203.0.113.7", str(number))
+        too_often(await api.call("GET", TASKS, **with_key(KEY)), "authentication")
+
+
+def test_a_key_that_was_right_and_is_not_any_more_is_wrong():
+    rates = Rates(Clock())
+    rates.adopt(Settings(rate_limit=RateLimit(enabled=True, failed_authentications_per_minute=1)))
+    rates.right_credential("a", "key")
+    rates.wrong_credential("a", "other")
+    assert rates.before_credential("a", "key", "read") is None
+    rates.wrong_credential("a", "key")
+    assert rates.before_credential("a", "key", "read").refused_for > 0
+    assert rates.before_credential("b", "key", "read") is None
+
+
+async def test_wrong_keys_may_be_tried_without_end_if_that_is_allowed(tmp_path):
+    async with limited(tmp_path, KEY, failed_authentications_per_minute=0, burst=100) as (api, _service, _clock):
+        for _ in range(50):
+            (await api.call("GET", TASKS, **with_key("wrong"))).refused(401, "UNAUTHORIZED")
+
+
+# How it stands
+
+
+async def test_the_emptiest_buckets_are_shown_and_never_more_than_a_few(tmp_path):
+    async with limited(tmp_path, requests_per_second=1, burst=5, per_endpoint="read=0.5/2") as parts:
+        api, service, _clock = parts
+        for number in range(100):
+            for _ in range(1 + number % 3):
+                service.rates.of_address(f"203.0.113.{number}", "read")
+        for _ in range(7):
+            service.rates.of_address("203.0.113.200", "read")
+        says = await rate_limits(api)
+        assert says["enabled"] is True
+        assert says["settings"] == {
+            "requests_per_second": 1,
+            "burst": 5,
+            "per_ip": True,
+            "per_key": True,
+            "per_endpoint": {"read": {"requests_per_second": 0.5, "burst": 2}},
+            "failed_authentications_per_minute": 20,
+        }
+        limits = {it["kind"]: it for it in says["limits"]}
+        assert limits.keys() == {"address", "key", "endpoint", "authentication"}
+        assert limits["address"] == {
+            "kind": "address",
+            "endpoint_class": None,
+            "requests_per_second": 1,
+            "burst": 5,
+            "kept": 102,  # and the one who asks
+            "kept_most": 100_000,
+            "forgotten": 0,
+        }
+        assert says["refused"] == {"address": 2, "key": 0, "endpoint": 0, "authentication": 0}
+        assert says["refused_by_class"] == [{"kind": "address", "endpoint_class": "read", "requests": 2}]
+        assert len(says["emptiest"]) == 20
+        assert says["emptiest"][0] == {
+            "kind": "address",
+            "endpoint_class": None,
+            "who": "203.0.113.200",
+            "limit": 5,
+            "remaining": 0,
+            "reset_seconds": 5,
+            "retry_after_seconds": 1,
+        }
+        assert [it["remaining"] for it in says["emptiest"][1:]] == [2] * 19
+
+
+def of_limits(samples):
+    return {name: value for name, value in samples.items() if name.startswith(("rate_limit_", "requests_refused_"))}
+
+
+async def test_prometheus_is_told_who_was_refused(tmp_path):
+    async with limited(tmp_path, KEY, requests_per_second=1, burst=9, failed_authentications_per_minute=2) as parts:
+        api, _service, clock = parts
+
+        async def scraped():
+            clock.now += 1000 * SECOND
+            lines = (await api.call("GET", "/metrics", **with_key(KEY))).content.decode().splitlines()
+            return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+
+        before = await scraped()
+        for _ in range(5):
+            await api.call("GET", TASKS, **with_key("wrong"))
+        for _ in range(6):
+            await api.call("GET", TASKS)
+        after = await scraped()
+        assert of_limits(after).keys() == of_limits(before).keys()
+        gone = {name: after[name] - value for name, value in of_limits(before).items()}
+
+        def sums(kind):
+            return sum(
+                count for name, count in gone.items() if "rate_limit_refused_total{endpoint" in name and kind in name
+            )
+
+        assert (sums('kind="address"'), sums('kind="authentication"'), sums('kind="key"')) == (3, 3, 0)
+        assert gone['requests_refused_total{reason="rate_limited"}'] == 6
+        assert gone['requests_refused_total{reason="unauthorized"}'] == 2 + 3
+        assert after['rate_limit_buckets{kind="address"}'] == 1
+        assert after['rate_limit_forgotten_total{kind="address"}'] == 0
