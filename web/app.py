@@ -17,8 +17,9 @@ from aiohttp.web import (
 )
 
 from web import docs
-from web.access.limiting import STANDING, credential, endpoint_class, headers, heed, is_probe, note
-from web.access.rates import subscriber
+from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
+from web.access.keys import Admitted
+from web.access.limiting import PROBES, STANDING, Visit, headers
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
@@ -26,8 +27,8 @@ from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe
 from web.operations import told_of
 from web.route import Route, others
-from web.routes import METRICS_PATH, ROUTES
-from web.security import check_key, check_origin
+from web.routes import METRICS_PATH, ROUTES, endpoint_class
+from web.security import check_origin
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
@@ -75,15 +76,9 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
 
 async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
     """Only those who may get through; whatever goes wrong is answered in the envelope."""
-    security = service.settings.security
     try:
-        check_origin(request, security.api_key)
-        address = subscriber(request.remote or "")
-        if not is_probe(request.path):
-            heed(request, "address", service.rates.of_address(address, endpoint_class(request)))
-        if not (security.open_metrics and request.path == METRICS_PATH):
-            _identify(service, request, address)
-        response = await handler(request)
+        check_origin(request, is_open=service.door.is_open)
+        response = await _let_in(service, request, handler)
         if (
             isinstance(response, Response)
             and not response.prepared
@@ -103,19 +98,33 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
         return refusal
 
 
-def _identify(service: Service, request: Request, address: str) -> None:
-    """Who it is that asks. Raises a 401 Failure, or 429 if too many wrong keys came from there."""
-    rates, given = service.rates, credential(request)
-    if given:
-        heed(request, "authentication", rates.before_credential(address, given, endpoint_class(request)))
+async def _let_in(service: Service, request: Request, handler: Handler) -> StreamResponse:
+    """For as long as the key is in force with which they came."""
+    needs_none = is_open(request.method, request.path) or (
+        service.settings.security.open_metrics and request.path == METRICS_PATH
+    )
+    admitted = _admit(service, request, needs_none)
+    patience = asyncio.timeout(None)
     try:
-        check_key(request, service.settings.security.api_key)
-    except Failure:
-        if given:
-            note(request, rates.wrong_credential(address, given))
+        async with patience:
+            with service.door.inside(admitted, patience):
+                return await handler(request)
+    except TimeoutError:
+        if patience.expired():
+            raise no_longer_in_force() from None
         raise
-    if given:
-        rates.right_credential(address, given)
+
+
+def _admit(service: Service, request: Request, needs_none: bool) -> Admitted:
+    """Who comes in, unless too often."""
+    if request.path in PROBES:
+        return OPEN
+    visit = Visit(service.rates, request, endpoint_class(request))
+    visit.arrive()
+    door = service.door
+    admitted = OPEN if needs_none else visit.admit(door.shown(request), partial(door.admit, request))
+    visit.identify(admitted.caller.name)
+    return admitted
 
 
 async def _mark(request: Request, response: StreamResponse) -> None:
@@ -156,6 +165,7 @@ def _handler(service: Service, route: Route) -> Handler:
 
     async def handle(request: Request) -> StreamResponse:
         asked: Any
+        check_scope(route.scope)
         choose(request, offered)
         known = route.about(request)
         if route.is_read:

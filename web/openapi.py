@@ -8,9 +8,10 @@ from http import HTTPStatus
 
 import attrs
 
-from dispatcher.fields import TASK_ID
+from dispatcher.fields import KEY_NAME, TASK_ID
 from web import envelopes
-from web.access.limiting import is_probe
+from web.access.door import is_open
+from web.access.limiting import PROBES
 from web.answers import REQUEST_ID
 from web.bodies import Path
 from web.envelopes import TEXT
@@ -22,7 +23,6 @@ from web.operations import EVENTS, JSON, TAGS, Link, Operation, told_of
 from web.refusals import REFUSALS
 from web.route import Handle, Route, by_path
 from web.schemas import Schema, Schemas
-from web.security import is_open
 
 _ALWAYS = (
     *("VALIDATION_ERROR", "MALFORMED_REQUEST", "FORBIDDEN", "NOT_ACCEPTABLE", "EXPECTATION_FAILED"),
@@ -33,6 +33,7 @@ _RATE_LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 _WITH_KEY = ("UNAUTHORIZED", "DATABASE_ERROR", "UNAVAILABLE", "TIMEOUT")
 _WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _SENTENCE = re.compile(r"(.*?)[.;:?](\s|$)", re.DOTALL)
+_PATTERNS = {"task_id": TASK_ID.pattern, "name": KEY_NAME.pattern}
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
 DESCRIPTION = """A durable task queue for coding agents and those who run them.
@@ -128,7 +129,7 @@ def _operation(route: Route, names: Mapping[Route, str], schemas: Schemas) -> Sc
     told = told_of(route.handler)
     about = inspect.cleandoc(route.handler.__doc__ or "").replace("\n", " ")
     first = _SENTENCE.match(about)
-    is_public = is_open(route.path)
+    is_public = is_open(route.method, route.path)
     described: Schema = {
         "operationId": names[route],
         "summary": first[1] if first else about,
@@ -148,7 +149,7 @@ def _operation(route: Route, names: Mapping[Route, str], schemas: Schemas) -> Sc
 
 def _parameters(route: Route, told: Operation, schemas: Schemas) -> Iterable[Schema]:
     for name in _VARIABLE.findall(route.path):
-        schema = {"type": "string", "pattern": f"^{TASK_ID.pattern}$"}
+        schema = {"type": "string", "pattern": f"^{_PATTERNS[name]}$"}
         example = {"example": PARAMETERS[name]} if name in PARAMETERS else {}
         yield {"name": name, "in": "path", "required": True, "schema": schema, **example}
     if route.about is by_path:
@@ -188,7 +189,7 @@ def _responses(route: Route, told: Operation, schemas: Schemas, is_public: bool)
     responses = {str(status): _success(status, route, told, schemas) for status in statuses}
     refusals: dict[int, list[str]] = defaultdict(list)
     common = (*_ALWAYS, *(() if is_public else _WITH_KEY), *(() if route.is_read else _WITH_BODY))
-    often = () if is_probe(route.path) else ("RATE_LIMITED",)
+    often = () if route.path in PROBES else ("RATE_LIMITED",)
     for name in (*common, *often, *told.refuses):
         refusals[REFUSALS[name].status].append(name)
     return responses | {
@@ -203,7 +204,7 @@ def _together(names: Iterable[str]) -> str:
 
 
 def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Schema:
-    limits = () if is_probe(route.path) else _RATE_LIMITS
+    limits = () if route.path in PROBES else _RATE_LIMITS
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (*_COMMON, *limits, *told.gives)}
     if status in (204, 304):
         return {"description": HTTPStatus(status).phrase, "headers": headers}

@@ -1,20 +1,23 @@
 """Who comes too often is told so, and when to come again; whoever keeps to the rate never notices."""
 
+import json
 from contextlib import asynccontextmanager
 
 import pytest
 
 from tests.conftest import ServerProcess
-from tests.web.conftest import TASKS, text_of, wire
+from tests.web.conftest import TASKS, text_of, until, wire
 from tests.web.inside import inside
 from tests.web.test_buckets import Clock
 from web.access.buckets import SECOND
 from web.access.rates import GOOD_MOST, Rates, is_in_force, subscriber
-from web.settings import RateLimit, Server, Settings
+from web.routes import ROUTES
+from web.settings import ENDPOINT_CLASSES, RateLimit, Server, Settings
 from web.sources import gather, settings_of
 
 KEY = "correct-horse-battery-staple"
 CONFIG, RATES = "/api/v1/config", "/api/v1/rate-limits"
+KEYS, SESSION = "/api/v1/keys", "/api/v1/session"
 HEADERS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 
 
@@ -94,8 +97,7 @@ async def test_health_is_told_however_often_it_is_asked_for(tmp_path):
             assert answer.status == 200
             assert not set(HEADERS) & set(answer.headers)
         for path in ("/healthy", "/health/nowhere/", "//health", "/metrics", "/openapi.json"):
-            answer = await api.get(path)
-            assert answer.status == (404 if path.startswith("/health/") else 429), path
+            too_often(await api.get(path), "address")
 
 
 async def test_on_loopback_nobody_is_limited_unless_it_is_asked_for(tmp_path):
@@ -219,6 +221,24 @@ async def test_a_rate_that_is_changed_holds_at_once(tmp_path):
         assert fault == "changes.rate_limit.per_endpoint"
 
 
+async def test_a_rate_that_is_changed_at_one_of_two_servers_holds_at_both_and_each_counts_by_itself(here, there):
+    changes = {"rate_limit.enabled": True, "rate_limit.requests_per_second": 0.1, "rate_limit.burst": 500}
+    assert (await here.call("PATCH", CONFIG, json={"changes": changes})).status == 200
+    try:
+
+        async def heard():
+            return (await there.get(TASKS)).headers.get("RateLimit-Limit") == "500"
+
+        await until(heard)
+        for _ in range(20):
+            await there.get(TASKS)
+        limit, remaining, _ = told(await here.get(TASKS))
+        assert (limit, 500 - remaining) == (500, 1)
+        assert 500 - told(await there.get(TASKS))[1] >= 22
+    finally:
+        assert (await here.call("PATCH", CONFIG, json={"changes": {"rate_limit.enabled": None}})).status == 200
+
+
 @pytest.mark.parametrize(
     "wrong",
     ["", "submit", "submit=", "submit=0", "submit=1/0", "submit=0.05", "nobody=1", "submit=1e3", "submit=1/2/3", "=1"],
@@ -288,6 +308,86 @@ async def test_wrong_keys_may_be_tried_without_end_if_that_is_allowed(tmp_path):
     async with limited(tmp_path, KEY, failed_authentications_per_minute=0, burst=100) as (api, _service, _clock):
         for _ in range(50):
             (await api.call("GET", TASKS, **with_key("wrong"))).refused(401, "UNAUTHORIZED")
+
+
+async def test_keys_tried_at_the_login_of_browsers_and_in_cookies_count_too(tmp_path):
+    async with limited(tmp_path, KEY, failed_authentications_per_minute=4) as (api, _service, _clock):
+        opened = await api.post(SESSION, {"key": KEY})
+        cookie = opened.headers["Set-Cookie"].partition(";")[0].replace('"', "")
+        api.session.cookie_jar.clear()
+        forged = cookie[:-1] + ("0" if cookie[-1] != "0" else "1")
+        name, ends, signature = cookie.partition("=")[2].split(".")
+        ended = f"{cookie.partition('=')[0]}={name}.{int(ends) - 10**12}.{signature}"
+        (await api.post(SESSION, {"key": "wrong"})).refused(401, "UNAUTHORIZED")
+        (await api.call("GET", TASKS, headers={"Cookie": forged})).refused(401, "UNAUTHORIZED")
+        for _ in range(5):  # which browsers send by themselves
+            (await api.call("GET", TASKS, headers={"Cookie": ended})).refused(401, "UNAUTHORIZED")
+        (await api.call("GET", TASKS, **with_key("wrong"))).refused(401, "UNAUTHORIZED")
+        (await api.post(SESSION, {"key": "wrong"})).refused(401, "UNAUTHORIZED")
+        too_often(await api.post(SESSION, {"key": "wrong"}), "authentication")
+        too_often(await api.call("GET", TASKS, headers={"Cookie": cookie}), "authentication")
+        assert (await api.post(SESSION, {"key": KEY})).status == 201  # it was right before
+
+
+# By key and class of endpoint
+
+
+async def made(api, name, *scopes):
+    """What to send with the requests of a new key."""
+    body = json.dumps({"name": name, "scopes": scopes})
+    headers = {**with_key(KEY)["headers"], "Content-Type": "application/json"}
+    return with_key((await api.call("POST", KEYS, data=body, headers=headers)).data["key"])
+
+
+async def test_each_key_has_a_bucket_of_its_own_wherever_it_comes_from(tmp_path):
+    async with limited(tmp_path, KEY, requests_per_second=1, burst=4, per_ip="false") as (api, service, clock):
+        ann, bob = await made(api, "ann", "read"), await made(api, "bob", "read")
+        clock.now += 100 * SECOND
+        for left in (3, 2, 1, 0):
+            assert told(await api.call("GET", TASKS, **ann)) == (4, left, 4 - left)
+        details = too_often(await api.call("GET", TASKS, **ann), "key")
+        assert details == {"kind": "key", "limit": 4, "retry_after_seconds": 1}
+        assert told(await api.call("GET", TASKS, **bob))[:2] == (4, 3)
+        assert (await api.call("GET", "/docs", **ann)).status == 200  # no key is looked at
+        (await api.call("POST", TASKS, **bob)).refused(403, "FORBIDDEN")
+        says = (await api.call("GET", RATES, **with_key(KEY))).data
+        assert says["refused_by_class"] == [{"kind": "key", "endpoint_class": "read", "requests": 1}]
+        assert [(it["who"], it["remaining"]) for it in says["emptiest"]] == [("ann", 0), ("bob", 2), ("api_key", 3)]
+        (await api.call("GET", RATES, **bob)).refused(403, "FORBIDDEN")
+        assert service.rates.refused["key", "read"] == 1
+
+
+async def test_a_class_of_endpoints_has_a_rate_of_its_own_for_each_key(tmp_path):
+    async with limited(tmp_path, KEY, per_endpoint="submit=1/2,open=1/1,admin=50") as (api, _service, clock):
+        ann = await made(api, "ann", "submit", "read")
+        bob = await made(api, "bob", "submit", "read")
+
+        async def submit(key):
+            headers = {**key["headers"], "Content-Type": "application/json"}
+            return await api.call("POST", TASKS, data=b'{"work_directory": "/a", "prompt": "x"}', headers=headers)
+
+        assert [told(await submit(ann))[:2] for _ in range(2)] == [(2, 1), (2, 0)]
+        assert too_often(await submit(ann), "endpoint")["limit"] == 2
+        assert told(await api.call("GET", TASKS, **ann))[0] == 2000
+        assert (await submit(bob)).status == 201
+        assert (await api.get("/openapi.json")).status == 200
+        too_often(await api.get("/openapi.json"), "endpoint")
+        clock.now += SECOND
+        assert (await submit(ann)).status == 201
+        says = (await api.call("GET", RATES, **with_key(KEY))).data
+        assert {(it["kind"], it["endpoint_class"]) for it in says["limits"]} == {
+            *(("address", None), ("key", None), ("authentication", None)),
+            *(("endpoint", "submit"), ("endpoint", "open"), ("endpoint", "admin")),
+        }
+        assert {(it["kind"], it["endpoint_class"], it["who"]) for it in says["emptiest"]} >= {
+            ("endpoint", "submit", "ann"),
+            ("endpoint", "admin", "api_key"),
+        }
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_is_of_a_class_that_can_be_given_a_rate(route):
+    assert (route.scope or "open") in ENDPOINT_CLASSES
 
 
 # How it stands

@@ -1,1 +1,1 @@
-"""Who is let in, from where, and how often."""
+"""Who is let in, how often, and how much of all there is they see."""
