@@ -141,6 +141,8 @@ async def _expect(request: Request) -> StreamResponse | None:
         if request.headers["Expect"].lower() != "100-continue":
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
+        if request.path not in PROBES:
+            Visit(service.rates, request, endpoint_class(request)).arrive()
     except Failure as failure:
         witness(service, request, name_of(request), failure.status, 0)
         return failed(failure, service.clock())

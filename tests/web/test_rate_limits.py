@@ -9,6 +9,7 @@ from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, text_of, until, wire
 from tests.web.inside import inside
 from tests.web.test_buckets import Clock
+from tests.web.test_openapi import validator
 from web.access.buckets import SECOND
 from web.access.rates import GOOD_MOST, Rates, is_in_force, subscriber
 from web.routes import ROUTES
@@ -18,6 +19,7 @@ from web.sources import gather, settings_of
 KEY = "correct-horse-battery-staple"
 CONFIG, RATES = "/api/v1/config", "/api/v1/rate-limits"
 KEYS, SESSION = "/api/v1/keys", "/api/v1/session"
+REFUSED = validator({"$ref": "#/components/schemas/Refused_RATE_LIMITED"})
 HEADERS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 
 
@@ -49,6 +51,7 @@ def too_often(answer, kind):
     assert details["kind"] == kind
     assert 0 <= int(answer.headers["Retry-After"]) - details["retry_after_seconds"] <= 1
     assert told(answer)[:2] == (details["limit"], 0)
+    assert REFUSED.is_valid(answer.json)
     return details
 
 
@@ -168,6 +171,13 @@ def test_of_ipv6_a_subscriber_counts_not_each_of_the_addresses_that_one_has(addr
     assert subscriber(address) == counted
 
 
+async def test_who_asks_before_sending_a_body_is_counted_once(tmp_path):
+    async with limited(tmp_path, requests_per_second=1, burst=3) as (api, _service, _clock):
+        body = b'{"work_directory": "/a", "prompt": "x"}'
+        answer = await api.call("POST", TASKS, data=body, expect100=True, headers={"Content-Type": "application/json"})
+        assert (answer.status, *told(answer)[:2]) == (201, 3, 2)
+
+
 # What a refusal costs
 
 
@@ -186,6 +196,10 @@ async def test_a_refusal_does_not_wait_for_the_body(tmp_path):
             answer = await line.answer()
             assert answer.headers["Connection"] == "close"
             too_often(answer, "address")
+        async with wire(server) as line:
+            body = {"Content_Length": "10", "Content_Type": "application/json"}
+            await line.send(text_of("POST", TASKS, **body, Expect="100-continue"))
+            too_often(await line.answer(), "address")  # it was not told to go on
     finally:
         assert server.terminate() == 0
 

@@ -33,8 +33,9 @@ class Visit:
         self._address = subscriber(request.remote or "")
 
     def arrive(self) -> None:
-        """Nothing is known yet but the address."""
-        self._heed("address", self._rates.of_address(self._address, self._class))
+        """Nothing is known yet but the address. It counts once, also of those who ask before they send a body."""
+        if STANDING not in self._request:
+            self._heed("address", self._rates.of_address(self._address, self._class))
 
     def admit(self, shown: str, look: Callable[[], T]) -> T:
         """What `look` finds for the credential that is shown; empty: none is. A 401 Failure of it counts."""
