@@ -299,6 +299,10 @@ class Client(Session):
         limits: Json = (await self.data("GET", "limits"))["limits"]
         return limits
 
+    async def rate_limits(self) -> Json:
+        """How often callers may come, how many were refused, and whose buckets are the emptiest."""
+        return await self.data("GET", "rate-limits")
+
     async def workers(self) -> JsonList:
         """Who was seen in the last hour: `{worker_id, work_directories, working, last_seen_at, connection}` each."""
         workers: JsonList = (await self.data("GET", "workers"))["workers"]

@@ -45,6 +45,9 @@ async def test_a_worker_that_comes_too_often_waits_and_does_its_work_all_the_sam
             pass  # it is paced by the server
         worker.stop()
         assert await running == 0
+        says = await patiently(other.rate_limits)
+        assert (says["enabled"], says["settings"]["burst"]) == (True, 3)
+        assert says["refused"]["address"] >= 1
     told = [facts["pause_seconds"] for event, facts in notices if event in ("retrying", "reconnecting")]
     assert told
     assert all(pause >= 1.2 for pause in told)  # what the server said, and a bit of chance
