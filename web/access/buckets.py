@@ -66,6 +66,10 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._light) + len(self._heavy)
 
+    def __contains__(self, name: str) -> bool:
+        """Perhaps something is missing from it."""
+        return name in self._light or name in self._heavy
+
     def draw(self, name: str) -> Standing:
         """Take a token, if there is one."""
         return self._draw(name, self._interval)

@@ -4,7 +4,7 @@ alone."""
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from ipaddress import IPv6Address, IPv6Network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal, NamedTuple, get_args
 
 from web.access.buckets import Buckets, Rate, Standing
@@ -15,7 +15,8 @@ Kind = Literal["address", "key", "endpoint", "authentication"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GOOD_MOST = 10_000  # credentials that were right, each with its address; beyond, the oldest is forgotten
-IPV6_SHARED_BITS = 64  # what one subscriber has at least
+SHARED_BYTES = 8  # of an IPv6 address: all that begin so are at least one subscriber's
+IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class Table(NamedTuple):
@@ -73,7 +74,9 @@ class Rates:
 
     def before_credential(self, address: str, credential: str, endpoint_class: str) -> Standing | None:
         """Nothing is drawn yet."""
-        if self._failures is None or not (standing := self._failures.look(address)).refused_for:
+        if self._failures is None or address not in self._failures:  # as nearly always
+            return None
+        if not (standing := self._failures.look(address)).refused_for:
             return None
         if hash((address, credential)) in self._good:
             return None
@@ -124,9 +127,9 @@ def subscriber(address: str) -> str:
     if ":" not in address:
         return address
     try:
-        parsed = IPv6Address(address.partition("%")[0])
-    except ValueError:
+        packed = inet_pton(AF_INET6, address.partition("%")[0])
+    except OSError:
         return address
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(IPv6Network((parsed, IPV6_SHARED_BITS), strict=False))
+    if packed.startswith(IPV4_MAPPED):
+        return inet_ntop(AF_INET, packed[len(IPV4_MAPPED) :])
+    return inet_ntop(AF_INET6, packed[:SHARED_BYTES].ljust(16, b"\0")) + f"/{SHARED_BYTES * 8}"
