@@ -149,8 +149,13 @@ def test_every_setting_knows_where_it_stands():
     assert [key for key, setting in SETTINGS.items() if setting.secret] == ["security.api_key", "webhooks.secret"]
     nulls = [key for key, setting in SETTINGS.items() if setting.may_be_null]
     assert nulls == [
-        *("security.api_key", "security.initial_key_file", "rate_limit.enabled", "logging.format", "logging.file"),
-        *("webhooks.url", "webhooks.secret"),
+        "security.api_key",
+        "security.initial_key_file",
+        "rate_limit.enabled",
+        "logging.format",
+        "logging.file",
+        "webhooks.url",
+        "webhooks.secret",
     ]
     assert START.origin(LEVEL).name == "--log-level"
     assert START.origin(MOST).name == "APP_TASK_MAX_CONCURRENT_TASKS"
