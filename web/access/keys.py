@@ -51,15 +51,12 @@ class Keys:
         self._used: dict[str, int] = {}  # since the record was told
         self._present: dict[str, dict[asyncio.Timeout, Job]] = {}  # whom a key has let in, and who is still here
         self._revoking: set[Job] = set()  # they stay until they have been answered, should it be their own key
-        self.has_had_admin = bool(self._fixed)  # there is a key that may make others, or there was one
-
-    @property
-    def any(self) -> bool:
-        return bool(self._admitted)
+        self.has_had_any = self.has_had_admin = bool(self._fixed)  # there is a key, or was one; that may make others
 
     async def load(self) -> None:
         """Go by what is on record now; whoever came in with a key that is no more is sent away. Raises RecordFailed."""
         keys = await self._keyring.keys()
+        self.has_had_any = bool(self._fixed or keys)
         self.has_had_admin = bool(self._fixed) or any("admin" in key.scopes for key in keys)
         self._named = {key.name: key for key in keys if key.revoked_at is None}
         self._admitted = {key.digest: _admitted(key) for key in self._named.values()} | self._fixed
