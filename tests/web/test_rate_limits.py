@@ -341,6 +341,8 @@ async def test_keys_tried_at_the_login_of_browsers_and_in_cookies_count_too(tmp_
         ended = f"{cookie.partition('=')[0]}={name}.{int(ends) - 10**12}.{signature}"
         (await api.post(SESSION, {"key": "wrong"})).refused(401, "UNAUTHORIZED")
         (await api.call("GET", TASKS, headers={"Cookie": forged})).refused(401, "UNAUTHORIZED")
+        for _ in range(5):  # it is right, but may be sent by a page of somebody else's
+            (await api.call("POST", TASKS, data=b"{}", headers={"Cookie": cookie})).refused(403, "FORBIDDEN")
         for _ in range(5):  # which browsers send by themselves
             (await api.call("GET", TASKS, headers={"Cookie": ended})).refused(401, "UNAUTHORIZED")
         (await api.call("GET", TASKS, **with_key("wrong"))).refused(401, "UNAUTHORIZED")
@@ -376,6 +378,20 @@ async def test_each_key_has_a_bucket_of_its_own_wherever_it_comes_from(tmp_path)
         assert [(it["who"], it["remaining"]) for it in says["emptiest"]] == [("ann", 0), ("bob", 2), ("api_key", 3)]
         (await api.call("GET", RATES, **bob)).refused(403, "FORBIDDEN")
         assert service.rates.refused["key", "read"] == 1
+
+
+async def test_callers_are_told_of_the_tightest_of_their_buckets(tmp_path):
+    async with limited(tmp_path, KEY, requests_per_second=1, burst=9, per_endpoint="read=1/3") as (api, _, clock):
+        ann, bob = await made(api, "ann", "read", "work"), await made(api, "bob", "read")
+        clock.now += 100 * SECOND
+        assert told(await api.call("GET", TASKS, **ann))[:2] == (3, 2)  # of the class
+        assert told(await api.call("GET", f"{TASKS}/next?work_path=/a", **ann))[:2] == (
+            9,
+            7,
+        )  # of the key, as of the address
+        for _ in range(3):
+            await api.call("GET", TASKS, **bob)
+        assert told(await api.call("GET", f"{TASKS}/next?work_path=/a", **ann))[:2] == (9, 3)  # of the address
 
 
 async def test_a_class_of_endpoints_has_a_rate_of_its_own_for_each_key(tmp_path):
