@@ -148,7 +148,7 @@ _CLASSES = {(route.method, route.path): route.scope or "open" for route in ROUTE
 
 
 def endpoint_class(request: Request) -> str:
-    """One of settings.ENDPOINT_CLASSES: the scope that a key must have for it, `open` if any will do or none."""
+    """One of rate_settings.ENDPOINT_CLASSES: the scope that a key must have for it, `open` if any will do or none."""
     match = request.match_info.route
     method = "GET" if match.method == "HEAD" else match.method
     return _CLASSES.get((method, match.resource.canonical), "open") if match.resource else "open"

@@ -18,8 +18,9 @@ from dispatcher import fields
 from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
+from web.access.rate_settings import ENDPOINT_RATE, endpoint_rate
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many
-from web.settings import ENDPOINT_RATE, LEVELS, SETTINGS, endpoint_rate, level, webhook_url
+from web.settings import LEVELS, SETTINGS, level, webhook_url
 
 Schema = dict[str, Any]
 

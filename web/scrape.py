@@ -8,11 +8,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from web.access.calling import caller
+from web.access.rate_settings import ENDPOINT_CLASSES
 from web.access.rates import KINDS, Rates
 from web.answers import Failure
 from web.bodies import Nothing
 from web.service import Service
-from web.settings import ENDPOINT_CLASSES
 
 
 async def scrape(service: Service, asked: Nothing, request: Request) -> Response:

@@ -13,9 +13,10 @@ from tests.web.inside import inside
 from tests.web.test_buckets import Clock
 from tests.web.test_openapi import validator
 from web.access.buckets import SECOND
+from web.access.rate_settings import ENDPOINT_CLASSES, RateLimit
 from web.access.rates import GOOD_MOST, Rates, is_in_force, subscriber
 from web.routes import ROUTES
-from web.settings import ENDPOINT_CLASSES, RateLimit, Server, Settings
+from web.settings import Server, Settings
 from web.sources import gather, settings_of
 
 KEY = "correct-horse-battery-staple"
