@@ -14,6 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from web import settings
+from web.access.rates import subscriber
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 
 LINE_BYTES_MAX = 8190  # of what the first line of a request asks for, and of each of its headers
@@ -37,7 +38,7 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        address = peer[0] if isinstance(peer, tuple) else ""
+        address = subscriber(peer[0]) if isinstance(peer, tuple) else ""
         if self._room.enter(address):
             self._address = address
             super().connection_made(transport)

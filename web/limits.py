@@ -13,6 +13,8 @@ from dispatcher.decisions.creation import IDEMPOTENCY_HOURS
 from dispatcher.decisions.logs import LOG_BYTES_MAX, LOG_LINES_MAX
 from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
 from dispatcher.mailbox import MAILBOX_MAX
+from web.access.buckets import HEAVY_MOST, LIGHT_MOST
+from web.access.rates import is_in_force
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, EventsQuery, Logs, Many, Nothing, Stream
 from web.briefing import RESULTS_BYTES_MAX
@@ -84,6 +86,7 @@ FIXED: Mapping[str, float] = {
     "streams_of_a_kind": STREAMS_MAX,
     "values_per_body": VALUES_MAX,
     "bytes_of_bodies": HELD_BYTES_MAX,
+    "rate_limit_buckets_of_a_kind": LIGHT_MOST + HEAVY_MOST,
 }
 
 # By settings; 0 for none.
@@ -94,6 +97,8 @@ CONFIGURED: Mapping[str, Callable[[Settings], float]] = {
     "connections_per_address": lambda settings: settings.server.max_connections_per_address,
     "streams_per_key": lambda settings: settings.server.max_streams_per_key,
     "database_timeout_seconds": lambda settings: settings.database.timeout_seconds,
+    "requests_per_second": lambda settings: settings.rate_limit.requests_per_second if is_in_force(settings) else 0,
+    "requests_at_once": lambda settings: settings.rate_limit.burst if is_in_force(settings) else 0,
     "max_concurrent_tasks": lambda settings: settings.task.max_concurrent_tasks,
 }
 

@@ -20,6 +20,7 @@ from dispatcher.presence import Presence
 from dispatcher.record import Record
 from web.access.calling import caller
 from web.access.door import Door
+from web.access.rates import Rates
 from web.access.seen import Seen
 from web.answers import RETRY_AFTER_SECONDS, Failure
 from web.configuration import Configuration
@@ -50,6 +51,7 @@ class Service:
     log: Log
     metrics: Metrics
     pulse: Pulse
+    rates: Rates = field(factory=Rates)
     intake: Intake = field(factory=Intake, init=False)
     looks: Looks = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
@@ -66,6 +68,7 @@ class Service:
         self.started_at = self.clock()
         self.looks = Looks(self.whole_record, self.medium, self.clock)
         self.idle.set()
+        self.follow(self.rates.adopt)
 
     @property
     def settings(self) -> Settings:

@@ -99,6 +99,7 @@ ELSEWHERE = {
     *("request_line_bytes", "log_lines_per_task", "skipped_tasks_named", "changes_of_settings_waiting"),
     *("connections", "connections_per_address", "streams_per_key", "values_per_body", "bytes_of_bodies"),
     *("streams_of_a_kind", "log_bytes_per_task", "offset_of_a_search"),
+    *("requests_per_second", "requests_at_once", "rate_limit_buckets_of_a_kind"),
 }
 
 

@@ -134,6 +134,7 @@ async def test_keys_survive_the_server(tmp_path, own_record):
         ({"name": "k", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"name": "k", "scopes": ["read"], "expires_at": "tomorrow"}, "expires_at"),
         ({"name": "k", "scopes": ["read"], "key": "mine"}, "key"),
+        ({"name": "k", "scopes": ["admin"], "work_directories": ["/srv/*"]}, "work_directories"),
     ],
 )
 async def test_a_key_that_breaks_a_rule_is_not_made(admin, body, field):
@@ -258,6 +259,17 @@ async def test_lists_and_counts_show_only_what_is_theirs(theirs, admin, director
     assert (await admin.get("/api/v1/statistics")).data["total"] > 2
     steered = (await theirs.post(f"{TASKS}/cancel", {"filter": {}, "all": True})).data
     assert (steered["matched"], steered["changed"]) == (2, 2)
+
+
+async def test_what_tells_of_everything_is_not_for_a_key_that_is_not_for_all(theirs):
+    (await theirs.get("/metrics")).refused(403, "FORBIDDEN")
+
+
+async def test_who_may_not_claim_the_next_task_there_has_not_reported_either(theirs, directory):
+    task = await theirs.claimed(directory)
+    (await theirs.tell(task, "complete", claim_next={"work_directory": NEVER})).refused(403, "FORBIDDEN")
+    assert await theirs.status(task) == "working"
+    assert (await theirs.tell(task, "complete")).status == 200
 
 
 async def test_workers_are_shown_as_far_as_they_work_here(theirs, admin, directory):
@@ -468,3 +480,21 @@ async def test_the_door_is_open_until_there_is_a_key_that_may_make_others(tmp_pa
     async with connected(server) as anyone:
         (await anyone.get(TASKS)).refused(401, "UNAUTHORIZED")
     assert server.terminate() == 0
+
+
+@pytest.mark.once
+async def test_a_key_that_another_server_has_just_made_opens_at_once(cluster, tmp_path):
+    """Each time, although nobody waits until the other has heard of it."""
+    name = cluster.create_database()
+    environ = {"API_SECRET_KEY": ADMIN}
+    servers = [ServerProcess(tmp_path / part, environ=environ, record=cluster.url(name)) for part in ("a", "b")]
+    for server in servers:
+        server.database.parent.mkdir()
+        server.start()
+    async with connected(servers[0], Authorization=f"Bearer {ADMIN}") as admin, connected(servers[1]) as there:
+        for number in range(30):
+            key = (await made(admin, f"k{number}", "read"))["key"]
+            assert (await there.call("GET", TASKS, headers={"X-API-Key": key})).status == 200
+    for server in servers:
+        assert server.terminate() == 0
+    cluster.drop_database(name)
