@@ -1,16 +1,23 @@
 #!/usr/bin/env python3
 """Does the server do what its description says, whatever it is asked?
 
-    scripts/fuzz.py [--cases 300] [--chains 60] [--seed N]
+    scripts/fuzz.py [--cases 300] [--chains 60] [--decoders 120] [--seed N]
 
 Schemathesis makes requests of /openapi.json, right ones and wrong ones, and follows the links from one operation to the
 next; a real server on a new database in a temporary directory answers, and every answer is held against the
 description. With 300 cases for each operation that are about ten thousand requests, in five to ten minutes; then it
-goes on along the links alone for as many seconds as `--chains` says. The exit status is 1 if anything was wrong.
+goes on along the links alone for as many seconds as `--chains` says.
+
+Before that Hypothesis gives each of our decoders (tests/web/decoding.py) noise, documents and spoilt documents, for as
+many seconds as `--decoders` says, of which each decoder gets its part: they may refuse, and nothing else. The exit
+status is 1 if anything was wrong. With --cases 0 the decoders are all.
 """
 
 import argparse
 import sys
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -30,8 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=300, help="at most so many for each operation and phase (300)")
     parser.add_argument("--chains", type=int, default=60, help="seconds for more chains of operations (60; at least 1)")
+    parser.add_argument("--decoders", type=int, default=120, help="seconds for the decoders (120)")
     parser.add_argument("--seed", type=int, default=Random().randrange(2**32), help="of the random choices")
     asked = parser.parse_args()
+    wrong = fuzz_decoders(asked.decoders, asked.seed)
+    if not asked.cases:
+        sys.exit(bool(wrong))
     with TemporaryDirectory() as folder:
         workspace = Path(folder) / "fuzz"
         workspace.mkdir()
@@ -45,7 +56,36 @@ def main() -> None:
             server.terminate()
         print(all_phases.stdout, chains.stdout, sep="\n")
         print(server.log.read_text(), file=sys.stderr)
-    sys.exit(all_phases.returncode or chains.returncode)
+    sys.exit(bool(wrong or all_phases.returncode or chains.returncode))
+
+
+def fuzz_decoders(seconds: float, chance: int) -> int:
+    """How many of the decoders did what they must not. Each goes on until it does, or its time is over."""
+    from hypothesis import HealthCheck, given, seed, settings
+    from hypothesis import strategies as st
+
+    from tests.web.decoding import DECODERS, FORMS, in_time
+
+    wrong = 0
+    for name, decoder in DECODERS.items():
+        cases, slowest, until = 0, 0.0, time.monotonic() + seconds / len(DECODERS)
+
+        @given(st.sampled_from(sorted(FORMS)).flatmap(FORMS.__getitem__))
+        def try_it(content: bytes, decoder: Callable[[bytes], None] = decoder) -> None:
+            nonlocal cases, slowest
+            cases, slowest = cases + 1, max(slowest, in_time(decoder, content))
+
+        told, turn = "nothing wrong", 0
+        while time.monotonic() < until:
+            options = settings(max_examples=200, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+            try:
+                seed(chance + turn)(options(try_it))()
+            except Exception:
+                wrong, told = wrong + 1, traceback.format_exc()
+                break
+            turn += 1
+        print(f"{name:8} {cases:7} cases, the slowest took {1000 * slowest:.1f} ms: {told}", flush=True)
+    return wrong
 
 
 if __name__ == "__main__":

@@ -65,9 +65,10 @@ class BodyLimit(TypedDict):
 
 
 class TooOften(TypedDict):
-    """Which of the caller's buckets is empty, and how many requests a full one allows at once."""
+    """Which of the caller's buckets is empty, and how many requests a full one allows at once; or how many streams one
+    key may have open."""
 
-    kind: Literal["address", "key", "endpoint", "authentication"]
+    kind: Literal["address", "key", "endpoint", "authentication", "streams"]
     limit: int
     retry_after_seconds: float
 
@@ -166,7 +167,8 @@ REFUSALS: Mapping[str, Refusal] = {
     "FILTER_TOO_WIDE": Refusal(422, "The filter leaves nothing out, and `all` does not say that this is meant"),
     "RATE_LIMITED": Refusal(
         429,
-        "Too many requests from this address, with this key or of this kind, or too many wrong keys from this address",
+        "Too many requests from this address, with this key or of this kind, too many wrong keys from this address, or "
+        "too many streams with this key",
         TooOften,
         {"kind": "address", "limit": 2000, "retry_after_seconds": 0.25},
         ["Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"],

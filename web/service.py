@@ -141,8 +141,9 @@ class Service:
             return
         most = self.settings.server.max_streams_per_key
         if self.streams_of_keys[key] >= most:
-            retry = {"Retry-After": RETRY_AFTER_SECONDS}
-            raise Failure(429, "RATE_LIMITED", f"{most} streams are open with this key", {"limit": most}, retry)
+            details = {"kind": "streams", "limit": most, "retry_after_seconds": float(RETRY_AFTER_SECONDS)}
+            message, retry = f"{most} streams are open with this key", {"Retry-After": RETRY_AFTER_SECONDS}
+            raise Failure(429, "RATE_LIMITED", message, details, retry)
         self.streams_of_keys[key] += 1
         try:
             yield

@@ -234,7 +234,7 @@ async def test_the_streams_of_one_key_do_not_take_those_of_another(tmp_path):
             key = (await api.post("/api/v1/keys", {"name": "other", "scopes": ["work"]})).data["key"]
             async with api.stream("/a"), api.stream("/b"):
                 refused = await api.get(f"{TASKS}/stream", work_path="/c")
-                assert refused.refused(429, "RATE_LIMITED") == {"limit": 2}
+                assert refused.refused(429, "RATE_LIMITED") == {"kind": "streams", "limit": 2, "retry_after_seconds": 1}
                 assert int(refused.headers["Retry-After"]) >= 1
                 async with connected(server, Authorization=f"Bearer {key}") as other, other.stream("/c"):
                     pass
