@@ -124,8 +124,7 @@ async def _admit(service: Service, request: Request, needs_none: bool) -> Admitt
     door = service.door
     admitted = OPEN
     if not needs_none:
-        await door.look_up(request)
-        admitted = visit.admit(door.shown(request), partial(door.admit, request))
+        admitted = await visit.admit(door.shown(request), partial(door.admit, request))
     visit.identify(admitted.caller.name)
     return admitted
 

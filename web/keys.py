@@ -89,7 +89,7 @@ async def open_(service: Service, asked: Credential, request: Request) -> Respon
     """Open a session for a browser: the answer sets a cookie, which stands for the key."""
     now = service.clock()
     visit = Visit(service.rates, request, "open")
-    admitted, digest = visit.admit(asked.key, partial(_find, service, asked.key))
+    admitted, digest = await visit.admit(asked.key, partial(_find, service, asked.key))
     name, ends = admitted.caller.name or "", now + HOURS * 3_600_000
     caller.set(admitted.caller)
     response = ok(_session(), now, 201)
@@ -98,7 +98,8 @@ async def open_(service: Service, asked: Credential, request: Request) -> Respon
     return response
 
 
-def _find(service: Service, secret: str) -> tuple[Admitted, str]:
+async def _find(service: Service, secret: str) -> tuple[Admitted, str]:
+    await service.door.keys.look_up(secret)
     admitted = service.door.keys.find(secret)
     if admitted is None or admitted.digest is None:
         raise no_longer_in_force()

@@ -37,7 +37,9 @@ _RULES: Mapping[Any, Schema] = {
     fields.text: {"description": "Without NUL characters.", "pattern": r"^[^\u0000]*$"},
     fields.not_blank: {"pattern": r"[^\s\u001c-\u001f\u0085]"},
     fields.task_id: {"pattern": f"^{fields.TASK_ID.pattern}$"},
-    fields.key_name: {"pattern": rf"^(?!api_key$){fields.KEY_NAME.pattern}$"},
+    fields.key_name: {
+        "pattern": rf"^(?!({'|'.join(fields.KEY_NAMES_TAKEN)}|[0-9]+(\.[0-9]+){{3}})$){fields.KEY_NAME.pattern}$"
+    },
     fields.task_id_or_ref: {"pattern": rf"^({fields.TASK_ID.pattern}|ref:[^\u0000]+)$"},
     fields.distinct: {"uniqueItems": True},
     event_type: {"enum": list(EVENT_TYPES)},

@@ -74,7 +74,7 @@ class PostgresStore:
         self._timeout_seconds = address.timeout_seconds
         self.record = PostgresRecord(pool, address.timeout_seconds, instance_id)
         self.journal = PostgresJournal(address, instance_id, clock, was_away=was_away)
-        self.keyring = PostgresKeyring(self._alone)
+        self.keyring = PostgresKeyring(self._alone, instance_id)
         self._keys_changes = 0
         self._follower = Follower(address, self.record, instance_id)
         self._duties = Duties(instance_id)

@@ -1,6 +1,6 @@
 """Turns away whoever comes too often, before anything of the request's body is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from math import ceil
 from typing import TypeVar
 
@@ -37,12 +37,12 @@ class Visit:
         if STANDING not in self._request:
             self._heed("address", self._rates.of_address(self._address, self._class))
 
-    def admit(self, shown: str, look: Callable[[], T]) -> T:
+    async def admit(self, shown: str, look: Callable[[], Awaitable[T]]) -> T:
         """What `look` finds for the credential that is shown; empty: none is. A 401 Failure of it counts."""
         if shown:
             self._heed("authentication", self._rates.before_credential(self._address, shown, self._class))
         try:
-            found = look()
+            found = await look()
         except Failure as failure:
             if shown and failure.status == 401:
                 self._note(self._rates.wrong_credential(self._address, shown))
