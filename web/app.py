@@ -17,15 +17,17 @@ from aiohttp.web import (
 )
 
 from web import docs
+from web.access.addresses import ADDRESSES, WHENCE, Addresses
+from web.access.browsers import BROWSERS, Browsers
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
-from web.codec import Malformed, decode, decode_query, encode
+from web.codec import Invalid, Malformed, decode, decode_query, encode
 from web.delivery import deliver
 from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe
 from web.operations import told_of
 from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES
-from web.security import check_key, check_origin
+from web.security import check_key
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
@@ -38,6 +40,9 @@ def make_app(service: Service) -> Application:
     app = Application(middlewares=[guard], client_max_size=service.settings.server.max_body_bytes)
     app[SERVICE] = service
     app[docs.DOCUMENT] = encode(describe(ROUTES, service.version))
+    app[ADDRESSES], app[BROWSERS] = Addresses(), Browsers()
+    service.follow(app[ADDRESSES].adopt)
+    service.follow(app[BROWSERS].adopt)
     app.on_response_prepare.append(_mark)
     methods: dict[str, dict[str, Handler]] = {}
     for route in ROUTES:
@@ -73,9 +78,11 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
 
 async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
     """Only those who may get through; whatever goes wrong is answered in the envelope."""
-    security = service.settings.security
+    security, addresses = service.settings.security, request.app[ADDRESSES]
     try:
-        check_origin(request, security.api_key)
+        whence = request[WHENCE] = addresses.find(request)
+        addresses.check(request, whence)
+        request.app[BROWSERS].check(request, whence, is_open=security.api_key is None)
         if not (security.open_metrics and request.path == METRICS_PATH):
             check_key(request, security.api_key)
         response = await handler(request)
@@ -100,19 +107,22 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
 
 async def _mark(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = name_of(request)
-    response.headers.setdefault("Cache-Control", "no-store")
+    request.app[BROWSERS].mark(request, response)
 
 
 async def _expect(request: Request) -> StreamResponse | None:
     """A client that asks first is told at once if it need not send the body."""
-    service = request.app[SERVICE]
+    service, addresses = request.app[SERVICE], request.app[ADDRESSES]
     try:
+        whence = request[WHENCE] = addresses.find(request)
+        addresses.check(request, whence)
         if request.headers["Expect"].lower() != "100-continue":
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
-    except Failure as failure:
-        witness(service, request, name_of(request), failure.status, 0)
-        return failed(failure, service.clock())
+    except (Failure, Invalid) as error:
+        refusal = failure(error)
+        witness(service, request, name_of(request), refusal.status, 0)
+        return failed(refusal, service.clock())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not the answer yet
     return None

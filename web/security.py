@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-from functools import lru_cache
 from hmac import compare_digest
 
 from aiohttp.web import Request
@@ -23,12 +22,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=1024)
-def _names_loopback(host: str) -> bool:
-    """The same for a Host header, with its port if it has one."""
-    return is_loopback(HOST.sub(r"\1", host.lower()))
-
-
 def is_open(path: str) -> bool:
     """Whoever asks for this needs no key."""
     return path.startswith(OPEN_PATHS) and (path in OPEN_PATHS or path.startswith(tuple(f"{it}/" for it in OPEN_PATHS)))
@@ -43,17 +36,3 @@ def check_key(request: Request, api_key: str | None) -> None:
     if not compare_digest(given.encode("utf-8", "surrogateescape"), api_key.encode()):
         reason = "the key is wrong" if given else "a key is needed: Authorization: Bearer KEY"
         raise Failure(401, "UNAUTHORIZED", reason, headers={"WWW-Authenticate": "Bearer"})
-
-
-def check_origin(request: Request, api_key: str | None) -> None:
-    """No web page of somebody else's may speak for the person at the browser; raises a 403 Failure.
-
-    Without a key the server trusts whoever reaches it, so the name it is reached by must be this machine's: a
-    foreign name that resolves to 127.0.0.1 is how a page gets around the check of the origin.
-    """
-    origin = request.headers.get("Origin")
-    foreign = origin is not None and origin.partition("://")[2].lower() != request.host.lower()
-    if foreign or request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-        raise Failure(403, "FORBIDDEN", "requests from other sites are refused")
-    if api_key is None and not _names_loopback(request.host):
-        raise Failure(403, "FORBIDDEN", "without a key this server answers only to its own machine's names")

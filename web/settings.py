@@ -18,9 +18,11 @@ from attrs import Attribute, Factory, field, fields, frozen
 from dispatcher.events import EventType
 from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
+from web.access.networks import network, not_everybody
 from web.codec import Fault
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
+ANYBODY = "*"  # an origin that stands for all
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -72,6 +74,22 @@ def level(name: str) -> str:
     return name.lower()
 
 
+def cors_origin(origin: str) -> str:
+    """`https://app.example`, as browsers write it, or `*` for all."""
+    if origin == ANYBODY:
+        return origin
+    try:
+        parts = urlsplit(origin)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port not in (0, _PORTS[parts.scheme])
+    except ValueError:
+        usable = False
+    if not usable or origin != f"{parts.scheme}://{parts.netloc}".lower() or not re.fullmatch(r"[!-~]+", origin):
+        raise ValueError("must be scheme://host or scheme://host:port in small letters, without a usual port, or *")
+    if re.search(r"[@*,]", origin):
+        raise ValueError("must be exact: no names, no wildcards in it")
+    return origin
+
+
 def webhook_url(url: str) -> str:
     """`https://host/path`, or `http://`; without a name and password in it."""
     try:
@@ -100,10 +118,16 @@ def webhook_secret(value: str) -> str:
     return value
 
 
+_PORTS = {"http": 80, "https": 443}
+
 Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
+FileName = Annotated[str, MinLen(1), MaxLen(4096)]
+Network = Annotated[str, MaxLen(100), Rule(network)]
+Proxy = Annotated[str, MaxLen(100), Rule(network), Rule(not_everybody)]
+CorsOrigin = Annotated[str, MaxLen(300), Rule(cors_origin)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
@@ -123,6 +147,16 @@ class Server:
     port: Annotated[int, Ge(0), Le(65535)] = field(default=8080, metadata=_also("SERVER_PORT", "port"))
     max_body_bytes: Annotated[int, Ge(1024), Le(2**30)] = 16 * 2**20
     request_timeout_seconds: Timeout = 30
+    tls_cert: FileName | None = None
+    tls_key: FileName | None = None
+    hsts_seconds: Annotated[int, Ge(0), Le(63_072_000)] = 31_536_000
+    trusted_proxies: Annotated[tuple[Proxy, ...], MaxLen(1000)] = ()
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.tls_cert is None and self.tls_key is not None:
+            yield "tls_cert", "is required with tls_key"
+        if self.tls_key is None and self.tls_cert is not None:
+            yield "tls_key", "is required with tls_cert"
 
 
 @frozen(kw_only=True)
@@ -179,13 +213,18 @@ class Tasks:
 class Security:
     api_key: ApiKey | None = field(default=None, repr=False, metadata=_also("API_SECRET_KEY", "api_key") | SECRET)
     open_metrics: bool = False
+    ip_allowlist: Annotated[tuple[Network, ...], MaxLen(1000)] = field(default=(), metadata=RELOADABLE)
+    enable_cors: bool = field(default=False, metadata={"variable": "ENABLE_CORS"} | RELOADABLE)
+    cors_origins: Annotated[tuple[CorsOrigin, ...], MaxLen(100), Rule(distinct)] = field(
+        default=(), metadata=RELOADABLE
+    )
 
 
 @frozen(kw_only=True)
 class Logging:
     level: Level = field(default="info", metadata=_also("LOG_LEVEL", "log_level") | RELOADABLE)
     format: Literal["json", "pretty"] | None = field(default=None, metadata=_also("LOG_FORMAT", "log_format"))
-    file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    file: FileName | None = None
     redact: bool = field(default=True, metadata=RELOADABLE)
 
 

@@ -241,6 +241,18 @@ def paused(server: ServerProcess) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
+@contextmanager
+def running(directory: Path, *options: str, **environ: str) -> Iterator[ServerProcess]:
+    """A server for a test alone, which must end well."""
+    server = ServerProcess(directory, *options, environ=environ).start()
+    try:
+        yield server
+    except BaseException:
+        server.kill()
+        raise
+    assert server.terminate() == 0
+
+
 def refused_start(database: Path, *options: str, port: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
     """Start a server that will not start."""
     command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(port)]

@@ -1,0 +1,75 @@
+"""Whose request it is: the address that the log, the limits and the allow-list go by, and what the caller calls us.
+
+The one place where that is found out is `Addresses.find`; everybody else asks `address_of`.
+"""
+
+from typing import Final, NamedTuple
+
+from aiohttp.web import AppKey, BaseRequest, RequestKey
+
+from web.access.forwarding import forwarded
+from web.access.networks import Networks, address
+from web.answers import Failure
+from web.codec import Fault, Invalid
+from web.settings import Settings
+
+PROBES = ("/health", "/health/live", "/health/ready")  # the address of who asks for them is known to nobody beforehand
+
+
+class Whence(NamedTuple):
+    """`host` is the name, and perhaps the port, under which the caller reached us; `scheme` is http or https."""
+
+    address: str
+    scheme: str
+    host: str
+
+
+WHENCE: Final = RequestKey("whence", Whence)
+
+
+def address_of(request: BaseRequest) -> str | None:
+    """Of the caller, or of the other end of the connection as long as nothing better is known."""
+    whence = request.get(WHENCE)
+    return whence.address if whence else _plain(request.remote)
+
+
+def _plain(text: str | None) -> str | None:
+    try:
+        return str(address(text or ""))
+    except ValueError:  # the connection is lost already
+        return None
+
+
+class Addresses:
+    """Told the settings first."""
+
+    def adopt(self, settings: Settings) -> None:
+        self._trusted = Networks(settings.server.trusted_proxies)
+        self._allowed = Networks(settings.security.ip_allowlist)
+
+    def find(self, request: BaseRequest) -> Whence:
+        """Raises Invalid if a trusted proxy says something that cannot be understood."""
+        plain = _plain(request.remote)
+        if plain is None or not self._trusted or (peer := address(plain)) not in self._trusted:
+            return Whence(plain or "", request.scheme, request.host)
+        said = forwarded(request.headers, peer, self._trusted)
+        return Whence(str(said.client or peer), said.scheme or request.scheme, said.host or request.host)
+
+    def check(self, request: BaseRequest, whence: Whence) -> None:
+        """Raises a 403 Failure."""
+        if self._allowed and not self.allows(whence.address) and request.path not in PROBES:
+            raise Failure(403, "FORBIDDEN", "requests from this address are refused")
+
+    def allows(self, text: str) -> bool:
+        return not self._allowed or (text != "" and address(text) in self._allowed)
+
+
+def check_stays(settings: Settings, request: BaseRequest, field: str) -> None:
+    """Whoever changes the allow-list must still be let in afterwards. Raises Invalid."""
+    after, own = Addresses(), address_of(request)
+    after.adopt(settings)
+    if not after.allows(own or ""):
+        raise Invalid([Fault(field, f"must have your own address, {own}: you would lock yourself out")])
+
+
+ADDRESSES: Final = AppKey("addresses", Addresses)
