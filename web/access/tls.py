@@ -77,8 +77,6 @@ def _load(cert: str, key: str) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     _check(CERT, cert, _CERTIFICATE, "certificate")
     _check(KEY, key, _PRIVATE_KEY, "private key")
-    if Path(key).stat().st_mode & stat.S_IROTH:
-        log.warning("%s: %s can be read by every user of this machine", KEY, key)
     try:
         context.load_cert_chain(cert, key, password=_refuse)
     except ssl.SSLError as error:
@@ -90,6 +88,8 @@ def _load(cert: str, key: str) -> ssl.SSLContext:
         raise _fault(KEY, f"{key} is encrypted, and nobody is there to say its password") from None
     except OSError as error:
         raise _fault(CERT, f"{cert} and {key} cannot be read: {error.strerror}") from None
+    if Path(key).stat().st_mode & stat.S_IROTH:
+        log.warning("%s: %s can be read by every user of this machine", KEY, key)
     return context
 
 
