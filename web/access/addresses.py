@@ -3,17 +3,22 @@
 The one place where that is found out is `Addresses.find`; everybody else asks `address_of`.
 """
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from aiohttp.web import AppKey, BaseRequest, RequestKey
 
-from web.access.forwarding import forwarded
+from web.access.forwarding import HEADERS, Lines, forwarded
 from web.access.networks import Networks, address
 from web.answers import Failure
 from web.codec import Fault, Invalid
 from web.settings import Settings
 
 PROBES = ("/health", "/health/live", "/health/ready")  # the address of who asks for them is known to nobody beforehand
+
+
+KEPT = 4096  # addresses, and sayings of proxies, that need not be read once more
+KEPT_CHARACTERS = 300  # of one such saying; longer ones are read each time
 
 
 class Whence(NamedTuple):
@@ -33,6 +38,7 @@ def address_of(request: BaseRequest) -> str | None:
     return whence.address if whence else _plain(request.remote)
 
 
+@lru_cache(maxsize=KEPT)
 def _plain(text: str | None) -> str | None:
     try:
         return str(address(text or ""))
@@ -45,23 +51,32 @@ class Addresses:
 
     def adopt(self, settings: Settings) -> None:
         self._trusted = Networks(settings.server.trusted_proxies)
-        self._allowed = Networks(settings.security.ip_allowlist)
+        self._allowed = Networks(settings.security.ip_allowlist) if settings.security.ip_allowlist else None
+        self._kept = lru_cache(maxsize=KEPT)(self._read)
+        self._trusts = lru_cache(maxsize=KEPT)(lambda text: address(text) in self._trusted)
 
     def find(self, request: BaseRequest) -> Whence:
         """Raises Invalid if a trusted proxy says something that cannot be understood."""
-        plain = _plain(request.remote)
-        if plain is None or not self._trusted or (peer := address(plain)) not in self._trusted:
-            return Whence(plain or "", request.scheme, request.host)
-        said = forwarded(request.headers, peer, self._trusted)
-        return Whence(str(said.client or peer), said.scheme or request.scheme, said.host or request.host)
+        peer = _plain(request.remote)
+        if peer is None or not self._trusts(peer):
+            return Whence(peer or "", request.scheme, request.host)
+        headers = request.headers
+        lines = Lines(*(", ".join(headers.getall(name, ())) for name in HEADERS))
+        read = self._kept if sum(map(len, lines)) <= KEPT_CHARACTERS else self._read
+        client, scheme, host = read(peer, lines)
+        return Whence(client, scheme or request.scheme, host or request.host)
+
+    def _read(self, peer: str, lines: Lines) -> tuple[str, str | None, str | None]:
+        client, scheme, host = forwarded(lines, address(peer), self._trusted)
+        return str(client) if client else peer, scheme, host
 
     def check(self, request: BaseRequest, whence: Whence) -> None:
         """Raises a 403 Failure."""
-        if self._allowed and not self.allows(whence.address) and request.path not in PROBES:
+        if self._allowed is not None and not self.allows(whence.address) and request.path not in PROBES:
             raise Failure(403, "FORBIDDEN", "requests from this address are refused")
 
     def allows(self, text: str) -> bool:
-        return not self._allowed or (text != "" and address(text) in self._allowed)
+        return self._allowed is None or (text != "" and address(text) in self._allowed)
 
 
 def check_stays(settings: Settings, request: BaseRequest, field: str) -> None:

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from multidict import CIMultiDictProxy
-
 from web.access.networks import Address, Networks, address
 from web.codec import Fault, Invalid
 
@@ -21,7 +19,17 @@ _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::\d{1,5})?|([0-9A-Fa-f
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _PAIR = re.compile(r'[ \t]*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",; \t]+))[ \t]*(?:([;,])|$)')
 
-Headers = CIMultiDictProxy[str]
+
+class Lines(NamedTuple):
+    """Of each of these headers all that was said, with commas in between; empty where it was not sent."""
+
+    client: str = ""
+    scheme: str = ""
+    host: str = ""
+    standard: str = ""
+
+
+HEADERS = Lines(FOR, PROTO, HOST, STANDARD)
 
 
 class Said(NamedTuple):
@@ -32,28 +40,28 @@ class Said(NamedTuple):
     host: str | None
 
 
-def forwarded(headers: Headers, peer: Address, trusted: Networks) -> Said:
+def forwarded(lines: Lines, peer: Address, trusted: Networks) -> Said:
     """What a trusted peer says. Raises Invalid if it cannot be understood."""
-    usual = _usual(headers, peer, trusted)
-    if STANDARD not in headers:
+    usual = _usual(lines, peer, trusted)
+    if not lines.standard:
         return usual
-    standard = _standard(headers, peer, trusted)
+    standard = _standard(lines, peer, trusted)
     for one, other in zip(usual, standard, strict=True):
         if one is not None and other is not None and one != other:
             raise _fault(STANDARD, "contradicts X-Forwarded-*: a proxy must remove the one that it does not write")
     return standard if usual.client is None and standard.client is not None else usual
 
 
-def _usual(headers: Headers, peer: Address, trusted: Networks) -> Said:
-    client, hops = _walk(FOR, _listed(headers, FOR), peer, trusted)
-    scheme, host = (_of_hop(_listed(headers, name), hops) for name in (PROTO, HOST))
+def _usual(lines: Lines, peer: Address, trusted: Networks) -> Said:
+    client, hops = _walk(FOR, _listed(lines.client), peer, trusted)
+    scheme, host = (_of_hop(_listed(line), hops) for line in (lines.scheme, lines.host))
     return Said(client, _scheme(PROTO, scheme), _host(HOST, host))
 
 
-def _standard(headers: Headers, peer: Address, trusted: Networks) -> Said:
-    elements = list(_elements(", ".join(headers.getall(STANDARD))))
+def _standard(lines: Lines, peer: Address, trusted: Networks) -> Said:
+    elements = list(_elements(lines.standard))
     client, hops = _walk(STANDARD, [it.get("for", "") for it in elements], peer, trusted)
-    there = elements[-hops] if hops else {}
+    there = elements[-hops]
     return Said(client, _scheme(STANDARD, there.get("proto")), _host(STANDARD, there.get("host")))
 
 
@@ -78,9 +86,8 @@ def _node(name: str, text: str) -> Address:
     raise _fault(name, "must name the address of whoever the proxy speaks for")
 
 
-def _listed(headers: Headers, name: str) -> Sequence[str]:
-    whole = ",".join(headers.getall(name, ())).strip()
-    return [entry.strip() for entry in whole.split(",")] if whole else ()
+def _listed(line: str) -> Sequence[str]:
+    return [entry.strip() for entry in line.split(",")] if line.strip() else ()
 
 
 def _of_hop(values: Sequence[str], hops: int) -> str | None:
@@ -90,7 +97,7 @@ def _of_hop(values: Sequence[str], hops: int) -> str | None:
 
 def _elements(text: str) -> Iterator[Mapping[str, str]]:
     element: dict[str, str] = {}
-    at, more = 0, text != ""
+    at, more = 0, True
     while more:
         match = _PAIR.match(text, at)
         if match is None or match[1].lower() in element:
