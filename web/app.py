@@ -19,6 +19,7 @@ from aiohttp.web import (
 from web import docs
 from web.access.addresses import ADDRESSES, WHENCE, Addresses
 from web.access.browsers import BROWSERS, Browsers
+from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Invalid, Malformed, decode, decode_query, encode
 from web.delivery import deliver
@@ -27,7 +28,6 @@ from web.openapi import describe
 from web.operations import told_of
 from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES
-from web.security import check_key
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
@@ -78,14 +78,12 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
 
 async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
     """Only those who may get through; whatever goes wrong is answered in the envelope."""
-    security, addresses = service.settings.security, request.app[ADDRESSES]
+    addresses, browsers = request.app[ADDRESSES], request.app[BROWSERS]
     try:
         whence = request[WHENCE] = addresses.find(request)
         addresses.check(request, whence)
-        request.app[BROWSERS].check(request, whence, is_open=security.api_key is None)
-        if not (security.open_metrics and request.path == METRICS_PATH):
-            check_key(request, security.api_key)
-        response = await handler(request)
+        browsers.check(request, whence, is_open=service.door.is_open)
+        response = await _let_in(service, request, handler)
         if (
             isinstance(response, Response)
             and not response.prepared
@@ -103,6 +101,23 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
         refusal = failed(failure(error), service.clock())
         pack(request, refusal)
         return refusal
+
+
+async def _let_in(service: Service, request: Request, handler: Handler) -> StreamResponse:
+    """For as long as the key is in force with which they came."""
+    needs_none = is_open(request.method, request.path) or (
+        service.settings.security.open_metrics and request.path == METRICS_PATH
+    )
+    admitted = OPEN if needs_none else service.door.admit(request)
+    patience = asyncio.timeout(None)
+    try:
+        async with patience:
+            with service.door.inside(admitted, patience):
+                return await handler(request)
+    except TimeoutError:
+        if patience.expired():
+            raise no_longer_in_force() from None
+        raise
 
 
 async def _mark(request: Request, response: StreamResponse) -> None:
@@ -144,6 +159,7 @@ def _handler(service: Service, route: Route) -> Handler:
 
     async def handle(request: Request) -> StreamResponse:
         asked: Any
+        check_scope(route.scope)
         choose(request, offered)
         known = route.about(request)
         if route.is_read:

@@ -7,6 +7,7 @@ from aiohttp.web import Request, Response
 
 from dispatcher.configuration import ConfigVersion
 from web.access.addresses import check_stays
+from web.access.calling import caller
 from web.answers import ok
 from web.bodies import ChangeSettings, Nothing, Rollback, SettingsHistory
 from web.codec import Fault, Invalid, rfc3339
@@ -61,7 +62,7 @@ async def change(service: Service, asked: ChangeSettings, request: Request) -> R
     def plan(now: Configuration) -> Configuration:
         return _letting_in(now, now.with_changes(asked.changes), request, f"changes.{ALLOW_LIST}")
 
-    after = await reconfigure(service, plan, _who(service), asked.reason)
+    after = await reconfigure(service, plan, _who(), asked.reason)
     return ok(_config(after), service.clock())
 
 
@@ -83,7 +84,7 @@ async def rollback(service: Service, asked: Rollback, request: Request) -> Respo
     def plan(now: Configuration) -> Configuration:
         return _letting_in(now, now.as_at(asked.version, runtime), request, "version")
 
-    after = await reconfigure(service, plan, _who(service), reason)
+    after = await reconfigure(service, plan, _who(), reason)
     return ok(_config(after), service.clock())
 
 
@@ -94,8 +95,8 @@ def _letting_in(now: Configuration, after: Configuration, request: Request, fiel
     return after
 
 
-def _who(service: Service) -> str:
-    return "api_key" if service.settings.security.api_key else "anonymous"
+def _who() -> str:
+    return caller.get().name or "anonymous"
 
 
 def _config(configuration: Configuration) -> ConfigSays:

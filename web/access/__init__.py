@@ -1,1 +1,1 @@
-"""Who may talk to the server, from where, and how much."""
+"""Who is let in, and how much of all there is they see."""

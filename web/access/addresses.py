@@ -15,8 +15,6 @@ from web.codec import Fault, Invalid
 from web.settings import Settings
 
 PROBES = ("/health", "/health/live", "/health/ready")  # the address of who asks for them is known to nobody beforehand
-
-
 KEPT = 4096  # addresses, and sayings of proxies, that need not be read once more
 KEPT_CHARACTERS = 300  # of one such saying; longer ones are read each time
 
@@ -36,6 +34,12 @@ def address_of(request: BaseRequest) -> str | None:
     """Of the caller, or of the other end of the connection as long as nothing better is known."""
     whence = request.get(WHENCE)
     return whence.address if whence else _plain(request.remote)
+
+
+def came_securely(request: BaseRequest) -> bool:
+    """Over TLS, be it to a trusted proxy before us."""
+    whence = request.get(WHENCE)
+    return whence is not None and whence.scheme == "https"
 
 
 @lru_cache(maxsize=KEPT)

@@ -1,14 +1,13 @@
 """What a browser may be made to do here by the pages that it shows, and what it may do with our answers."""
 
-from functools import lru_cache
 from typing import Final
 
 from aiohttp.web import AppKey, Request, RequestKey, StreamResponse
 from multidict import CIMultiDict
 
 from web.access.addresses import WHENCE, Whence
+from web.access.networks import names_loopback
 from web.answers import Failure
-from web.security import HOST, is_loopback
 from web.settings import ANYBODY, Settings
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -63,8 +62,8 @@ class Browsers:
         A server that `is_open` trusts whoever reaches it, so the name it is reached by must be this machine's: a
         foreign name that resolves to 127.0.0.1 is how a page gets around the check of the origin.
         """
-        if is_open and not (_names_loopback(whence.host) and _names_loopback(request.host)):
-            raise Failure(403, "FORBIDDEN", "without a key this server answers only to its own machine's names")
+        if is_open and not (names_loopback(whence.host) and names_loopback(request.host)):
+            raise Failure(403, "FORBIDDEN", "without keys this server answers only to its own machine's names")
         origin = request.headers.get("Origin")
         if origin is not None and not is_own(origin, whence):
             request[ADMITTED] = self._admitted(origin, is_open)
@@ -81,7 +80,7 @@ class Browsers:
     def mark(self, request: Request, response: StreamResponse) -> None:
         """What every answer says to browsers, be it a refusal or a stream."""
         headers, whence = response.headers, request.get(WHENCE)
-        is_secure = whence is not None and whence.scheme == "https" and not _names_loopback(whence.host)
+        is_secure = whence is not None and whence.scheme == "https" and not names_loopback(whence.host)
         headers.merge(self._secured if is_secure else GUARDS)
         headers["Server"] = SERVER
         if self._answers_pages:
@@ -121,12 +120,6 @@ def is_own(origin: str, whence: Whence) -> bool:
         return False
     port = ":443" if scheme == "https" else ":80"
     return place.removesuffix(port) == whence.host.lower().removesuffix(port)
-
-
-@lru_cache(maxsize=1024)
-def _names_loopback(host: str) -> bool:
-    """A Host header, with its port if it has one."""
-    return is_loopback(HOST.sub(r"\1", host.lower()))
 
 
 def _opens_page(request: Request) -> bool:

@@ -1,12 +1,14 @@
 """Addresses and networks of addresses. An IPv4 address in IPv6's clothes (`::ffff:10.0.0.1`) is the IPv4 address."""
 
 import ipaddress
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_PORT = re.compile(r"\A(\[[^]]*\]|[^:]*)(?::\d*)?\Z")  # behind a name or address, if there is one
 _MAPPED_BITS = 96  # in front of an IPv4 address within IPv6
 
 
@@ -15,6 +17,22 @@ def address(text: str) -> Address:
     """Without its zone, which means something on this machine only. Raises ValueError."""
     found = ipaddress.ip_address(text.partition("%")[0])
     return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as one binds to it or as a client names it, is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host[1:-1] if host.startswith("[") else host).is_loopback
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=1024)
+def names_loopback(host: str) -> bool:
+    """The same for a Host header, with its port if it has one."""
+    return is_loopback(_PORT.sub(r"\1", host.lower()))
 
 
 def network(text: str) -> str:
