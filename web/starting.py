@@ -5,20 +5,21 @@ import errno
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from aiohttp.web import BaseRequest, Response
 
 from dispatcher.errors import Unavailable
 from web import health
+from web.access.addresses import WHENCE, Addresses, address_of
 from web.access.browsers import GUARDS
 from web.access.tls import Certificate
 from web.answers import REQUEST_ID, failed, failure, name_of, plain
-from web.codec import rfc3339
+from web.codec import Invalid, rfc3339
 from web.connections import BACKLOG, LINE_BYTES_MAX, Connections
 from web.server_log import Answered, Log
-from web.settings import Server
+from web.settings import Server, Settings
 
 LEAVE_SECONDS = 0.1  # how long a request to which the answer was given may still take to send its body, at the end
 
@@ -77,7 +78,7 @@ async def starting(
     sockets = bind(server)
     try:
         connections = Connections(
-            _Answering(log), access_log=None, max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX
+            _Answering(log, server), access_log=None, max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX
         )
         loop = asyncio.get_running_loop()
         options = certificate.options(server) if certificate else {}
@@ -101,12 +102,15 @@ async def starting(
 
 
 class _Answering:
-    def __init__(self, log: Log) -> None:
-        self._log, self._version = log, version("task-orchestrator")
+    def __init__(self, log: Log, server: Server) -> None:
+        self._log, self._version, self._addresses = log, version("task-orchestrator"), Addresses()
+        self._addresses.adopt(Settings(server=server))
 
     async def __call__(self, request: BaseRequest) -> Response:
         """Every connection is for one request: the next one shall find the server."""
         began, now = time.perf_counter(), time.time_ns() // 1_000_000
+        with suppress(Invalid):
+            request[WHENCE] = self._addresses.find(request)
         response = self._answer(request, now)
         name = name_of(request)
         response.headers[REQUEST_ID] = name
@@ -114,7 +118,7 @@ class _Answering:
         response.force_close()
         if self._log.tells_requests:
             asked, seconds = (name, request.method, None, None, request.path), time.perf_counter() - began
-            self._log.request(Answered(now, *asked, response.status, seconds, request.remote))
+            self._log.request(Answered(now, *asked, response.status, seconds, address_of(request)))
         return response
 
     def _answer(self, request: BaseRequest, now: int) -> Response:
