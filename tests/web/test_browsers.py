@@ -297,3 +297,26 @@ def test_under_a_session_only_pages_of_our_own_change_anything(method):
         with pytest.raises(Failure) as caught:
             check_own_page(request)
         assert (caught.value.status, caught.value.code) == (403, "FORBIDDEN")
+
+
+async def test_a_session_is_for_pages_of_our_own(welcoming, directory):
+    """The cookie alone reads; to change something takes a page of ours; a page that was let in needs its own key."""
+    body = {"work_directory": directory, "prompt": "x"}
+    async with connected(welcoming) as api:
+        opened = await api.call("POST", "/api/v1/session", json={"key": KEY})
+        assert opened.status == 201
+        cookie = {"Cookie": opened.headers["Set-Cookie"].partition(";")[0]}
+        api.session.cookie_jar.clear()
+        for headers, create, read in (
+            ({"Origin": welcoming.url}, 201, 200),
+            ({"Sec-Fetch-Site": "same-origin"}, 201, 200),
+            ({}, 403, 200),
+            ({"Sec-Fetch-Site": "none"}, 403, 200),
+            ({"Origin": APP}, 403, 403),
+            ({"Origin": FOREIGN}, 403, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403, 403),
+            ({"Origin": APP, "X-API-Key": KEY}, 201, 200),
+            ({"X-API-Key": KEY}, 201, 200),
+        ):
+            assert (await api.call("POST", TASKS, json=body, headers=cookie | headers)).status == create, headers
+            assert (await api.call("GET", TASKS, headers=cookie | headers)).status == read, headers

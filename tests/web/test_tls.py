@@ -302,3 +302,22 @@ async def test_while_it_starts_it_speaks_tls_already(tmp_path, authority, believ
             assert (answer.status, await answer.json()) == (503, {"status": "starting"})
         with pytest.raises(ClientError):
             await session.get(f"http:{url}")
+
+
+async def test_the_cookie_of_a_session_goes_over_tls_alone_once_it_was_made_there(tmp_path, authority, believing):
+    """Be it that TLS ends here, or at a proxy before us."""
+    issue(authority, tmp_path)
+    key = "correct-horse-battery-staple"
+    plain = {"APP_SERVER_TRUSTED_PROXIES": "127.0.0.1"}
+    for environ, cases in (
+        (files(tmp_path), (({}, True), ({"X-Forwarded-Proto": "http"}, True))),
+        (plain, (({}, False), ({"X-Forwarded-Proto": "https"}, True))),
+    ):
+        with running(tmp_path, **environ, API_SECRET_KEY=key) as server:
+            async with calling(server, believing) as api:
+                for headers, is_secure in cases:
+                    answer = await api.call("POST", "/api/v1/session", json={"key": key}, headers=headers)
+                    (cookie,) = answer.headers.getall("Set-Cookie")
+                    attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
+                    assert {"httponly", "samesite=strict", "path=/"} <= attributes
+                    assert ("secure" in attributes) is is_secure, (environ, headers)
