@@ -97,6 +97,19 @@ async def test_a_life_of_a_task_over_tls(secured, believing):
         assert (await api.tell(task, "complete")).status == 200
 
 
+async def test_nothing_that_is_handed_out_is_held_up(secured, believing):
+    """What the encryption still has in hand is waited for, and nothing else."""
+    async with calling(secured, believing) as api, api.stream("/b") as events:
+        for round in range(8):
+            await api.create("/a", "x" * (1 + 1200 * round))
+            assert (await api.tell(await api.next("/a"), "complete")).status == 200
+            await api.create("/b")
+            task = await events.task()
+            assert (await api.tell(task, "heartbeat", lease_seconds=0.02)).status == 200
+            assert (await events.next())[0] == "cancel"
+            assert (await api.tell(await events.task(), "complete")).status == 200
+
+
 async def test_the_certificate_is_renewed_while_connections_stay(secured, believing, authority, tmp_path):
     """A stream goes on, a connection that idles too, and whoever comes anew sees the new one."""
     async with calling(secured, believing) as old, calling(secured, believing) as other:
