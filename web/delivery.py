@@ -28,8 +28,8 @@ async def delivering(request: Request, timeout_seconds: float) -> AsyncIterator[
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the connection is lost")
-    # So that drain waits for the last byte. To TLS the limit itself is too much already: 0 would hold up who has nothing
-    # left to write.
+    # So that drain waits for the last byte. To TLS the limit itself is too much already: 0 would hold up who has
+    # nothing left to write.
     transport.set_write_buffer_limits(high=1 if transport.get_extra_info("sslcontext") else 0, low=0)
     try:
         async with asyncio.timeout(timeout_seconds):
