@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from task_orchestrator.client import Client
 from task_orchestrator.errors import Unreachable
 from tests.postgres import free_port
-from tests.web.conftest import PATIENCE_SECONDS, TASKS, Api, refused_start, running, until
+from tests.web.conftest import PATIENCE_SECONDS, TASKS, Api, refused_start, running, text_of, until
 from web.access.tls import Certificate, certificate_of
 from web.server_log import Log
 from web.settings import Server, SettingsError
@@ -71,8 +71,12 @@ def believing(authority):
 @asynccontextmanager
 async def calling(server, context):
     connector, timeout = TCPConnector(ssl=context, limit=0), ClientTimeout(total=PATIENCE_SECONDS)
+    watched = asyncio.get_running_loop()._selector.get_map()  # no other way to see a TLS connection end
+    before = len(watched)
     async with ClientSession(connector=connector, timeout=timeout) as session:
         yield Api(session, server.url)
+    await until(lambda: len(watched) <= before)
+    await asyncio.sleep(0)
 
 
 async def shown(server, context, name="localhost"):
@@ -108,6 +112,36 @@ async def test_nothing_that_is_handed_out_is_held_up(secured, believing):
             assert (await api.tell(task, "heartbeat", lease_seconds=0.02)).status == 200
             assert (await events.next())[0] == "cancel"
             assert (await api.tell(await events.task(), "complete")).status == 200
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
+@pytest.mark.parametrize("how", ["stream", "claim"])
+async def test_what_a_worker_does_not_read_is_given_back(secured, believing, how, leaves):
+    """It was handed a hundred large tasks at once, and reads none; whether it goes or only stays deaf."""
+    async with calling(secured, believing) as api:
+        large = {"metadata": {"a": "x" * 65_000}}
+        made = await asyncio.gather(*(api.create("/a", **large) for _ in range(100)))
+        query, body = "work_path=/a&capacity=100", {"work_directory": "/a", "limit": 100}
+        ask = ("GET", f"{TASKS}/stream?{query}") if how == "stream" else ("POST", f"{TASKS}/claim", body)
+        with closing(await asyncio.to_thread(ask_deafly, secured, believing, text_of(*ask))) as deaf:
+
+            async def handed_out():
+                return await api.status(made[-1]) == "working"
+
+            await until(handed_out)
+            if leaves:
+                deaf.close()
+            again = await api.next("/a", wait_seconds=10)
+        assert (again["attempt"], again["retry_count"]) == (2, 0)
+
+
+def ask_deafly(server, context, request):
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.connect(("127.0.0.1", server.port))
+    deaf = context.wrap_socket(plain, server_hostname="localhost")
+    deaf.sendall(request)
+    return deaf
 
 
 async def test_the_certificate_is_renewed_while_connections_stay(secured, believing, authority, tmp_path):
