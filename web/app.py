@@ -17,9 +17,11 @@ from aiohttp.web import (
 )
 
 from web import docs
-from web.access.addresses import ADDRESSES, WHENCE, Addresses
+from web.access.addresses import ADDRESSES, PROBES, WHENCE, Addresses
 from web.access.browsers import BROWSERS, Browsers
 from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
+from web.access.keys import Admitted
+from web.access.limiting import STANDING, Visit, headers
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Invalid, Malformed, decode, decode_query, encode
 from web.delivery import deliver
@@ -27,7 +29,7 @@ from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe
 from web.operations import told_of
 from web.route import Route, others
-from web.routes import METRICS_PATH, ROUTES
+from web.routes import METRICS_PATH, ROUTES, endpoint_class
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
@@ -108,7 +110,7 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
     needs_none = is_open(request.method, request.path) or (
         service.settings.security.open_metrics and request.path == METRICS_PATH
     )
-    admitted = OPEN if needs_none else service.door.admit(request)
+    admitted = _admit(service, request, needs_none)
     patience = asyncio.timeout(None)
     try:
         async with patience:
@@ -120,8 +122,22 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
         raise
 
 
+def _admit(service: Service, request: Request, needs_none: bool) -> Admitted:
+    """Who comes in, unless too often."""
+    if request.path in PROBES:
+        return OPEN
+    visit = Visit(service.rates, request, endpoint_class(request))
+    visit.arrive()
+    door = service.door
+    admitted = OPEN if needs_none else visit.admit(door.shown(request), partial(door.admit, request))
+    visit.identify(admitted.caller.name)
+    return admitted
+
+
 async def _mark(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = name_of(request)
+    if (standing := request.get(STANDING)) is not None:
+        response.headers.update(headers(standing))
     request.app[BROWSERS].mark(request, response)
 
 
@@ -134,6 +150,8 @@ async def _expect(request: Request) -> StreamResponse | None:
         if request.headers["Expect"].lower() != "100-continue":
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
+        if request.path not in PROBES:
+            Visit(service.rates, request, endpoint_class(request)).arrive()
     except (Failure, Invalid) as error:
         refusal = failure(error)
         witness(service, request, name_of(request), refusal.status, 0)

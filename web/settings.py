@@ -18,11 +18,11 @@ from attrs import Attribute, Factory, field, fields, frozen
 from dispatcher.events import EventType
 from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
-from web.access.networks import network, not_everybody
+from web.access.network_settings import CorsOrigin, Network, Proxy
+from web.access.rate_settings import RateLimit
 from web.codec import Fault
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
-ANYBODY = "*"  # an origin that stands for all
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -74,22 +74,6 @@ def level(name: str) -> str:
     return name.lower()
 
 
-def cors_origin(origin: str) -> str:
-    """`https://app.example`, as browsers write it, or `*` for all."""
-    if origin == ANYBODY:
-        return origin
-    try:
-        parts = urlsplit(origin)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port not in (0, _PORTS[parts.scheme])
-    except ValueError:
-        usable = False
-    if not usable or origin != f"{parts.scheme}://{parts.netloc}".lower() or not re.fullmatch(r"[!-~]+", origin):
-        raise ValueError("must be scheme://host or scheme://host:port in small letters, without a usual port, or *")
-    if re.search(r"[@*,]", origin):
-        raise ValueError("must be exact: no names, no wildcards in it")
-    return origin
-
-
 def webhook_url(url: str) -> str:
     """`https://host/path`, or `http://`; without a name and password in it."""
     try:
@@ -118,16 +102,11 @@ def webhook_secret(value: str) -> str:
     return value
 
 
-_PORTS = {"http": 80, "https": 443}
-
 Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
 FileName = Annotated[str, MinLen(1), MaxLen(4096)]
-Network = Annotated[str, MaxLen(100), Rule(network)]
-Proxy = Annotated[str, MaxLen(100), Rule(network), Rule(not_everybody)]
-CorsOrigin = Annotated[str, MaxLen(300), Rule(cors_origin)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
@@ -257,6 +236,7 @@ class Settings:
     database: Database = Factory(Database)
     task: Tasks = field(factory=Tasks, metadata=RELOADABLE)
     security: Security = Factory(Security)
+    rate_limit: RateLimit = field(factory=RateLimit, metadata=RELOADABLE)
     logging: Logging = Factory(Logging)
     webhooks: Webhooks = field(factory=Webhooks, metadata=RELOADABLE)
 

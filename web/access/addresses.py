@@ -14,7 +14,9 @@ from web.answers import Failure
 from web.codec import Fault, Invalid
 from web.settings import Settings
 
-PROBES = ("/health", "/health/live", "/health/ready")  # the address of who asks for them is known to nobody beforehand
+# Health is told to whoever asks, from wherever and however often: the address of a probe is known to nobody beforehand,
+# and a server that is refused to it would be restarted.
+PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 KEPT = 4096  # addresses, and sayings of proxies, that need not be read once more
 KEPT_CHARACTERS = 300  # of one such saying; longer ones are read each time
 

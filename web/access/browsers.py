@@ -6,9 +6,10 @@ from aiohttp.web import AppKey, Request, RequestKey, StreamResponse
 from multidict import CIMultiDict
 
 from web.access.addresses import WHENCE, Whence
+from web.access.network_settings import ANYBODY
 from web.access.networks import names_loopback
 from web.answers import Failure
-from web.settings import ANYBODY, Settings
+from web.settings import Settings
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 PAGES = ("/", "/docs")  # for people: a link from elsewhere may lead there

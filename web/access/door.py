@@ -12,7 +12,7 @@ from dispatcher.ports import Clock
 from web.access.browsers import check_own_page
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
-from web.access.sessions import session_of
+from web.access.sessions import session_of, unexpired_cookie
 from web.answers import Failure
 
 OPEN = Admitted(ANYONE)
@@ -48,6 +48,11 @@ class Door:
         if self.is_open and not (secret and self.keys.has_had_any):
             return OPEN
         raise no_longer_in_force() if secret else _unauthorized("a key is needed: Authorization: Bearer KEY")
+
+    def shown(self, request: Request) -> str:
+        """What they bring to be let in, right or wrong; empty: nothing. A session that has ended counts as nothing, for
+        browsers go on sending it."""
+        return _secret(request) or unexpired_cookie(request, self._clock())
 
     def _by_session(self, request: Request) -> Admitted | None:
         found = session_of(request, self.keys.of_name, self._clock())

@@ -61,7 +61,7 @@ class Keys:
         self._named = {key.name: key for key in keys if key.revoked_at is None}
         self._admitted = {key.digest: _admitted(key) for key in self._named.values()} | self._fixed
         for digest in self._present.keys() - self._admitted.keys():
-            for patience, job in self._present[digest].items():
+            for patience, job in self._present.pop(digest).items():
                 if job not in self._revoking:
                     patience.reschedule(0)
 
@@ -123,9 +123,9 @@ class Keys:
         try:
             yield
         finally:
-            del here[patience]
-            if not here:
-                self._present.pop(admitted.digest, None)
+            here.pop(patience, None)
+            if not here and self._present.get(admitted.digest) is here:
+                del self._present[admitted.digest]
 
     def all(self) -> Sequence[Key]:
         """Those that were made and not revoked, the oldest first."""

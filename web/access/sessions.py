@@ -41,5 +41,11 @@ def session_of(request: Request, digest_of_name: Callable[[str], str | None], no
     return digest, expires_at
 
 
+def unexpired_cookie(request: Request, now: int) -> str:
+    """As it was sent, whether it holds or not; empty if there is none."""
+    found = VALUE.fullmatch(request.cookies.get(COOKIE, ""))
+    return found[0] if found and int(found[2]) > now else ""
+
+
 def _signature(name: str, digest: str, expires_at: int) -> str:
     return hmac.new(bytes.fromhex(digest), f"{name}\n{expires_at}".encode(), sha256).hexdigest()
