@@ -324,3 +324,14 @@ async def test_a_hangup_brings_the_list_of_the_file(tmp_path):
             return (await ask(server)).status == 403
 
         await until(is_closed)
+
+
+async def test_each_caller_behind_a_proxy_has_a_rate_of_its_own(tmp_path):
+    """And not all of them that of the proxy; nobody gets another one by writing what the proxy would."""
+    rates = {"ENABLED": "true", "REQUESTS_PER_SECOND": "0.1", "BURST": "2"}
+    environ = {f"APP_RATE_LIMIT_{name}": value for name, value in rates.items()}
+    with running(tmp_path, **environ, APP_SERVER_TRUSTED_PROXIES="127.0.0.1") as server:
+        for client in ("192.0.2.1", "192.0.2.2"):
+            said = [client, f"8.8.8.8, {client}", f"9.9.9.9, {client}"]
+            statuses = [(await ask(server, X_Forwarded_For=it)).status for it in said]
+            assert statuses == [200, 200, 429]
