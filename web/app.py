@@ -110,7 +110,7 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
     needs_none = is_open(request.method, request.path) or (
         service.settings.security.open_metrics and request.path == METRICS_PATH
     )
-    admitted = _admit(service, request, needs_none)
+    admitted = await _admit(service, request, needs_none)
     patience = asyncio.timeout(None)
     try:
         async with patience:
@@ -122,14 +122,17 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
         raise
 
 
-def _admit(service: Service, request: Request, needs_none: bool) -> Admitted:
+async def _admit(service: Service, request: Request, needs_none: bool) -> Admitted:
     """Who comes in, unless too often."""
     if request.path in PROBES:
         return OPEN
     visit = Visit(service.rates, request, endpoint_class(request))
     visit.arrive()
     door = service.door
-    admitted = OPEN if needs_none else visit.admit(door.shown(request), partial(door.admit, request))
+    admitted = OPEN
+    if not needs_none:
+        await door.look_up(request)
+        admitted = visit.admit(door.shown(request), partial(door.admit, request))
     visit.identify(admitted.caller.name)
     return admitted
 

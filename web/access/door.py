@@ -37,6 +37,10 @@ class Door:
         """Whoever comes without a key may do everything: nobody has said yet who may not."""
         return self.is_local and not self.keys.has_had_admin
 
+    async def look_up(self, request: Request) -> None:
+        """Before they are admitted: what they bring may be new. Raises RecordFailed."""
+        await self.keys.look_up(_secret(request))
+
     def admit(self, request: Request) -> Admitted:
         """By the key as a bearer token or in X-API-Key, or by the session; raises a 401 Failure."""
         if secret := _secret(request):
