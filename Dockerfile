@@ -31,6 +31,6 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8080
 # Not urllib: it would ask a proxy that the environment names. Another port is set with SERVER_PORT, so that this line knows it.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['SERVER_PORT']), timeout=4); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "import http.client, os, ssl, sys; at = ('127.0.0.1', int(os.environ['SERVER_PORT'])); c = http.client.HTTPSConnection(*at, timeout=4, context=ssl._create_unverified_context()) if os.environ.get('APP_SERVER_TLS_CERT') else http.client.HTTPConnection(*at, timeout=4); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["task-orchestrator"]
 CMD ["serve"]

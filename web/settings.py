@@ -18,6 +18,7 @@ from attrs import Attribute, Factory, field, fields, frozen
 from dispatcher.events import EventType
 from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
+from web.access.network_settings import CorsOrigin, Network, Proxy
 from web.access.rate_settings import RateLimit
 from web.codec import Fault
 
@@ -105,6 +106,7 @@ Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
+FileName = Annotated[str, MinLen(1), MaxLen(4096)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
@@ -124,6 +126,16 @@ class Server:
     port: Annotated[int, Ge(0), Le(65535)] = field(default=8080, metadata=_also("SERVER_PORT", "port"))
     max_body_bytes: Annotated[int, Ge(1024), Le(2**30)] = 16 * 2**20
     request_timeout_seconds: Timeout = 30
+    tls_cert: FileName | None = None
+    tls_key: FileName | None = None
+    hsts_seconds: Annotated[int, Ge(0), Le(63_072_000)] = 31_536_000
+    trusted_proxies: Annotated[tuple[Proxy, ...], MaxLen(1000)] = ()
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.tls_cert is None and self.tls_key is not None:
+            yield "tls_cert", "is required with tls_key"
+        if self.tls_key is None and self.tls_cert is not None:
+            yield "tls_key", "is required with tls_cert"
 
 
 @frozen(kw_only=True)
@@ -188,13 +200,18 @@ class Security:
         default=None, metadata={"option": "initial_key_file"}
     )
     open_metrics: bool = False
+    ip_allowlist: Annotated[tuple[Network, ...], MaxLen(1000)] = field(default=(), metadata=RELOADABLE)
+    enable_cors: bool = field(default=False, metadata={"variable": "ENABLE_CORS"} | RELOADABLE)
+    cors_origins: Annotated[tuple[CorsOrigin, ...], MaxLen(100), Rule(distinct)] = field(
+        default=(), metadata=RELOADABLE
+    )
 
 
 @frozen(kw_only=True)
 class Logging:
     level: Level = field(default="info", metadata=_also("LOG_LEVEL", "log_level") | RELOADABLE)
     format: Literal["json", "pretty"] | None = field(default=None, metadata=_also("LOG_FORMAT", "log_format"))
-    file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    file: FileName | None = None
     redact: bool = field(default=True, metadata=RELOADABLE)
 
 

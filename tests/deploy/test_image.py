@@ -4,8 +4,11 @@ import re
 import subprocess
 import sys
 
+import trustme
+
 from tests.deploy.files import PROJECT, environment_of_the_image, known_variables, settings_from
 from tests.postgres import free_port
+from tests.web.conftest import running
 
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 IGNORED = (PROJECT / ".dockerignore").read_text().splitlines()
@@ -50,12 +53,21 @@ def test_the_server_takes_its_environment():
 
 
 async def test_its_check_of_health_works(server, tmp_path):
-    """The very line, against a real server; and it fails where there is none."""
+    """The very line, against a real server, with and without TLS; and it fails where there is none."""
     (probe,) = re.findall(r'^HEALTHCHECK .* CMD \["python", "-c", "(.*)"\]$', DOCKERFILE, re.MULTILINE)
 
-    def status(port):
-        environ = {"SERVER_PORT": str(port)}
+    def status(port, **environ):
+        environ["SERVER_PORT"] = str(port)
         return subprocess.run([sys.executable, "-c", probe], env=environ, capture_output=True, timeout=30).returncode
 
     assert status(server.port) == 0
     assert status(free_port()) != 0
+    made = trustme.CA().issue_cert("tasks.example")
+    for name, blobs in (("key", [made.private_key_pem]), ("cert", made.cert_chain_pems)):
+        (tmp_path / name).write_bytes(b"".join(blob.bytes() for blob in blobs))
+    tls = {"APP_SERVER_TLS_CERT": str(tmp_path / "cert"), "APP_SERVER_TLS_KEY": str(tmp_path / "key")}
+    place = tmp_path / "secured"
+    place.mkdir()
+    with running(place, **tls) as secured:
+        assert status(secured.port, **tls) == 0
+        assert status(secured.port) != 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -241,6 +242,18 @@ def paused(server: ServerProcess) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
+@contextmanager
+def running(directory: Path, *options: str, **environ: str) -> Iterator[ServerProcess]:
+    """A server for a test alone, which must end well."""
+    server = ServerProcess(directory, *options, environ=environ).start()
+    try:
+        yield server
+    except BaseException:
+        server.kill()
+        raise
+    assert server.terminate() == 0
+
+
 def refused_start(database: Path, *options: str, port: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
     """Start a server that will not start."""
     command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(port)]
@@ -327,3 +340,24 @@ async def there(pair: tuple[ServerProcess, ServerProcess]) -> AsyncIterator[Api]
     async with connected(pair[1]) as caller:
         await caller.busy_with(0)
         yield caller
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real one, to which every name below .example is this machine."""
+    from playwright.sync_api import sync_playwright
+
+    # As root, as in a container, it has no sandbox of its own.
+    options = ["--no-sandbox", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    page.close()

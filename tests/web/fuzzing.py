@@ -46,6 +46,9 @@ ACROSS_FIELDS = re.compile(
     r"|there is no version \d+"
     r"|is already that of tasks\[\d+\]"
     r"|must not contain integers beyond 64 bits, nor be nested 246 levels deep"
+    r"|must be an address, or a network such as .*|must not go on behind its prefix: .*"
+    r"|must have your own address, .*"  # an allow-list
+    r"|must be scheme://host .*"  # a port that is none, or the usual one
     r"|must be a number"  # 1e-7 in a query
     r"|must be an integer, not a number"  # 1.0
     r'|must be an ETag of the task, such as "3"',  # schemathesis makes its own for a header of this name

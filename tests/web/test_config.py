@@ -103,6 +103,9 @@ async def test_every_setting_is_told_with_its_value_source_and_default(api, shar
     assert reloadable == {key for key in SETTINGS if key.startswith(("task.", "webhooks.", "rate_limit."))} | {
         "logging.level",
         "logging.redact",
+        "security.ip_allowlist",
+        "security.enable_cors",
+        "security.cors_origins",
     }
 
 

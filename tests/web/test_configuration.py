@@ -149,6 +149,8 @@ def test_every_setting_knows_where_it_stands():
     assert [key for key, setting in SETTINGS.items() if setting.secret] == ["security.api_key", "webhooks.secret"]
     nulls = [key for key, setting in SETTINGS.items() if setting.may_be_null]
     assert nulls == [
+        "server.tls_cert",
+        "server.tls_key",
         "security.api_key",
         "security.initial_key_file",
         "rate_limit.enabled",

@@ -9,9 +9,10 @@ from attrs import evolve
 
 from dispatcher.caller import ANYONE, Scope
 from dispatcher.ports import Clock
+from web.access.browsers import check_own_page
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
-from web.access.sessions import check_own_page, session_of, unexpired_cookie
+from web.access.sessions import session_of, unexpired_cookie
 from web.answers import Failure
 
 OPEN = Admitted(ANYONE)
