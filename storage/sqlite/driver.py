@@ -21,28 +21,50 @@ GIVE = (
     "give its key by database.encryption_key_file or APP_DATABASE_ENCRYPTION_KEY"
     " (when moving: --from-key-file, --to-key-file)"
 )
+OTHER = "the key is another one, or it is no database"
 ENCRYPT = "encrypt it with `task-orchestrator database rekey`, or take the key away"
 
 
-def connect(path: Path, mode: Mode, key: EncryptionKey | None, **options: Any) -> sqlite3.Connection:
-    """`options` are those of sqlite3. Raises StorageError without having touched anything, or sqlite3.Error."""
-    form = form_of(path)
-    if key is None:
-        if form is Form.ENCRYPTED:
+class DatabaseFile:
+    """One that this key opens, or none if it is plain or new.
+
+    It is looked at once, before anybody has opened it: whoever reads and closes it later takes from this process the
+    locks by which SQLite knows that it is in use.
+    """
+
+    def __init__(self, path: Path, key: EncryptionKey | None) -> None:
+        """Raises StorageError or OSError without having touched anything."""
+        form = form_of(path)
+        if key is None and form is Form.ENCRYPTED:
             raise KeyFault(f"it is encrypted, or no database: {GIVE}")
-        plain: sqlite3.Connection = sqlite3.connect(_uri(path, mode), uri=True, isolation_level=None, **options)
-        return plain
-    if form is Form.PLAIN:
-        raise KeyFault(f"it is not encrypted, but a key is given ({key.origin}): {ENCRYPT}")
-    if form is not Form.NEW and not fits(key, path):
-        raise KeyFault(
-            f"it cannot be opened with this key ({key.origin}): the key is another one, or it is no database"
-        )
-    return connect_cipher(path, mode, key, **options)
+        if key and form is Form.PLAIN:
+            raise KeyFault(f"it is not encrypted, but a key is given ({key.origin}): {ENCRYPT}")
+        if key and form is not Form.NEW and not fits(key, path):
+            raise KeyFault(f"it cannot be opened with this key ({key.origin}): {OTHER}")
+        self._path = path
+        self._literal = literal_of(key, salt_of(path)) if key else None
+
+    def connect(self, mode: Mode, **options: Any) -> sqlite3.Connection:
+        """`options` are those of sqlite3. Raises StorageError, or sqlite3.Error."""
+        if self._literal is not None:
+            return connect_cipher(self._path, mode, self._literal, **options)
+        db: sqlite3.Connection = sqlite3.connect(_uri(self._path, mode), uri=True, isolation_level=None, **options)
+        return db
 
 
-def connect_cipher(path: Path, mode: Mode, key: EncryptionKey | None, **options: Any) -> sqlite3.Connection:
-    """By sqlcipher3 also where there is no key; a key must be known to fit. Raises as `connect`."""
+def connect(path: Path, mode: Mode, key: EncryptionKey | None, **options: Any) -> sqlite3.Connection:
+    """The only connection to this file. Raises StorageError, OSError or sqlite3.Error."""
+    return DatabaseFile(path, key).connect(mode, **options)
+
+
+def literal_of(key: EncryptionKey, salt: bytes | None) -> str:
+    """As SQLCipher takes it, for the file with this salt; None: for a new one."""
+    salt = salt or os.urandom(SALT_BYTES)
+    return f"x'{key.with_salt(salt).hex()}{salt.hex()}'"
+
+
+def connect_cipher(path: Path, mode: Mode, literal: str | None, **options: Any) -> sqlite3.Connection:
+    """By sqlcipher3 also where there is no key. Raises StorageError, or sqlite3.Error."""
     try:
         from sqlcipher3 import dbapi2
     except ModuleNotFoundError:
@@ -53,19 +75,13 @@ def connect_cipher(path: Path, mode: Mode, key: EncryptionKey | None, **options:
         db: sqlite3.Connection = dbapi2.connect(_uri(path, mode), uri=True, isolation_level=None, **options)
         try:
             db.execute("pragma cipher_log = off")  # it would go to the standard error; what matters is raised
-            if key is not None:
-                db.execute(f'pragma key = "{key_literal(path, key)}"')
+            if literal is not None:
+                db.execute(f'pragma key = "{literal}"')
                 db.execute("pragma cipher_compatibility = 4")
         except BaseException:
             db.close()
             raise
     return db
-
-
-def key_literal(path: Path, key: EncryptionKey) -> str:
-    """As SQLCipher takes the key of this file, which may be new."""
-    salt = salt_of(path) or os.urandom(SALT_BYTES)
-    return f"x'{key.with_salt(salt).hex()}{salt.hex()}'"
 
 
 @contextmanager

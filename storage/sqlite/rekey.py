@@ -12,8 +12,8 @@ from pathlib import Path
 
 from storage.encryption import EncryptionKey
 from storage.errors import KeyFault, NotOurs, StorageError
-from storage.sqlite.cipher import Form, fits, form_of
-from storage.sqlite.driver import GIVE, connect_cipher, errors_of_sqlite3, key_literal
+from storage.sqlite.cipher import Form, fits, form_of, salt_of
+from storage.sqlite.driver import GIVE, OTHER, connect_cipher, errors_of_sqlite3, literal_of
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.versions import APPLICATION_ID
 
@@ -44,12 +44,13 @@ def _rekey(path: Path, key: EncryptionKey | None, new_key: EncryptionKey | None)
     if is_as_wanted(path, new_key):
         remove_draft(path)
         return False
-    present = present_key(path, key)
+    present = _literal(path, key)
     with _draft(path) as draft:
+        new = literal_of(new_key, None) if new_key else None
         with closing(connect_cipher(path, "rw", present)) as db:
             _settle(db)
-            _copy(db, draft, new_key)
-        with closing(connect_cipher(draft, "rw", new_key)) as db:
+            _copy(db, draft, new)
+        with closing(connect_cipher(draft, "rw", new)) as db:
             _examine(db)
         _put_in_place(draft, path)
     return True
@@ -59,7 +60,8 @@ def is_as_wanted(path: Path, new_key: EncryptionKey | None) -> bool:
     return fits(new_key, path) if new_key else form_of(path) is Form.PLAIN
 
 
-def present_key(path: Path, key: EncryptionKey | None) -> EncryptionKey | None:
+def _literal(path: Path, key: EncryptionKey | None) -> str | None:
+    """Of the key that it has now."""
     form = form_of(path)
     if form is Form.PLAIN:
         return None
@@ -68,10 +70,8 @@ def present_key(path: Path, key: EncryptionKey | None) -> EncryptionKey | None:
     if key is None:
         raise KeyFault(f"it is encrypted, or no database: {GIVE}")
     if not fits(key, path):
-        raise KeyFault(
-            f"it cannot be opened with this key ({key.origin}): the key is another one, or it is no database"
-        )
-    return key
+        raise KeyFault(f"it cannot be opened with this key ({key.origin}): {OTHER}")
+    return literal_of(key, salt_of(path))
 
 
 def remove_draft(path: Path) -> None:
@@ -104,8 +104,8 @@ def _settle(db: sqlite3.Connection) -> None:
     db.execute("rollback")
 
 
-def _copy(db: sqlite3.Connection, draft: Path, key: EncryptionKey | None) -> None:
-    db.execute("attach ? as draft key ?", (str(draft), key_literal(draft, key) if key else ""))
+def _copy(db: sqlite3.Connection, draft: Path, literal: str | None) -> None:
+    db.execute("attach ? as draft key ?", (str(draft), literal or ""))
     db.execute("pragma draft.journal_mode = off")
     db.execute("pragma draft.synchronous = off")
     db.execute("begin")

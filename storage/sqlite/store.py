@@ -26,7 +26,7 @@ from storage.encryption import EncryptionKey
 from storage.errors import NotOurs, StorageError
 from storage.sqlite import chores, journal, leftovers, search
 from storage.sqlite.chores import Chore, Step
-from storage.sqlite.driver import Mode, connect
+from storage.sqlite.driver import DatabaseFile, Mode
 from storage.sqlite.hop import P, T, hop
 from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
@@ -264,9 +264,10 @@ async def open_store(
             lock = OwnerLock(path)
             stack.callback(lock.release)
             remove_draft(path)
-            writer = await stack.enter_async_context(_connect(path, "rwc", key, timeout_seconds))
+            file = await asyncio.to_thread(DatabaseFile, path, key)
+            writer = await stack.enter_async_context(_connect(file, "rwc", timeout_seconds))
             await hop(writer, _prepare, synchronous)
-            reading = (_connect(path, "ro", key, timeout_seconds) for _ in range(READERS))
+            reading = (_connect(file, "ro", timeout_seconds) for _ in range(READERS))
             readers = [await stack.enter_async_context(reader) for reader in reading]
         except StorageError as error:
             raise type(error)(f"{path}: {error}") from None
@@ -279,10 +280,8 @@ async def open_store(
 
 
 @asynccontextmanager
-async def _connect(
-    path: Path, mode: Mode, key: EncryptionKey | None, timeout_seconds: float
-) -> AsyncIterator[aiosqlite.Connection]:
-    connection = aiosqlite.Connection(lambda: connect(path, mode, key, timeout=timeout_seconds), iter_chunk_size=64)
+async def _connect(file: DatabaseFile, mode: Mode, timeout_seconds: float) -> AsyncIterator[aiosqlite.Connection]:
+    connection = aiosqlite.Connection(lambda: file.connect(mode, timeout=timeout_seconds), iter_chunk_size=64)
     try:
         await connection
     except BaseException:
