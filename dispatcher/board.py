@@ -15,6 +15,7 @@ from typing import Any, Generic
 from attrs import evolve, frozen
 
 from dispatcher.agenda import WANTING_MAX, Agenda
+from dispatcher.caller import ANYONE, Caller
 from dispatcher.configuration import ConfigVersion
 from dispatcher.decisions import DECISIONS
 from dispatcher.decisions.claims import hand_out
@@ -145,14 +146,15 @@ class Board:
     def exists(self, task_id: str) -> bool:
         return self._newest(task_id) is not None
 
-    def parent(self, task_id: str) -> Task | None:
+    def parent(self, task_id: str, by: Caller = ANYONE) -> Task | None:
         """A task that a new one is to depend on, or one of many; without its result if it is completed, so never to be
         changed then."""
-        return self._newest(task_id, self.visitors.parents.get(task_id))
+        task = self._newest(task_id, self.visitors.parents.get(task_id))
+        return task if task and by.sees(task.work_directory) else None
 
-    def find(self, task_id: str) -> Task:
+    def find(self, task_id: str, by: Caller) -> Task:
         task = self._newest(task_id)
-        if task is None:
+        if task is None or not by.sees(task.work_directory):
             raise TaskNotFound(task_id)
         return task
 
@@ -166,13 +168,14 @@ class Board:
         return tuple(
             task
             for task in tasks
-            if task.worker_id == claim.worker_id and task.work_directory in claim.work_directories
+            if (task.claimed_by, task.worker_id) == (claim.by.name, claim.worker_id)
+            and task.work_directory in claim.work_directories
         )
 
     def created_under(self, key: str | None) -> Task | None:
         """The task that an idempotency key stands for."""
         task_id = self.visitors.keys[key] if key else None
-        return self.find(task_id) if task_id else None
+        return self.find(task_id, ANYONE) if task_id else None
 
     def lease(self, task_id: str, token: str) -> Lease | None:
         """What the history knows of a lease that is not the current one."""

@@ -17,6 +17,27 @@ class TaskNotFound(Refusal):
         super().__init__(f"there is no task {task_id}")
 
 
+class OutOfReach(Refusal):
+    """The caller may not touch anything in this work directory."""
+
+    def __init__(self, work_directory: str) -> None:
+        super().__init__(f"this key is not for the work directory {work_directory}")
+
+
+class NotTheHolder(Refusal):
+    """The task was claimed with another key, so nobody else may report on it."""
+
+    def __init__(self) -> None:
+        super().__init__("the task is worked on under another key")
+
+
+class KeyExists(Refusal):
+    """There is a key of this name already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a key of the name {name}; revoke it first, or take another name")
+
+
 class InvalidState(Refusal):
     """The task's status does not allow this."""
 

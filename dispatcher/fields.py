@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import frozen
 
 TASK_ID = re.compile("[A-Za-z0-9_-]{1,100}")
+KEY_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._@:+-]{0,99}")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -88,6 +89,25 @@ def work_directory(path: str) -> str:
     if ".." in parts:
         raise ValueError("must not contain '..'")
     return root + separator.join(parts)
+
+
+def directory_pattern(pattern: str) -> str:
+    """A work directory in normal form in which `*` stands for any characters, slashes too, and `?` for one; it may also
+    begin with `*`."""
+    if not pattern.startswith("*"):
+        return work_directory(pattern)
+    if _CONTROL.search(pattern):
+        raise ValueError("must not contain control characters")
+    return pattern
+
+
+def key_name(name: str) -> str:
+    """1 to 100 letters, digits and `. _ @ : + -`, the first one a letter or digit; not `api_key`, the setting's."""
+    if not KEY_NAME.fullmatch(name):
+        raise ValueError("must be 1 to 100 letters, digits and . _ @ : + -, the first one a letter or digit")
+    if name == "api_key":
+        raise ValueError("must not be api_key: so the key is called that is a setting")
+    return name
 
 
 def text(value: str) -> str:
@@ -169,6 +189,8 @@ class Priority(StrEnum):
 _RANKS = {priority.value: rank for rank, priority in enumerate(Priority)}
 
 WorkDirectory = Annotated[str, MaxLen(512), Rule(work_directory)]
+DirectoryPattern = Annotated[str, MinLen(1), MaxLen(512), Rule(directory_pattern)]
+KeyName = Annotated[str, Rule(key_name)]
 Prompt = Annotated[str, MaxLen(10_000), Rule(not_blank), Rule(text)]
 Tag = Annotated[str, MinLen(1), MaxLen(100), Rule(text)]
 Tags = Annotated[tuple[Tag, ...], MaxLen(50), Rule(distinct)]

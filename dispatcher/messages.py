@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Literal, NewType, TypeVar
 
 from attrs import field, frozen
 
+from dispatcher.caller import ANYONE, Caller
 from dispatcher.directory import Directory
 from dispatcher.errors import Refusal
 from dispatcher.fields import (
@@ -53,10 +54,11 @@ Ticket = NewType("Ticket", int)
 """The number of a parked claim: its place in the turn."""
 
 
+@frozen(kw_only=True)
 class Message(Generic[R]):
-    """A request to the dispatcher; R is the type of its reply."""
+    """A request to the dispatcher; R is the type of its reply. What `by` may not see is as if it were not there."""
 
-    __slots__ = ()
+    by: Caller = field(default=ANYONE, metadata=INTERNAL)
 
 
 @frozen
@@ -88,7 +90,6 @@ class Create(Message["Created"]):
     depends_on: DependsOn = ()
     on_dependency_failure: OnDependencyFailure = "wait"
     metadata: JsonObject = field(factory=dict)
-    created_by: str | None = field(default=None, metadata=INTERNAL)
     idempotency_key: str | None = field(default=None, metadata=INTERNAL)
     request_digest: str | None = field(default=None, metadata=INTERNAL)
 

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from attrs import frozen
 
+from dispatcher.caller import Reach
 from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority
@@ -91,6 +92,22 @@ class EventFilter:
     work_directories: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     task_id: str | None = None
+    reach: Reach | None = None
+
+    def matches(self, entry: Entry) -> bool:
+        return (
+            (not self.work_directories or entry.work_directory in self.work_directories)
+            and (not self.types or entry.type in self.types)
+            and (self.task_id is None or entry.task_id == self.task_id)
+            and (self.reach is None or _is_shown(entry, self.reach))
+        )
+
+
+def _is_shown(entry: Entry, reach: Reach) -> bool:
+    """What is about the server concerns all, but for the settings, which tell of everything."""
+    if entry.work_directory is None:
+        return entry.type != "config.changed"
+    return reach.covers(entry.work_directory)
 
 
 @frozen(kw_only=True)
@@ -183,9 +200,11 @@ class Record(Protocol):
 
     async def config_version(self, version: int) -> ConfigVersion | None: ...
 
-    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
-        """Of what happened in [start, end) in the directory (None: in all of them). In milliseconds; the range is of
-        whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""
+    async def statistics(
+        self, work_directories: Collection[str] | None, start: int, end: int, bucket: int
+    ) -> Statistics:
+        """Of what happened in [start, end) in these directories (None: in all there are). In milliseconds; the
+        range is of whole minutes, `bucket` a minute or whole hours, and buckets begin at its multiples."""
 
     async def oldest_waiting(self) -> int | None:
         """When the task that has waited longest was created."""

@@ -73,6 +73,7 @@ class Task:
 
     # The current attempt, or the latest one.
     attempt: int = 0
+    claimed_by: str | None = None  # the name of the key
     worker_id: str | None = None
     claim_id: str | None = None  # its claim's name for itself
     lease_token: str | None = None

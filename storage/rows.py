@@ -10,6 +10,7 @@ from attrs import fields
 from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority, to_json
+from dispatcher.keys import Key
 from dispatcher.ports import Entry
 from dispatcher.task import Status, Task
 
@@ -82,5 +83,6 @@ HISTORY = Table(
         "details": JSON,
     },
 )
+KEYS = Table("keys", Key, {"scopes": STRINGS, "work_directories": STRINGS})
 CONFIG = Table("config_versions", ConfigVersion, {"changes": JSON, "runtime": JSON})
 DIRECTORIES = Table("work_directories", Directory, {"paused": BOOLEAN, "draining": BOOLEAN})

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from dispatcher.board import Board
 from dispatcher.hub import Announced
+from dispatcher.keys import Keyring
 from dispatcher.medium import Medium
 from dispatcher.messages import Heed
 from dispatcher.ports import Changes, Clock, Entry, Journal, Snapshot
@@ -34,6 +35,9 @@ class Member(Protocol):
     def remind(self, reminder: Heed) -> None:
         """What may have been missed."""
 
+    def change_keys(self) -> None:
+        """The keys may have changed."""
+
     def presence(self) -> Presence: ...
 
     def waiting_directories(self) -> Collection[str]:
@@ -49,6 +53,9 @@ class Store(Journal, Medium, Protocol):
 
     @property
     def record(self) -> Record: ...
+
+    @property
+    def keyring(self) -> Keyring: ...
 
     def watch(self, watcher: Callable[[int, float, float], None]) -> None:
         """From now on it is told of every commit: how many changes it had, how many seconds it took, and how many of

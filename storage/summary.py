@@ -1,6 +1,6 @@
 """What statistics say, put together from rows of the rollups and from what is not added up there yet."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from operator import add
 
 from attrs import define, field
@@ -16,9 +16,10 @@ PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @define
 class Summary:
-    """Of [start, end), both whole minutes, in the directory; a bucket is a minute or whole hours."""
+    """Of [start, end), both whole minutes, in these directories (None: everywhere); a bucket is a minute or whole
+    hours."""
 
-    directory: str
+    work_directories: Collection[str] | None
     start: int
     end: int
     bucket: int
@@ -28,15 +29,20 @@ class Summary:
     def __attrs_post_init__(self) -> None:
         self._series = [[0] * len(EVENTS) for _ in range(floor(self.start, self.bucket), self.end, self.bucket)]
 
-    def ranges(self, bucket: int) -> Iterator[tuple[str, int, int, int]]:
-        """The fewest rows that make up the range, none of which lies in two buckets: of which directory and span, and
-        from when to when."""
+    @property
+    def wanted(self) -> list[str]:
+        """Of which directories the rows are."""
+        return [EVERYWHERE] if self.work_directories is None else [*self.work_directories]
+
+    def ranges(self, bucket: int) -> Iterator[tuple[int, int, int]]:
+        """The fewest rows that make up the range, none of which lies in two buckets: of which span, and from when to
+        when."""
         first_hour, end_of_hours = self.start + -self.start % HOUR, floor(self.end, HOUR)
         if bucket < HOUR or first_hour >= end_of_hours:
             first_hour = end_of_hours = self.end
-        yield self.directory, MINUTE, self.start, first_hour
-        yield self.directory, HOUR, first_hour, end_of_hours
-        yield self.directory, MINUTE, end_of_hours, self.end
+        yield MINUTE, self.start, first_hour
+        yield HOUR, first_hour, end_of_hours
+        yield MINUTE, end_of_hours, self.end
 
     def add_events(self, at: int, numbers: Sequence[int]) -> None:
         """Of a row or a minute. Events come first, the others are left out."""
@@ -45,7 +51,8 @@ class Summary:
 
     def add_tally(self, work_directory: str, minute: int, tally: Tally) -> None:
         """If it belongs to it."""
-        if self.start <= minute < self.end and self.directory in (EVERYWHERE, work_directory):
+        is_here = self.work_directories is None or work_directory in self.work_directories
+        if is_here and self.start <= minute < self.end:
             self.total.add(tally)
             self.add_events(minute, tally.numbers)
 

@@ -14,10 +14,13 @@ from dispatcher.errors import (
     DependencyNotFound,
     IdempotencyKeyReused,
     InvalidState,
+    KeyExists,
     LeaseLost,
     LeaseTokenRequired,
     LogFull,
     NotPaused,
+    NotTheHolder,
+    OutOfReach,
     PromptMismatch,
     RecordFailed,
     RetryLimitReached,
@@ -25,6 +28,7 @@ from dispatcher.errors import (
     Unavailable,
     VersionConflict,
 )
+from web.access.calling import caller
 from web.codec import Fault, Invalid, Malformed, encode, rfc3339
 
 REQUEST_ID = "X-Request-Id"
@@ -72,7 +76,9 @@ def idempotency_key(request: Request) -> str | None:
         raise Invalid(
             [Fault("Idempotency-Key", f"must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters")]
         )
-    return key
+    if key is None or (name := caller.get().name) is None:
+        return key
+    return f"{name}\t{key}"  # what another caller says is another request
 
 
 def ok(data: object, now: int, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -141,6 +147,9 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     NotPaused: lambda e: _invalid((Fault(e.field, str(e)),)),
     LeaseTokenRequired: lambda e: _invalid((Fault("lease_token", f"is required: {e}"),)),
     TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
+    OutOfReach: lambda e: Failure(403, "FORBIDDEN", str(e)),
+    NotTheHolder: lambda e: Failure(403, "FORBIDDEN", str(e)),
+    KeyExists: lambda e: Failure(409, "ALREADY_EXISTS", str(e)),
     InvalidState: lambda e: Failure(409, "INVALID_STATE", str(e), {"status": e.status, "allowed_from": e.allowed_from}),
     VersionConflict: lambda e: Failure(409, "VERSION_CONFLICT", str(e), {"expected": e.expected, "version": e.version}),
     DependencyNotFound: lambda e: _dependencies(e),

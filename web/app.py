@@ -17,6 +17,7 @@ from aiohttp.web import (
 )
 
 from web import docs
+from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
@@ -25,7 +26,7 @@ from web.openapi import describe
 from web.operations import told_of
 from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES
-from web.security import check_key, check_origin
+from web.security import check_origin
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
@@ -73,12 +74,9 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
 
 async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
     """Only those who may get through; whatever goes wrong is answered in the envelope."""
-    security = service.settings.security
     try:
-        check_origin(request, security.api_key)
-        if not (security.open_metrics and request.path == METRICS_PATH):
-            check_key(request, security.api_key)
-        response = await handler(request)
+        check_origin(request, is_open=service.door.is_open)
+        response = await _let_in(service, request, handler)
         if (
             isinstance(response, Response)
             and not response.prepared
@@ -96,6 +94,23 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
         refusal = failed(failure(error), service.clock())
         pack(request, refusal)
         return refusal
+
+
+async def _let_in(service: Service, request: Request, handler: Handler) -> StreamResponse:
+    """For as long as the key is in force with which they came."""
+    needs_none = is_open(request.method, request.path) or (
+        service.settings.security.open_metrics and request.path == METRICS_PATH
+    )
+    admitted = OPEN if needs_none else service.door.admit(request)
+    patience = asyncio.timeout(None)
+    try:
+        async with patience:
+            with service.door.inside(admitted, patience):
+                return await handler(request)
+    except TimeoutError:
+        if patience.expired():
+            raise no_longer_in_force() from None
+        raise
 
 
 async def _mark(request: Request, response: StreamResponse) -> None:
@@ -134,6 +149,7 @@ def _handler(service: Service, route: Route) -> Handler:
 
     async def handle(request: Request) -> StreamResponse:
         asked: Any
+        check_scope(route.scope)
         choose(request, offered)
         known = route.about(request)
         if route.is_read:

@@ -4,14 +4,17 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
-from attrs import fields, frozen
+from attrs import field, fields, frozen
 
+from dispatcher.caller import Scope
 from dispatcher.events import EventType
 from dispatcher.fields import (
     ClaimId,
     ClaimLimit,
+    DirectoryPattern,
     Instant,
     JsonObject,
+    KeyName,
     Later,
     LeaseSeconds,
     Listed,
@@ -31,6 +34,7 @@ from dispatcher.fields import (
 )
 from dispatcher.messages import Claim, Complete, Regulate
 from dispatcher.record import EventFilter
+from web.codec import Fault, Invalid
 from web.filters import TaskFilter
 
 TaskIds = Annotated[tuple[TaskId, ...], Rule(distinct)]
@@ -39,6 +43,30 @@ TaskIds = Annotated[tuple[TaskId, ...], Rule(distinct)]
 @frozen
 class Nothing:
     """No parameters."""
+
+
+@frozen(kw_only=True)
+class NewKey:
+    """`work_directories` are patterns."""
+
+    name: KeyName
+    scopes: Annotated[tuple[Scope, ...], MinLen(1), Rule(distinct)]
+    work_directories: Annotated[tuple[DirectoryPattern, ...], MinLen(1), MaxLen(100), Rule(distinct)] = ("*",)
+    expires_at: Instant | None = None
+
+    def check_expiry(self, now: int) -> None:
+        if self.expires_at is not None and self.expires_at <= now:
+            raise Invalid([Fault("expires_at", "must be in the future")])
+
+
+@frozen
+class AboutKey:
+    name: str
+
+
+@frozen(kw_only=True)
+class Credential:
+    key: Annotated[str, MinLen(1), MaxLen(500)] = field(repr=False)
 
 
 @frozen(kw_only=True)

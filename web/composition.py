@@ -18,6 +18,9 @@ from dispatcher.mint import SystemMint
 from dispatcher.ports import Changes
 from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.store import Store
+from web.access.door import Door
+from web.access.first_key import make_first_key, refuse_open_door
+from web.access.keys import Keys
 from web.app import make_app
 from web.configuration import begin
 from web.connections import LINE_BYTES_MAX, Runner
@@ -26,6 +29,7 @@ from web.membership import Membership
 from web.metrics import Metrics
 from web.pulse import beating
 from web.reconfiguring import keep_step
+from web.security import is_loopback
 from web.server_log import Log
 from web.service import Service
 from web.sources import Given
@@ -59,15 +63,24 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     board = store.Board(snapshot, SystemMint(), configuration.settings.task.rules())
     dispatcher = Dispatcher(board, store, announce, clock, roll, snapshot.was_away)
     membership = Membership(hub, dispatcher)
+    keys = Keys(store.keyring, clock, configuration.settings.security.api_key)
+    await keys.load()
+    door = Door(keys, clock, is_local=is_loopback(configuration.settings.server.host))
+    if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
+        logger.info("the first key, which may do everything, is in %s", file)
+    refuse_open_door(door, configuration.settings)
     async with (
         store.membership(membership, snapshot.last_seq),
         deciding_by(dispatcher) as deciding,
         beating() as pulse,
         aside(courier.run()),
+        aside(keys.keep_step(membership.keys_changed)),
+        aside(keys.note_used()),
     ):
         service = Service(
             dispatcher=dispatcher,
-            record=store.record,
+            whole_record=store.record,
+            door=door,
             medium=store,
             hub=hub,
             feed=feed,

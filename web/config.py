@@ -6,6 +6,7 @@ from typing import TypedDict
 from aiohttp.web import Request, Response
 
 from dispatcher.configuration import ConfigVersion
+from web.access.calling import caller
 from web.answers import ok
 from web.bodies import ChangeSettings, Nothing, Rollback, SettingsHistory
 from web.codec import Fault, Invalid, rfc3339
@@ -55,7 +56,7 @@ async def show(service: Service, asked: Nothing, request: Request) -> Response:
 
 async def change(service: Service, asked: ChangeSettings, request: Request) -> Response:
     """Change settings while the server runs, all of them or none."""
-    after = await reconfigure(service, lambda now: now.with_changes(asked.changes), _who(service), asked.reason)
+    after = await reconfigure(service, lambda now: now.with_changes(asked.changes), _who(), asked.reason)
     return ok(_config(after), service.clock())
 
 
@@ -73,12 +74,12 @@ async def rollback(service: Service, asked: Rollback, request: Request) -> Respo
         raise Invalid([Fault("version", f"there is no version {asked.version}")])
     runtime = then.runtime if then else {}
     reason = asked.reason or f"rollback to version {asked.version}"
-    after = await reconfigure(service, lambda now: now.as_at(asked.version, runtime), _who(service), reason)
+    after = await reconfigure(service, lambda now: now.as_at(asked.version, runtime), _who(), reason)
     return ok(_config(after), service.clock())
 
 
-def _who(service: Service) -> str:
-    return "api_key" if service.settings.security.api_key else "anonymous"
+def _who() -> str:
+    return caller.get().name or "anonymous"
 
 
 def _config(configuration: Configuration) -> ConfigSays:

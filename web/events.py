@@ -6,11 +6,12 @@ from typing import TypedDict
 
 from aiohttp.web import Request, Response, StreamResponse
 from aiohttp_sse import EventSourceResponse
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispatcher.errors import RecordFailed, TaskNotFound
 from dispatcher.record import EventFilter, Stretch
 from dispatcher.task import Status
+from web.access.calling import caller
 from web.answers import ok
 from web.bodies import EventsQuery, TaskEventsQuery
 from web.codec import Fault, Invalid
@@ -45,7 +46,8 @@ async def events(service: Service, asked: EventsQuery, request: Request) -> Stre
     if asked.limit is not None:
         raise Invalid([Fault("limit", "is for pages only: ask for them with Accept: application/json")])
     cursor = service.feed.last if after is None else after
-    reader = Reader(service, request, asked.filter(), cursor, tells_gaps=after is not None)
+    only = evolve(asked.filter(), reach=caller.get().reach)
+    reader = Reader(service, request, only, cursor, tells_gaps=after is not None)
     return await reader.stream(await reader.next())
 
 
@@ -56,7 +58,7 @@ async def task_events(service: Service, asked: TaskEventsQuery, request: Request
     task = await service.record.task(asked.task_id)
     if task is None and after is None:
         raise TaskNotFound(asked.task_id)
-    only = EventFilter(task_id=asked.task_id)
+    only = EventFilter(task_id=asked.task_id, reach=caller.get().reach)
     reader = Reader(service, request, only, after or 0, tells_gaps=after is not None)
     reader.is_over = task is None or task.status in (Status.COMPLETED, Status.CANCELLED)
     first = await reader.next()

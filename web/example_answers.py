@@ -83,6 +83,16 @@ EVENT: Mapping[str, Any] = {
     "details": {},
 }
 LOG_LINE: Mapping[str, Any] = {"number": 1, "attempt": 1, "at": NOW, "line": "collected 5 items"}
+_KEY: Mapping[str, Any] = {
+    "name": "agent-7",
+    "scopes": ["work"],
+    "work_directories": ["/srv/*"],
+    "created_at": NOW,
+    "created_by": "admin",
+    "expires_at": None,
+    "last_used_at": LATER,
+}
+_SESSION: Mapping[str, Any] = {"name": "agent-7", "scopes": ["work"], "work_directories": ["/srv/*"]}
 _CONFIG: Mapping[str, Any] = {
     "version": 4,
     "settings": {
@@ -193,6 +203,12 @@ ANSWERS: Mapping[str, Any] = {
         ]
     },
     "events": {"events": [EVENT], "next_after": 17, "gap": {"from": 1, "to": 16}},
+    "keys_create": {**_KEY, "key": "tok_kYx0cGm1pXb2zHqW9uVt7sRr5oNn3lJj1hFf9dDb7Aw"},
+    "keys_listing": {"keys": [_KEY]},
+    "keys_revoke": {"name": "agent-7", "revoked": True},
+    "keys_session": _SESSION,
+    "keys_open": _SESSION,
+    "keys_close": _SESSION,
     "statistics": {
         "from": NOW,
         "to": LATER,

@@ -13,6 +13,7 @@ DIRECTORY = "/srv/app"
 
 PARAMETERS: Mapping[str, Any] = {
     "task_id": TASK_ID,
+    "name": "agent-7",
     "path": DIRECTORY,
     "work_path": DIRECTORY,
     "work_directory": DIRECTORY,
@@ -23,6 +24,10 @@ PARAMETERS: Mapping[str, Any] = {
 _NEW = {"work_directory": DIRECTORY, "prompt": PROMPT}
 
 REQUESTS: Mapping[str, Any] = {
+    "keys_create": {"name": "agent-7", "scopes": ["work"], "work_directories": ["/srv/*"]},
+    "keys_revoke": {},
+    "keys_close": {},
+    "keys_open": {"key": "tok_kYx0cGm1pXb2zHqW9uVt7sRr5oNn3lJj1hFf9dDb7Aw"},
     "tasks_create": {**_NEW, "priority": "high", "tags": ["tests"], "metadata": {"ticket": "APP-12"}},
     "batches_create_many": {
         "tasks": [

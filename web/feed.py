@@ -177,7 +177,9 @@ class Feed:
             keys = [_task(only.task_id)]
         elif only.work_directories:
             keys = list(map(_directory, only.work_directories))
-        found = [one for one in chain.from_iterable(self._since(cursor, key) for key in keys) if _fits(one, only)]
+        found = [
+            one for one in chain.from_iterable(self._since(cursor, key) for key in keys) if only.matches(one.entry)
+        ]
         return sorted(found, key=lambda one: one.entry.seq)
 
     def _since(self, cursor: int, key: Key) -> Iterator[Event]:
@@ -229,12 +231,3 @@ def _keys(entry: Entry) -> Iterator[Key]:
         yield _task(entry.task_id)
     if entry.work_directory is not None:
         yield _directory(entry.work_directory)
-
-
-def _fits(one: Event, only: EventFilter) -> bool:
-    entry = one.entry
-    return (
-        (not only.work_directories or entry.work_directory in only.work_directories)
-        and (not only.types or entry.type in only.types)
-        and (only.task_id is None or entry.task_id == only.task_id)
-    )

@@ -21,6 +21,7 @@ class Membership:
     hub: Hub
     dispatcher: Dispatcher
     reconfigured: asyncio.Event = field(factory=asyncio.Event)  # by others
+    keys_changed: asyncio.Event = field(factory=asyncio.Event)
 
     def publish(self, changes: Announced) -> None:
         self.hub.publish(changes)
@@ -43,6 +44,9 @@ class Membership:
 
     def remind(self, reminder: Heed) -> None:
         self.dispatcher.heed(reminder)
+
+    def change_keys(self) -> None:
+        self.keys_changed.set()
 
     def presence(self) -> Presence:
         return self.dispatcher.presence()

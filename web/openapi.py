@@ -8,8 +8,9 @@ from http import HTTPStatus
 
 import attrs
 
-from dispatcher.fields import TASK_ID
+from dispatcher.fields import KEY_NAME, TASK_ID
 from web import envelopes
+from web.access.door import is_open
 from web.answers import REQUEST_ID
 from web.bodies import Path
 from web.envelopes import TEXT
@@ -21,7 +22,6 @@ from web.operations import EVENTS, JSON, TAGS, Link, Operation, told_of
 from web.refusals import REFUSALS
 from web.route import Handle, Route, by_path
 from web.schemas import Schema, Schemas
-from web.security import is_open
 
 _ALWAYS = (
     *("VALIDATION_ERROR", "MALFORMED_REQUEST", "FORBIDDEN", "NOT_ACCEPTABLE", "EXPECTATION_FAILED"),
@@ -30,6 +30,7 @@ _ALWAYS = (
 _WITH_KEY = ("UNAUTHORIZED", "DATABASE_ERROR", "UNAVAILABLE", "TIMEOUT")
 _WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _SENTENCE = re.compile(r"(.*?)[.;:?](\s|$)", re.DOTALL)
+_PATTERNS = {"task_id": TASK_ID.pattern, "name": KEY_NAME.pattern}
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
 DESCRIPTION = """A durable task queue for coding agents and those who run them.
@@ -120,7 +121,7 @@ def _operation(route: Route, names: Mapping[Route, str], schemas: Schemas) -> Sc
     told = told_of(route.handler)
     about = inspect.cleandoc(route.handler.__doc__ or "").replace("\n", " ")
     first = _SENTENCE.match(about)
-    is_public = is_open(route.path)
+    is_public = is_open(route.method, route.path)
     described: Schema = {
         "operationId": names[route],
         "summary": first[1] if first else about,
@@ -140,7 +141,7 @@ def _operation(route: Route, names: Mapping[Route, str], schemas: Schemas) -> Sc
 
 def _parameters(route: Route, told: Operation, schemas: Schemas) -> Iterable[Schema]:
     for name in _VARIABLE.findall(route.path):
-        schema = {"type": "string", "pattern": f"^{TASK_ID.pattern}$"}
+        schema = {"type": "string", "pattern": f"^{_PATTERNS[name]}$"}
         example = {"example": PARAMETERS[name]} if name in PARAMETERS else {}
         yield {"name": name, "in": "path", "required": True, "schema": schema, **example}
     if route.about is by_path:

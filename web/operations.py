@@ -15,6 +15,7 @@ from web import (
     events,
     explain,
     health,
+    keys,
     limits,
     lists,
     logs,
@@ -34,12 +35,13 @@ EVENTS = "text/event-stream"
 HTML = "text/html"
 PLAIN = "text/plain"
 
-Tag = Literal["tasks", "claims", "directories", "system"]
+Tag = Literal["tasks", "claims", "directories", "keys", "system"]
 
 TAGS: Mapping[Tag, str] = {
     "tasks": "What is to be done: create, look, steer.",
     "claims": "What workers say: claim, renew, report.",
     "directories": "Work directories and who works there: what lies in them, and the rules for them.",
+    "keys": "Who may do what.",
     "system": "The server itself, and this description.",
 }
 
@@ -202,6 +204,17 @@ OPERATIONS: Mapping[Handle, Operation] = {
         events={**dict.fromkeys(EVENT_TYPES, Event), "gap": events.Gap},
     ),
     statistics.statistics: Operation(tag="system"),
+    keys.create: Operation(
+        tag="keys",
+        statuses=(201,),
+        refuses=("ALREADY_EXISTS",),
+        links=(Link(keys.revoke, path={"name": "/data/name"}),),
+    ),
+    keys.listing: Operation(tag="keys"),
+    keys.revoke: Operation(tag="keys", refuses=("NOT_FOUND",)),
+    keys.session: Operation(tag="keys"),
+    keys.open_: Operation(tag="keys", statuses=(201,), refuses=("UNAUTHORIZED",)),
+    keys.close: Operation(tag="keys"),
     config.show: Operation(tag="system"),
     config.change: Operation(tag="system"),
     config.history: Operation(tag="system"),

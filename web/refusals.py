@@ -116,6 +116,7 @@ REFUSALS: Mapping[str, Refusal] = {
         406, "Accept leaves out everything that can be had", OfferedTypes, {"offered": ["application/json"]}
     ),
     "BODY_TIMEOUT": Refusal(408, "The body did not come in time", code="TIMEOUT"),
+    "ALREADY_EXISTS": Refusal(409, "There is one of this name already"),
     "INVALID_STATE": Refusal(
         409, "The task's status does not allow it", WrongStatus, {"status": "completed", "allowed_from": ["waiting"]}
     ),

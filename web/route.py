@@ -7,6 +7,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web import HTTPMethodNotAllowed, Request, Response, StreamResponse
 from attrs import frozen
 
+from dispatcher.caller import Scope
 from dispatcher.errors import TaskNotFound
 from dispatcher.fields import TASK_ID
 from web.bodies import Nothing, Path
@@ -33,8 +34,8 @@ def by_path(request: Request) -> Mapping[str, object]:
 @frozen
 class Route:
     """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest. `says` is the
-    data of the answer, a TypedDict or a union with None; None: the answer is not JSON. The rest of what is told to the
-    world stands in web/operations.py."""
+    data of the answer, a TypedDict or a union with None; None: the answer is not JSON. `scope`: what a key must be for,
+    if not any will do. The rest of what is told to the world stands in web/operations.py."""
 
     method: str
     path: str
@@ -42,6 +43,7 @@ class Route:
     asks: type
     about: Callable[[Request], Mapping[str, object]] = by_id
     says: Any = None
+    scope: Scope | None = None
 
     @property
     def is_read(self) -> bool:

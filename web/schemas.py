@@ -29,13 +29,14 @@ _SEGMENT = rf"(\.|\.?[^./{_CONTROL}][^/{_CONTROL}]*|\.\.[^/{_CONTROL}]+)?"
 _DRIVE_SEGMENT = rf"(\.|\.?[^./\\{_CONTROL}][^/\\{_CONTROL}]*|\.\.[^/\\{_CONTROL}]+)?"
 _DAY = r"(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 _TIME = r"([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+_DIRECTORY = rf"/{_SEGMENT}(/{_SEGMENT})*|[A-Za-z]:[/\\]{_DRIVE_SEGMENT}([/\\]{_DRIVE_SEGMENT})*"
 _RULES: Mapping[Any, Schema] = {
-    fields.work_directory: {
-        "pattern": rf"^(/{_SEGMENT}(/{_SEGMENT})*|[A-Za-z]:[/\\]{_DRIVE_SEGMENT}([/\\]{_DRIVE_SEGMENT})*)$"
-    },
+    fields.work_directory: {"pattern": f"^({_DIRECTORY})$"},
+    fields.directory_pattern: {"pattern": rf"^({_DIRECTORY}|\*[^{_CONTROL}]*)$"},
     fields.text: {"description": "Without NUL characters.", "pattern": r"^[^\u0000]*$"},
     fields.not_blank: {"pattern": r"[^\s\u001c-\u001f\u0085]"},
     fields.task_id: {"pattern": f"^{fields.TASK_ID.pattern}$"},
+    fields.key_name: {"pattern": rf"^(?!api_key$){fields.KEY_NAME.pattern}$"},
     fields.task_id_or_ref: {"pattern": rf"^({fields.TASK_ID.pattern}|ref:[^\u0000]+)$"},
     fields.distinct: {"uniqueItems": True},
     event_type: {"enum": list(EVENT_TYPES)},

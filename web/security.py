@@ -1,16 +1,14 @@
-"""Who may call, and from where."""
+"""From where requests may come."""
 
 import ipaddress
 import re
 from functools import lru_cache
-from hmac import compare_digest
 
 from aiohttp.web import Request
 
 from web.answers import Failure
 
 HOST = re.compile(r"\A(\[[^]]*\]|[^:]*)(?::\d*)?\Z")  # a name or address, and perhaps a port
-OPEN_PATHS = ("/health", "/docs", "/openapi.json")  # without a key: probes, and what the contract is
 
 
 def is_loopback(host: str) -> bool:
@@ -29,31 +27,15 @@ def _names_loopback(host: str) -> bool:
     return is_loopback(HOST.sub(r"\1", host.lower()))
 
 
-def is_open(path: str) -> bool:
-    """Whoever asks for this needs no key."""
-    return path.startswith(OPEN_PATHS) and (path in OPEN_PATHS or path.startswith(tuple(f"{it}/" for it in OPEN_PATHS)))
-
-
-def check_key(request: Request, api_key: str | None) -> None:
-    """The key as a bearer token or in X-API-Key; raises a 401 Failure."""
-    if api_key is None or request.method == "OPTIONS" or is_open(request.path):
-        return
-    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-    given = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")
-    if not compare_digest(given.encode("utf-8", "surrogateescape"), api_key.encode()):
-        reason = "the key is wrong" if given else "a key is needed: Authorization: Bearer KEY"
-        raise Failure(401, "UNAUTHORIZED", reason, headers={"WWW-Authenticate": "Bearer"})
-
-
-def check_origin(request: Request, api_key: str | None) -> None:
+def check_origin(request: Request, *, is_open: bool) -> None:
     """No web page of somebody else's may speak for the person at the browser; raises a 403 Failure.
 
-    Without a key the server trusts whoever reaches it, so the name it is reached by must be this machine's: a
+    An open server trusts whoever reaches it, so the name it is reached by must be this machine's: a
     foreign name that resolves to 127.0.0.1 is how a page gets around the check of the origin.
     """
     origin = request.headers.get("Origin")
     foreign = origin is not None and origin.partition("://")[2].lower() != request.host.lower()
     if foreign or request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Failure(403, "FORBIDDEN", "requests from other sites are refused")
-    if api_key is None and not _names_loopback(request.host):
-        raise Failure(403, "FORBIDDEN", "without a key this server answers only to its own machine's names")
+    if is_open and not _names_loopback(request.host):
+        raise Failure(403, "FORBIDDEN", "without keys this server answers only to its own machine's names")

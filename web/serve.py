@@ -21,10 +21,9 @@ from dispatcher.errors import RecordFailed, Unavailable
 from storage.encryption import given_key
 from storage.errors import KeyFault, StorageError
 from storage.store import open_store
-from web.codec import Fault
+from web.access.first_key import refuse_open_record
 from web.composition import compose, listen
 from web.reconfiguring import read_again
-from web.security import is_loopback
 from web.server_log import Log
 from web.service import Service
 from web.settings import Settings, SettingsError
@@ -46,18 +45,21 @@ def serve(
         str | None, Parameter(help="sqlite:///file.db, sqlite:////file.db or postgresql://host/name")
     ] = None,
     api_key: Annotated[str | None, Parameter(help="What callers must present; better set API_SECRET_KEY.")] = None,
+    initial_key_file: Annotated[
+        str | None, Parameter(help="Where the first key is put if there is none yet: a new file, for its owner alone.")
+    ] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning, error or critical.")] = None,
     log_format: Annotated[str | None, Parameter(help="json, or pretty: to be read by people.")] = None,
 ) -> int:
     """Run the server until it is told to stop (SIGTERM or Ctrl-C). Every setting is described in the README."""
     options = {"host": host, "port": port, "database": database, "api_key": api_key}
-    options |= {"log_level": log_level, "log_format": log_format}
+    options |= {"initial_key_file": initial_key_file, "log_level": log_level, "log_format": log_format}
     log = Log()
     try:
         gather_again = partial(gather, options, os.environ, config)
         given = gather_again()
         settings = settings_of(given)
-        refuse_open_door(settings)
+        refuse_open_record(settings)
         log.configure(settings.logging)
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -66,18 +68,15 @@ def serve(
     collect_rarely()
     try:
         return uvloop.run(run(given, gather_again, log))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
     except (StorageError, OSError, Unavailable, RecordFailed) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
         return 2 if isinstance(error, KeyFault) else 1
     finally:
         log.close()
-
-
-def refuse_open_door(settings: Settings) -> None:
-    if settings.security.api_key is None and not is_loopback(settings.server.host):
-        reason = f"{settings.server.host} can be reached from other machines: set API_SECRET_KEY, or use 127.0.0.1"
-        raise SettingsError([Fault("--host", reason)])
 
 
 def allow_many_connections() -> None:

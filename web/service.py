@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Final
 
 from aiohttp.web import AppKey
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispatcher.actor import Dispatcher
+from dispatcher.caller import ANYONE
 from dispatcher.errors import Unavailable
 from dispatcher.hub import Hub
 from dispatcher.medium import Medium
@@ -17,6 +18,9 @@ from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.presence import Presence
 from dispatcher.record import Record
+from web.access.calling import caller
+from web.access.door import Door
+from web.access.seen import Seen
 from web.configuration import Configuration
 from web.feed import Feed
 from web.looks import Looks
@@ -32,7 +36,8 @@ STREAMS_MAX = 5000  # open at a time of each kind; beyond, Unavailable
 @define(kw_only=True, eq=False)
 class Service:
     dispatcher: Dispatcher
-    record: Record
+    whole_record: Record
+    door: Door
     medium: Medium
     hub: Hub
     feed: Feed
@@ -55,13 +60,19 @@ class Service:
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.clock()
-        self.looks = Looks(self.record, self.medium, self.clock)
+        self.looks = Looks(self.whole_record, self.medium, self.clock)
         self.idle.set()
 
     @property
     def settings(self) -> Settings:
         """Those in force now."""
         return self.configuration.settings
+
+    @property
+    def record(self) -> Record:
+        """What of the record is there for the caller to see."""
+        reach = caller.get().reach
+        return self.whole_record if reach is None else Seen(self.whole_record, reach)
 
     def follow(self, follower: Callable[[Settings], None]) -> None:
         """Tell it the settings, now and whenever they have changed. It must not wait, nor raise."""
@@ -76,6 +87,8 @@ class Service:
     async def ask(self, message: Message[R]) -> R:
         """The dispatcher's reply. Raises Refusal, Unavailable, or TimeoutError if the record hangs: it is unknown then
         what came of it."""
+        if (by := caller.get()) is not ANYONE:
+            message = evolve(message, by=by)
         wait_seconds = message.wait_seconds if isinstance(message, Claim) else 0
         if wait_seconds == FOREVER:
             return await self.dispatcher.ask(message)

@@ -153,9 +153,14 @@ class Database:
         return Path(self.url.removeprefix(SQLITE)) if self.url.startswith(SQLITE) else None
 
     @property
+    def shown(self) -> str:
+        """The URL as it may be shown."""
+        return without_password(self.url)
+
+    @property
     def place(self) -> str:
         """Where the record is, as it may be shown."""
-        return str(self.path.absolute()) if self.path else without_password(self.url)
+        return str(self.path.absolute()) if self.path else self.shown
 
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.min_connections > self.max_connections:
@@ -194,6 +199,9 @@ class Tasks:
 @frozen(kw_only=True)
 class Security:
     api_key: ApiKey | None = field(default=None, repr=False, metadata=_also("API_SECRET_KEY", "api_key") | SECRET)
+    initial_key_file: Annotated[str, MinLen(1), MaxLen(4096)] | None = field(
+        default=None, metadata=_also("INITIAL_KEY_FILE", "initial_key_file")
+    )
     open_metrics: bool = False
 
 

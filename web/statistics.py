@@ -8,6 +8,7 @@ from attrs import frozen
 from dispatcher.fields import Instant, Priority, WorkDirectory
 from dispatcher.statistics import HOUR, MINUTE, Bucket, Spread, Statistics
 from dispatcher.task import Status
+from web.access.calling import caller
 from web.answers import ok
 from web.codec import Fault, Invalid, rfc3339
 from web.service import Service
@@ -106,7 +107,10 @@ async def statistics(service: Service, asked: AboutRange, request: Request) -> R
     """What happened in a range of time, how long it took, and how the tasks created in it stand now."""
     now = service.clock()
     window = asked.window(now)
-    found = await service.record.statistics(asked.work_directory, window.start, window.end, window.bucket)
+    if (path := asked.work_directory) is not None:
+        caller.get().enter(path)
+    where = None if path is None else [path]
+    found = await service.record.statistics(where, window.start, window.end, window.bucket)
     return ok(view(asked, window, found, now), now)
 
 

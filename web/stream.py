@@ -14,6 +14,7 @@ from dispatcher.errors import RecordFailed, Unavailable
 from dispatcher.hub import Closed, Listener, LostTouch, News, about_directory, about_task, about_worker
 from dispatcher.messages import FOREVER, Claim, Held
 from dispatcher.task import Status, Task
+from web.access.calling import caller
 from web.bodies import Stream
 from web.briefing import briefing
 from web.codec import encode
@@ -44,6 +45,7 @@ class Over(TypedDict):
 
 async def stream(service: Service, asked: Stream, request: Request) -> StreamResponse:
     """Send a worker its tasks as long as it has hands free (`assign`), or only the news of them (`notify`)."""
+    caller.get().enter(asked.work_path)
     with service.streaming("worker"):
         return await _stream(service, asked, request)
 

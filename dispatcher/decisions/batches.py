@@ -13,6 +13,7 @@ from dispatcher.errors import (
     DependencyCycle,
     DependencyNotFound,
     IdempotencyKeyReused,
+    OutOfReach,
     Refusal,
     TaskNotFound,
 )
@@ -31,7 +32,8 @@ def create_many(board: Board, many: CreateMany, now: int) -> tuple[Created | Ref
     drafts = many.drafts
     places = {draft.ref: place for place, draft in enumerate(drafts) if draft and draft.ref}
     standing, gone = _made_before(board, many, now)
-    faults = _unknown_parents(board, drafts, places, standing.keys() | gone) | _cycles(drafts, places)
+    faults = _unknown_parents(board, many, places, standing.keys() | gone) | _cycles(drafts, places)
+    faults |= _out_of_reach(many)
     if many.atomic and (faults or None in drafts):
         raise BatchRefused(dict(sorted(faults.items())))
     faults |= {place: TaskNotFound("of this place any more: it was made, and deleted since") for place in gone}
@@ -61,11 +63,16 @@ def _made_before(board: Board, many: CreateMany, now: int) -> tuple[dict[int, Ta
     return tasks, {place for place in range(len(many.drafts)) if made >> place & 1 and place not in tasks}
 
 
-def _unknown_parents(board: Board, drafts: Drafts, places: Mapping[str, int], made: Set[int]) -> dict[int, Refusal]:
+def _out_of_reach(many: CreateMany) -> dict[int, Refusal]:
+    places = ((place, draft.work_directory) for place, draft in enumerate(many.drafts) if draft)
+    return {place: OutOfReach(path) for place, path in places if not many.by.sees(path)}
+
+
+def _unknown_parents(board: Board, many: CreateMany, places: Mapping[str, int], made: Set[int]) -> dict[int, Refusal]:
     siblings = {REF + ref for ref in places}
     faults: dict[int, Refusal] = {}
-    for place, draft in enumerate(drafts):
-        if draft and place not in made and (missing := missing_parents(board, draft.depends_on, siblings)):
+    for place, draft in enumerate(many.drafts):
+        if draft and place not in made and (missing := missing_parents(board, draft.depends_on, many.by, siblings)):
             faults[place] = DependencyNotFound(missing)
     return faults
 
@@ -133,7 +140,7 @@ def _make(
         draft = many.drafts[place]
         assert draft is not None
         depends_on = tuple(named[name.removeprefix(REF)] if name.startswith(REF) else name for name in draft.depends_on)
-        at = Place(ids[place], depends_on, siblings, has_dependants=draft.ref in wanted)
+        at = Place(ids[place], depends_on, many.by.name, siblings, has_dependants=draft.ref in wanted)
         made[place] = Created(make(board, _under(board, many, place, mask, draft, now), now, at))
     return made
 

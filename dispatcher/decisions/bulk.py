@@ -51,7 +51,7 @@ def steer_many(board: Board, many: SteerMany, now: int) -> Steered:
     skipped: list[tuple[str, Refusal]] = []
     check, do = ACTIONS[many.action]
     for task_id in many.task_ids:
-        task = board.parent(task_id)
+        task = board.parent(task_id, many.by)
         if many.only is not None and (task is None or not matches(many.only, task)):
             continue  # it has become something that was not meant
         matched += 1

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 def claim(board: Board, claim: Claim, now: int) -> tuple[Task, ...] | Parked:
+    for path in claim.work_directories:
+        claim.by.enter(path)
     if board.draining:
         return ()
     if waiter := board.agenda.parked_as(claim):
@@ -58,6 +60,7 @@ def _lend(board: Board, task: Task, claim: Claim, now: int) -> Task:
         Status.WORKING,
         now,
         attempt=task.attempt + 1,
+        claimed_by=claim.by.name,
         worker_id=claim.worker_id,
         claim_id=claim.claim_id,
         lease_token=board.mint.lease_token(),

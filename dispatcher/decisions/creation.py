@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from dispatcher.caller import Caller
 from dispatcher.decisions.dependencies import bind, is_met
 from dispatcher.decisions.moments import later
 from dispatcher.errors import DependencyNotFound, IdempotencyKeyReused
@@ -27,23 +28,27 @@ class Place:
 
     task_id: str
     depends_on: tuple[str, ...]
+    created_by: str | None = None
     siblings: Set[str] = frozenset()
     has_dependants: bool = False
 
 
 def create(board: Board, create: Create, now: int) -> Created:
+    create.by.enter(create.work_directory)
     if (task := board.created_under(create.idempotency_key)) and still_stands(task, now):
         if task.request_digest != create.request_digest:
             raise IdempotencyKeyReused(task.task_id)
         return Created(task, replayed=True)
-    if missing := missing_parents(board, create.depends_on):
+    if missing := missing_parents(board, create.depends_on, create.by):
         raise DependencyNotFound(missing)
-    return Created(make(board, create, now, Place(board.mint.task_id(now), create.depends_on)))
+    return Created(make(board, create, now, Place(board.mint.task_id(now), create.depends_on, create.by.name)))
 
 
-def missing_parents(board: Board, depends_on: Sequence[str], siblings: Set[str] = frozenset()) -> dict[int, str]:
+def missing_parents(
+    board: Board, depends_on: Sequence[str], by: Caller, siblings: Set[str] = frozenset()
+) -> dict[int, str]:
     """What it cannot depend on, by its place."""
-    return {at: name for at, name in enumerate(depends_on) if name not in siblings and not board.parent(name)}
+    return {at: name for at, name in enumerate(depends_on) if name not in siblings and not board.parent(name, by)}
 
 
 def make(board: Board, create: Create, now: int, at: Place) -> Task:
@@ -67,7 +72,7 @@ def _task(board: Board, create: Create, now: int, at: Place, unmet: tuple[str, .
         arrival=board.next_arrival(),
         task_id=at.task_id,
         created_at=now,
-        created_by=create.created_by,
+        created_by=at.created_by,
         idempotency_key=create.idempotency_key,
         request_digest=create.request_digest,
         work_directory=create.work_directory,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from dispatcher.caller import ANYONE
 from dispatcher.decisions.returns import end
 from dispatcher.fields import OnDependencyFailure
 from dispatcher.task import Status, Task
@@ -40,7 +41,7 @@ def tell_dependants(board: Board, parent: Task, now: int) -> None:
         return
     board.put(parent, evolve(parent, tell_from=run.edge), now, None)
     for found in run.tasks:
-        child = board.find(found.task_id)
+        child = board.find(found.task_id, ANYONE)
         if child.status is not Status.WAITING or parent.task_id not in child.unmet:
             continue
         if _breaks(parent, child.on_dependency_failure):

@@ -18,6 +18,7 @@ NOT_PAUSED: dict[str, Any] = {"paused": False, "paused_reason": None, "paused_un
 
 
 def regulate(board: Board, regulate: Regulate, now: int) -> Directory:
+    regulate.by.enter(regulate.work_directory)
     before = board.gates.rules(regulate.work_directory)
     after = _ruled(before, regulate)
     if after.max_working != before.max_working:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher.decisions.moments import later, lease_end
 from dispatcher.decisions.returns import end, give_back
-from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, LossReason, PromptMismatch
+from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, LossReason, NotTheHolder, PromptMismatch
 from dispatcher.messages import Complete, Fail, Heartbeat, LeaseMessage, Release
 from dispatcher.prompts import similarity
 from dispatcher.task import Status, Task
@@ -82,10 +82,10 @@ def release(board: Board, release: Release, now: int) -> Task:
 
 def leased(board: Board, message: LeaseMessage, worker_id: str | None = None) -> Task:
     """The working task that the caller holds. Without a token it is believed, unless it names another worker."""
-    task, token = board.find(message.task_id), message.lease_token
+    task, token = board.find(message.task_id, message.by), message.lease_token
     if token is not None:
         if task.leased_by(token):
-            return task
+            return _reported_by(message, task)
         raise LeaseLost(_loss(board, task, token), task.status, task.attempt)
     if board.rules.require_lease_token:
         raise LeaseTokenRequired
@@ -93,6 +93,12 @@ def leased(board: Board, message: LeaseMessage, worker_id: str | None = None) ->
         raise InvalidState(task.status, [Status.WORKING])
     if worker_id not in (None, task.worker_id):
         raise LeaseLost("reassigned", task.status, task.attempt)
+    return _reported_by(message, task)
+
+
+def _reported_by(message: LeaseMessage, task: Task) -> Task:
+    if not message.by.may_report(task.claimed_by):
+        raise NotTheHolder
     return task
 
 
@@ -106,7 +112,7 @@ def _loss(board: Board, task: Task, token: str) -> LossReason:
 def _repeated(board: Board, message: Complete | Fail, to: Status) -> Task | None:
     """The stored outcome, if the lease was ended by this very call: its first answer may have been lost."""
     lease = board.lease(message.task_id, message.lease_token) if message.lease_token else None
-    task = board.find(message.task_id)
+    task = board.find(message.task_id, message.by)
     if lease is None or lease.attempt < task.attempt:
         return None
     again = lease.ended_by == f"task.{to}" and task.status is to
@@ -118,7 +124,7 @@ def _too_late(board: Board, message: Complete | Fail, lost: LeaseLost, now: int,
     """Refused, but kept: the work may have been done after all."""
     if message.lease_token is None or lost.reason == "unknown_token":
         raise lost
-    board.note_late(board.find(message.task_id), message.lease_token, now, reason=lost.reason, **details)
+    board.note_late(board.find(message.task_id, message.by), message.lease_token, now, reason=lost.reason, **details)
     return lost
 
 

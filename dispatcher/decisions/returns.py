@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dispatcher.board import Board
 
 NOT_LEASED: dict[str, Any] = dict.fromkeys(
-    ("claim_id", "lease_token", "lease_seconds", "lease_expires_at", "deadline_at")
+    ("claimed_by", "claim_id", "lease_token", "lease_seconds", "lease_expires_at", "deadline_at")
 )
 
 

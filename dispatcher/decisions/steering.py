@@ -18,19 +18,19 @@ BEFORE_IT_RUNS = [Status.WAITING, Status.FAILED]
 
 
 def cancel(board: Board, cancel: Cancel, now: int) -> Task:
-    task = board.find(cancel.task_id)
+    task = board.find(cancel.task_id, cancel.by)
     check_cancel(task, cancel.force)
     return do_cancel(board, task, now, cancel.reason)
 
 
 def retry(board: Board, retry: Retry, now: int) -> Task:
-    task = board.find(retry.task_id)
+    task = board.find(retry.task_id, retry.by)
     check_retry(task)
     return do_retry(board, task, now)
 
 
 def edit(board: Board, edit: Edit, now: int) -> Task:
-    task = board.find(edit.task_id)
+    task = board.find(edit.task_id, edit.by)
     _check_version(task, edit.if_version)
     names = ("tags", "metadata", "priority", "prompt", "max_retries")
     changes: dict[str, Any] = {name: getattr(edit, name) for name in names if getattr(edit, name) is not UNSET}
@@ -44,7 +44,7 @@ def edit(board: Board, edit: Edit, now: int) -> Task:
 
 
 def delete(board: Board, delete: Delete, now: int) -> None:
-    task = board.find(delete.task_id)
+    task = board.find(delete.task_id, delete.by)
     _check_version(task, delete.if_version)
     check_delete(task)
     do_delete(board, task, now)

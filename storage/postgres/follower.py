@@ -18,6 +18,7 @@ from dispatcher.errors import RecordFailed
 from dispatcher.messages import Heed
 from dispatcher.ports import Changes, Entry, Told
 from storage.postgres.connections import LOST, Address
+from storage.postgres.keys import KEYS_CHANNEL
 from storage.postgres.record import PostgresRecord
 from storage.postgres.writing import CHANNEL, MANY, NONE, directory_id
 from storage.store import Member
@@ -145,6 +146,7 @@ class Follower:
         try:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(CHANNEL, self._hear)
+            await connection.add_listener(KEYS_CHANNEL, self._hear_of_keys)
             self.deaf_since = None
             self._miss()
             while not lost.is_set():
@@ -162,8 +164,13 @@ class Follower:
         """Something may have passed unheard."""
         if self._member:
             self._member.stir(None)
+            self._member.change_keys()
         self._unsure = True
         self._news.set()
+
+    def _hear_of_keys(self, connection: object, pid: int, channel: str, payload: object) -> None:
+        if self._member:
+            self._member.change_keys()
 
     def _hear(self, connection: object, pid: int, channel: str, payload: object) -> None:
         sender, seq, directories, task_ids = str(payload).split(" ")

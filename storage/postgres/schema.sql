@@ -39,6 +39,7 @@ create table tasks (
     updated_at          bigint  not null,
 
     attempt             integer not null,
+    claimed_by          text,
     worker_id           text    collate "C",
     claim_id            text    collate "C",
     lease_token         text,
@@ -207,6 +208,22 @@ create table config_versions (
     changes text   not null, -- what the history shows: secrets masked
     runtime text   not null -- secrets as they are, never shown
 );
+
+-- Who may call. Of the keys themselves there is only the SHA-256. One that was revoked stays: it is known that there were
+-- keys, and no two in force bear the same name.
+create table keys (
+    digest           text    collate "C" primary key,
+    name             text    collate "C" not null,
+    scopes           text    not null,
+    work_directories text    not null, -- patterns
+    created_at       bigint not null,
+    created_by       text,
+    expires_at       bigint,
+    revoked_at       bigint,
+    last_used_at     bigint
+);
+
+create unique index keys_in_force on keys (name) where revoked_at is null;
 
 -- What happened in each minute and in each hour, in each work directory ('' for all of them together); `span` is the
 -- length of that time in milliseconds, `at` its begin. What the latest batches add to it stands in `additions`.

@@ -8,6 +8,7 @@ from functools import partial
 from importlib.resources import files
 from itertools import count
 from time import monotonic
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -24,6 +25,7 @@ from storage.postgres.connections import LOST, Address
 from storage.postgres.duties import IS_HELD, UPKEEP, WEBHOOK, Duties
 from storage.postgres.follower import Follower
 from storage.postgres.journal import AWAY_SECONDS, PostgresJournal
+from storage.postgres.keys import KEYS_CHANGES, PostgresKeyring
 from storage.postgres.moving import refuse_half_moved
 from storage.postgres.presence import written
 from storage.postgres.queries import NOW
@@ -73,6 +75,8 @@ class PostgresStore:
         self._timeout_seconds = address.timeout_seconds
         self.record = PostgresRecord(pool, address.timeout_seconds, instance_id)
         self.journal = PostgresJournal(address, instance_id, clock, was_away=was_away)
+        self.keyring = PostgresKeyring(self._alone)
+        self._keys_changes = 0
         self._follower = Follower(address, self.record, instance_id)
         self._duties = Duties(instance_id)
         self._beats = count()
@@ -155,6 +159,9 @@ class PostgresStore:
             self._presence = ""  # its row has been lost in a failover, and is there again with the next batch
         await self._duties.take(db)
         await self._tell_presence(db, member)
+        if (changes := await db.fetchval(KEYS_CHANGES)) != self._keys_changes:
+            self._keys_changes = changes
+            member.change_keys()
         directories = sorted(member.waiting_directories())
         first = next(self._beats) * PROBED % (len(directories) or 1)
         some = (directories + directories)[first : first + min(PROBED, len(directories))]
@@ -212,7 +219,7 @@ class PostgresStore:
         """Of the database's disk nothing can be said."""
         return Room()
 
-    async def _alone(self, work: Callable[[Reader], Awaitable[object]]) -> object:
+    async def _alone(self, work: Callable[[Reader], Awaitable[Any]]) -> Any:
         try:
             async with asyncio.timeout(self._timeout_seconds), self._pool.acquire() as db:
                 return await work(db)

@@ -101,8 +101,10 @@ class SqliteRecord:
     async def config_version(self, version: int) -> ConfigVersion | None:
         return await self._read(queries.config_version, version)
 
-    async def statistics(self, work_directory: str | None, start: int, end: int, bucket: int) -> Statistics:
-        return await self._read_long(statistics, work_directory, start, end, bucket)
+    async def statistics(
+        self, work_directories: Collection[str] | None, start: int, end: int, bucket: int
+    ) -> Statistics:
+        return await self._read_long(statistics, work_directories, start, end, bucket)
 
     async def oldest_waiting(self) -> int | None:
         return await self._read(queries.oldest_waiting)

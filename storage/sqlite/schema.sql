@@ -34,6 +34,7 @@ create table tasks (
     updated_at          integer not null,
 
     attempt             integer not null,
+    claimed_by          text,
     worker_id           text,
     claim_id            text,
     lease_token         text,
@@ -134,6 +135,22 @@ create table config_versions (
     changes text    not null check (json_type(changes) = 'object'), -- what the history shows: secrets masked
     runtime text    not null check (json_type(runtime) = 'object') -- secrets as they are, never shown
 ) strict;
+
+-- Who may call. Of the keys themselves there is only the SHA-256. One that was revoked stays: it is known that there were
+-- keys, and no two in force bear the same name.
+create table keys (
+    digest           text    primary key,
+    name             text    not null,
+    scopes           text    not null,
+    work_directories text    not null, -- patterns
+    created_at       integer not null,
+    created_by       text,
+    expires_at       integer,
+    revoked_at       integer,
+    last_used_at     integer
+) strict, without rowid;
+
+create unique index keys_in_force on keys (name) where revoked_at is null;
 
 -- What the attempts at each task have printed; it goes behind the task, when that has been deleted.
 create table task_logs (

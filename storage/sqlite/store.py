@@ -28,6 +28,7 @@ from storage.sqlite import chores, journal, leftovers, search
 from storage.sqlite.chores import Chore, Step
 from storage.sqlite.driver import DatabaseFile, Mode
 from storage.sqlite.hop import P, T, hop
+from storage.sqlite.keys import SqliteKeyring
 from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.record import SqliteRecord
@@ -58,6 +59,7 @@ class SqliteStore:
     def __init__(self, writer: aiosqlite.Connection, record: SqliteRecord, path: Path) -> None:
         self._writer = writer
         self.record = record
+        self.keyring = SqliteKeyring(self._alone)
         self._path = path
         self._member: Member | None = None
         self._watchers: list[Callable[[int, float, float], None]] = []

@@ -7,8 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dispatcher.caller import Caller
 from dispatcher.errors import Refusal
 from dispatcher.fields import UNSET, Priority
+from dispatcher.keys import Key
 from dispatcher.messages import (
     Cancel,
     Claim,
@@ -28,6 +30,7 @@ from dispatcher.messages import (
 )
 from storage.encryption import EncryptionKey
 from storage.sqlite import journal as sqlite
+from storage.sqlite import keys
 from storage.sqlite.driver import connect
 from tests.dispatcher.test_board import Desk
 
@@ -98,7 +101,7 @@ class Life:
             else (),
             on_dependency_failure=rng.choice(["wait", "cancel", "run"]),
             metadata=rng.choice([{}, {"é": [1, None, 1e-7]}]),
-            created_by=rng.choice([None, "ann"]),
+            by=Caller(rng.choice([None, "ann"]), frozenset({"admin"})),
             idempotency_key=rng.choice([None, f"key-{rng.randrange(10**6)}"]),
             request_digest=rng.choice([None, "digest"]),
         )
@@ -173,6 +176,9 @@ def _content(seed: int) -> bytes:
     life = Life(seed).live(400).leave_traces()
     with closing(life.desk.db) as db:
         sqlite.keep_webhook_place(db, seed + 5)
+        keys.add(
+            db, Key(digest="d1", name="ann", scopes=("work",), work_directories=("*",), created_at=1, created_by=None)
+        )
         return db.serialize()
 
 

@@ -1,0 +1,59 @@
+"""The first key: nobody serves beyond their own machine before there is one."""
+
+import os
+from contextlib import suppress
+
+from dispatcher.errors import KeyExists
+from web.access.door import Door
+from web.access.keys import Keys
+from web.codec import Fault
+from web.security import is_loopback
+from web.settings import Settings, SettingsError
+
+FIRST = "admin"
+
+
+async def make_first_key(keys: Keys, file: str) -> bool:
+    """Into that file, readable by its owner alone, unless somebody has ever had a key that may make others. Raises
+    SettingsError, RecordFailed."""
+    if keys.has_had_admin:
+        return False
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise SettingsError([Fault("security.initial_key_file", f"{file}: {error.strerror}")]) from None
+    try:
+        with os.fdopen(handle, "w") as stream:
+            _, secret = await keys.create(FIRST, ["admin"], ["*"], None, None)
+            stream.write(f"{secret}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(file)
+        if isinstance(error, KeyExists):  # another server on the same record was faster
+            await keys.load()
+            return False
+        raise
+    return True
+
+
+def refuse_open_record(settings: Settings) -> None:
+    """Raises SettingsError where a record would have to be made to find out that nobody has a key."""
+    path, security = settings.database.path, settings.security
+    if path is None or path.exists() or is_loopback(settings.server.host):
+        return
+    if security.api_key is None and security.initial_key_file is None:
+        raise SettingsError([_no_key(settings)])
+
+
+def refuse_open_door(door: Door, settings: Settings) -> None:
+    """Raises SettingsError where others could come in, and nobody has a key."""
+    if not door.keys.any and not door.is_local:
+        raise SettingsError([_no_key(settings)])
+
+
+def _no_key(settings: Settings) -> Fault:
+    make = f"task-orchestrator keys create {FIRST} --scopes admin --database {settings.database.shown}"
+    reason = f"{settings.server.host} can be reached from other machines, and there is no key"
+    return Fault("--host", f"{reason}; make one: {make} (or set API_SECRET_KEY, or use 127.0.0.1)")

@@ -1,0 +1,173 @@
+"""The keys in force, in memory: who calls with which, and when each was last used."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from secrets import token_urlsafe
+
+from attrs import evolve, frozen
+
+from dispatcher.caller import Caller, Reach, Scope
+from dispatcher.errors import RecordFailed
+from dispatcher.keys import Key, Keyring
+from dispatcher.ports import Clock
+
+PREFIX = "tok_"  # so that people, and programs that look for lost secrets, know what it is
+SETTING = "api_key"  # the name of the key that is a setting
+NOTE_SECONDS = 10  # so often the record is told which keys were used
+RETRY_SECONDS = 1  # after the record could not be read
+
+log = logging.getLogger(__name__)
+
+
+def digest_of(secret: str) -> str:
+    return sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def new_secret() -> str:
+    return PREFIX + token_urlsafe(32)
+
+
+@frozen
+class Admitted:
+    """Somebody who may come in, until `expires_at` (ms since the epoch; None: for good). `digest`: of the key, if it
+    was one."""
+
+    caller: Caller
+    expires_at: int | None = None
+    digest: str | None = None
+
+
+class Keys:
+    def __init__(self, keyring: Keyring, clock: Clock, api_key: str | None) -> None:
+        self._keyring, self._clock = keyring, clock
+        self._fixed = _of_setting(api_key) if api_key else {}
+        self._admitted: dict[str, Admitted] = dict(self._fixed)  # by digest
+        self._named: dict[str, Key] = {}
+        self._used: dict[str, int] = {}  # since the record was told
+        self._present: dict[str, set[asyncio.Timeout]] = {}  # whom a key has let in, and who is still here
+        self.has_had_admin = bool(self._fixed)  # there is a key that may make others, or there was one
+
+    @property
+    def any(self) -> bool:
+        return bool(self._admitted)
+
+    async def load(self) -> None:
+        """Go by what is on record now; whoever came in with a key that is no more is sent away. Raises RecordFailed."""
+        keys = await self._keyring.keys()
+        self.has_had_admin = bool(self._fixed) or any("admin" in key.scopes for key in keys)
+        self._named = {key.name: key for key in keys if key.revoked_at is None}
+        self._admitted = {key.digest: _admitted(key) for key in self._named.values()} | self._fixed
+        for digest in self._present.keys() - self._admitted.keys():
+            for patience in self._present[digest]:
+                patience.reschedule(0)
+
+    async def keep_step(self, changed: asyncio.Event) -> None:
+        """Go by what other servers on the same record have done. Until it is cancelled."""
+        while await changed.wait():
+            changed.clear()
+            try:
+                await self.load()
+            except (RecordFailed, TimeoutError) as error:
+                log.warning("the keys cannot be read: %s", str(error) or "the record does not answer")
+                await asyncio.sleep(RETRY_SECONDS)
+                changed.set()
+
+    async def note_used(self) -> None:
+        """Tell the record which keys were used. Until it is cancelled, and then once more."""
+        try:
+            while True:
+                await asyncio.sleep(NOTE_SECONDS)
+                await self._note()
+        finally:
+            await self._note()
+
+    async def _note(self) -> None:
+        used, self._used = self._used, {}
+        try:
+            if used:
+                await self._keyring.note_used(used)
+        except (RecordFailed, TimeoutError) as error:
+            self._used = used | self._used
+            log.warning("the use of keys could not be noted: %s", str(error) or "the record does not answer")
+
+    def find(self, secret: str) -> Admitted | None:
+        """Whose key this is, if it is in force."""
+        return self.found(digest_of(secret))
+
+    def found(self, digest: str) -> Admitted | None:
+        admitted, now = self._admitted.get(digest), self._clock()
+        if admitted is None or (admitted.expires_at is not None and admitted.expires_at <= now):
+            return None
+        if digest not in self._fixed:
+            self._used[digest] = now
+        return admitted
+
+    def of_name(self, name: str) -> str | None:
+        """The digest of the key of this name."""
+        if key := self._named.get(name):
+            return key.digest
+        return next(iter(self._fixed), None) if name == SETTING else None
+
+    @contextmanager
+    def present(self, admitted: Admitted, patience: asyncio.Timeout) -> Iterator[None]:
+        """Meanwhile `patience` ends as soon as the key is no longer in force."""
+        if admitted.digest is None:
+            yield
+            return
+        here = self._present.setdefault(admitted.digest, set())
+        here.add(patience)
+        try:
+            yield
+        finally:
+            here.discard(patience)
+            if not here:
+                self._present.pop(admitted.digest, None)
+
+    def all(self) -> Sequence[Key]:
+        """Those that were made and not revoked, the oldest first."""
+        return [
+            evolve(key, last_used_at=max(self._used.get(key.digest, 0), key.last_used_at or 0) or None)
+            for key in self._named.values()
+        ]
+
+    async def create(
+        self,
+        name: str,
+        scopes: Sequence[Scope],
+        work_directories: Sequence[str],
+        expires_at: int | None,
+        by: str | None,
+    ) -> tuple[Key, str]:
+        """The key as it is kept, and the key itself, which nobody will know again. Raises KeyExists, RecordFailed."""
+        secret = new_secret()
+        key = Key(
+            digest=digest_of(secret),
+            name=name,
+            scopes=tuple(scopes),
+            work_directories=tuple(work_directories),
+            created_at=self._clock(),
+            created_by=by,
+            expires_at=expires_at,
+        )
+        await self._keyring.add(key)
+        await self.load()
+        return key, secret
+
+    async def revoke(self, name: str) -> bool:
+        """False if there is none of this name. Raises RecordFailed."""
+        revoked = await self._keyring.revoke(name, self._clock())
+        await self.load()
+        return revoked
+
+
+def _admitted(key: Key) -> Admitted:
+    reach = None if "*" in key.work_directories else Reach(key.work_directories)
+    return Admitted(Caller(key.name, frozenset(key.scopes), reach), key.expires_at, key.digest)
+
+
+def _of_setting(api_key: str) -> dict[str, Admitted]:
+    digest = digest_of(api_key)
+    return {digest: Admitted(Caller(SETTING, frozenset({"admin"})), None, digest)}
