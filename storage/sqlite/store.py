@@ -319,7 +319,7 @@ def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
 
 def _is_full(error: Exception, path: Path) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
-    return code in FULL or (code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < FULL_BYTES)
+    return code in FULL or (code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.resolve().parent).free < FULL_BYTES)
 
 
 def _log_size(path: Path) -> int:

@@ -99,6 +99,17 @@ async def test_statistics_are_rebuilt_in_an_encrypted_file(sealed: ServerProcess
     assert "it is encrypted" in refused.err
 
 
+async def test_the_first_key_for_callers_can_be_made_in_an_encrypted_file(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    options = ("keys", "create", "ann", "--scopes", "admin", "--database", url(path))
+    made = await run_cli(*options, environ={ENCRYPTION_KEY: KEY})
+    assert made.code == 0, made.err
+    refused = await run_cli(*options)
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+    with closing(connect(path, "ro", key(KEY))) as db:
+        assert db.execute("select count(*) from keys").fetchone() == (1,)
+
+
 async def test_a_record_is_moved_from_and_to_an_encrypted_file(tmp_path: Path) -> None:
     first, second, third = busy(tmp_path / "first.db"), tmp_path / "second.db", tmp_path / "third.db"
     one, other = key_file(tmp_path), key_file(tmp_path, WORDS, "other")

@@ -31,7 +31,7 @@ def test_it_is_given_nothing_that_is_not_there():
 
 
 def test_it_serves_every_record():
-    """It is made from the locks that have PostgreSQL's driver and SQLCipher, and everything else as the other one has it."""
+    """It is made from the locks that have PostgreSQL's driver and SQLCipher, and all else as the other one has it."""
     (options,) = re.findall(r"--require-hashes((?: -r \S+)+)", DOCKERFILE)
     locks = options.replace("-r", "").split()
 

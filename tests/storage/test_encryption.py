@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import stat
@@ -16,11 +17,13 @@ from time import sleep
 
 import pytest
 
+from dispatcher.errors import NoRoom
 from dispatcher.messages import Create
+from dispatcher.ports import Changes
 from dispatcher.record import Filter
 from storage.encryption import EncryptionKey, given_key, read_key
 from storage.errors import AlreadyOwned, KeyFault, NotOurs, StorageError
-from storage.sqlite import rekey
+from storage.sqlite import journal, rekey
 from storage.sqlite.cipher import Form, fits, form_of
 from storage.sqlite.driver import connect, connect_cipher
 from storage.sqlite.hop import hop
@@ -189,6 +192,27 @@ def _raise(db: sqlite3.Connection) -> None:
     raise ValueError("mine")
 
 
+@pytest.mark.parametrize(("free", "lacks"), [(4096, NoRoom), (2**30, sqlite3.OperationalError)])
+async def test_a_log_that_cannot_grow_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, lacks: type[Exception]
+) -> None:
+    """sqlcipher3 says only that it is an I/O error; how much room there is tells the rest."""
+
+    def commit(db: sqlite3.Connection, changes: Changes) -> float:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR"
+        raise error
+
+    changes = Desk().effects(Create(work_directory="/w", prompt=SECRET)).changes
+    async with open_store(tmp_path / "tasks.db", key=RAW) as opened:
+        monkeypatch.setattr(journal, "commit", commit)
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+        with pytest.raises(lacks):
+            await opened.commit(changes)
+        assert opened.short_of_room == (lacks is NoRoom)
+
+
 async def test_a_backup_is_encrypted_too(tmp_path: Path) -> None:
     """By the connection's own means, while it is written to."""
     path, copy = tmp_path / "tasks.db", tmp_path / "copy.db"
@@ -295,6 +319,18 @@ async def test_no_key_is_changed_while_a_server_has_the_file(tmp_path: Path) -> 
         pass
 
 
+async def test_what_a_crash_has_left_in_the_log_is_not_lost(tmp_path: Path) -> None:
+    """It is copied back before the file is."""
+    async with open_store(tmp_path / "tasks.db", key=RAW) as opened:
+        await opened.commit(Desk().effects(Create(work_directory="/w", prompt=SECRET)).changes)
+        crashed = contents(tmp_path / "tasks.db")
+    copy = lay_down(tmp_path / "crashed" / "tasks.db", crashed)
+    assert rekey_file(copy, RAW, OTHER)
+    assert contents(copy).keys() == {""}
+    async with open_store(copy, key=OTHER) as opened:
+        assert await opened.record.waiting("/w") == 1
+
+
 @pytest.mark.parametrize("key", [None, OTHER], ids=["none", "other"])
 def test_who_has_not_the_key_cannot_change_it(tmp_path: Path, key: EncryptionKey | None) -> None:
     path = busy(tmp_path / "tasks.db")
@@ -378,6 +414,8 @@ def test_killed_at_any_moment_it_has_one_of_the_two_keys(
             process.send_signal(signal.SIGKILL)
         present = new if rekey.is_as_wanted(path, new) else old
         outcomes.add(present)
+        with closing(connect(path, "rw", present)) as db:  # as a server does: what was broken off is rolled back
+            assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
         assert rows_of(path, present) == there
         rekey_file(path, present, old)
         assert not list(tmp_path.glob("*.rekeying*"))
