@@ -12,6 +12,7 @@ from storage.errors import KeyFault
 
 FILE_BYTES_MAX = 4096
 KEY_BYTES = 32
+SHORT = 16  # characters: fewer can be guessed
 ROUNDS = 256_000  # of SQLCipher 4, as are the hash and the lengths
 OTHERS_OR_GROUP_WRITE = stat.S_IRWXO | stat.S_IWGRP
 
@@ -23,6 +24,10 @@ class EncryptionKey:
     text: str = field(repr=False)
     origin: str
     _derived: dict[bytes, bytes] = field(factory=dict, init=False, repr=False, eq=False)
+
+    @property
+    def is_short(self) -> bool:
+        return len(self.text) < SHORT
 
     def with_salt(self, salt: bytes) -> bytes:
         """The key of the file that begins with this salt. A passphrase takes a fifth of a second, the first time."""

@@ -267,6 +267,8 @@ async def open_store(
             stack.callback(lock.release)
             remove_draft(path)
             file = await asyncio.to_thread(DatabaseFile, path, key)
+            if key and key.is_short:
+                log.warning("the encryption key (%s) is short: make one with `openssl rand -hex 32`", key.origin)
             writer = await stack.enter_async_context(_connect(file, "rwc", timeout_seconds))
             await hop(writer, _prepare, synchronous)
             reading = (_connect(file, "ro", timeout_seconds) for _ in range(READERS))

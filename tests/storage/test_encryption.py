@@ -271,6 +271,15 @@ def test_a_key_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_key(tmp_path / "none", "--it")
 
 
+async def test_who_has_a_short_key_is_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, (text, warned) in enumerate((("guess me", True), ("x" * 16, False))):
+        caplog.clear()
+        async with open_store(tmp_path / f"{number}.db", key=EncryptionKey(text, "the test")):
+            pass
+        assert ("the encryption key (the test) is short" in caplog.text) == warned
+        assert text not in caplog.text
+
+
 # Another key
 
 
