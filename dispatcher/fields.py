@@ -105,7 +105,7 @@ def directory_pattern(pattern: str) -> str:
 
 
 def key_name(name: str) -> str:
-    """1 to 100 letters, digits and `. _ @ : + -`, the first one a letter or digit; none of KEY_NAMES_TAKEN, no address."""
+    """1 to 100 letters, digits and `. _ @ : + -`, the first a letter or digit; none of KEY_NAMES_TAKEN, no address."""
     if not KEY_NAME.fullmatch(name):
         raise ValueError("must be 1 to 100 letters, digits and . _ @ : + -, the first one a letter or digit")
     if name in KEY_NAMES_TAKEN or _IPV4.fullmatch(name):

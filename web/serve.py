@@ -18,7 +18,8 @@ import uvloop
 from cyclopts import App, Parameter
 
 from dispatcher.errors import RecordFailed, Unavailable
-from storage.errors import StorageError
+from storage.encryption import given_key
+from storage.errors import KeyFault, StorageError
 from storage.store import open_store
 from web.access.first_key import refuse_open_record
 from web.access.tls import Certificate, certificate_of
@@ -75,7 +76,7 @@ def serve(
     except (StorageError, OSError, Unavailable, RecordFailed) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, KeyFault) else 1
     finally:
         log.close()
 
@@ -127,6 +128,7 @@ async def serve_until(
             timeout_seconds=database.timeout_seconds,
             max_connections=database.max_connections,
             min_connections=database.min_connections,
+            key=given_key(database.encryption_key_file, database.encryption_key),
         ) as store,
         compose(given, store, log) as (service, deciding),
         listen(service, hand_over(), certificate) as url,

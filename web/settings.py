@@ -102,12 +102,20 @@ def webhook_secret(value: str) -> str:
     return value
 
 
+def encryption_key(value: str) -> str:
+    """A passphrase, or 64 hexadecimal digits: the key itself."""
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("must be one line of text without spaces around it")
+    return value
+
+
 Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
 FileName = Annotated[str, MinLen(1), MaxLen(4096)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
+EncryptionKey = Annotated[str, MinLen(1), MaxLen(1000), Rule(encryption_key)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 
@@ -149,6 +157,8 @@ class Database:
     timeout_seconds: Timeout = 30
     max_connections: Annotated[int, Ge(3), Le(10_000)] = 100
     min_connections: Annotated[int, Ge(0), Le(10_000)] = 10
+    encryption_key_file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    encryption_key: EncryptionKey | None = field(default=None, repr=False, metadata=SECRET)
 
     @property
     def path(self) -> Path | None:
@@ -168,6 +178,12 @@ class Database:
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.min_connections > self.max_connections:
             yield "min_connections", "must not be more than max_connections"
+        keys = {"encryption_key_file": self.encryption_key_file, "encryption_key": self.encryption_key}
+        given = [name for name, key in keys.items() if key is not None]
+        if given and self.path is None:
+            yield given[0], "is for SQLite: what PostgreSQL keeps is encrypted where it keeps it"
+        elif len(given) > 1:
+            yield "encryption_key", "must not be set with encryption_key_file: only one of them is the key"
 
 
 @frozen(kw_only=True)

@@ -21,7 +21,7 @@ def lets_through(path):
 
 
 def test_it_is_given_all_that_it_is_made_of():
-    copied = re.findall(r"^COPY (?!--from)(\S+) \S+$", DOCKERFILE, re.MULTILINE)
+    copied = " ".join(re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)).split()
     assert copied
     assert all(it == "." or (lets_through(it) and (PROJECT / it).exists()) for it in copied)
     packages = ("dispatcher", "storage", "web", "task_orchestrator", "pyproject.toml", "README.md", "LICENSE")
@@ -33,16 +33,18 @@ def test_it_is_given_nothing_that_is_not_there():
     assert all((PROJECT / it).exists() for it in named)
 
 
-def test_it_serves_both_records():
-    """It is made from the lock that has PostgreSQL's driver, and everything else as the other one has it."""
-    (lock,) = re.findall(r"--require-hashes -r (\S+)", DOCKERFILE)
+def test_it_serves_every_record():
+    """It is made from the locks that have PostgreSQL's driver and SQLCipher, and all else as the other one has it."""
+    (options,) = re.findall(r"--require-hashes((?: -r \S+)+)", DOCKERFILE)
+    locks = options.replace("-r", "").split()
 
     def pinned(path):
         return set(re.findall(r"^([a-z0-9-]+==\S+)", path.read_text(), re.MULTILINE))
 
-    more = pinned(PROJECT / lock) - pinned(PROJECT / "requirements.txt")
-    assert {it.partition("==")[0] for it in more} >= {"asyncpg"}
-    assert pinned(PROJECT / "requirements.txt") <= pinned(PROJECT / lock)
+    given = [pinned(PROJECT / lock) for lock in locks]
+    more = set().union(*given) - pinned(PROJECT / "requirements.txt")
+    assert {it.partition("==")[0] for it in more} >= {"asyncpg", "sqlcipher3"}
+    assert all(pinned(PROJECT / "requirements.txt") <= it for it in given)
 
 
 def test_the_server_takes_its_environment():

@@ -10,10 +10,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 from pathlib import Path
-from sqlite3 import connect
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +22,7 @@ from attrs import frozen
 from multidict import CIMultiDict
 from yarl import URL
 
+from storage.sqlite.driver import Mode
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
 from tests.postgres import Cluster, binary
@@ -262,13 +262,13 @@ def refused_start(database: Path, *options: str, port: int = 0, **environ: str) 
     return subprocess.run([*command, *options], capture_output=True, text=True, **settings)
 
 
-def on_record(server: ServerProcess, query: str, mode: str = "ro") -> list[tuple[Any, ...]]:
+def on_record(server: ServerProcess, query: str, mode: Mode = "ro") -> list[tuple[Any, ...]]:
     """The rows that the record itself answers; of PostgreSQL as text. `mode` rw: it is changed."""
     if server.record.startswith("postgresql:"):
         command = [binary("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", query, server.record]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return [tuple(line.split("|")) for line in said.splitlines()]
-    with closing(connect(f"file:{server.database}?mode={mode}", uri=True, isolation_level=None)) as db:
+    with server.opened(mode) as db:
         return db.execute(query).fetchall()
 
 
