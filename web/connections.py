@@ -6,17 +6,22 @@ import math
 import resource
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from socket import socket
 from typing import Any, cast
 
-from aiohttp.web import Application, AppRunner, Server, StreamResponse
+from aiohttp.web import Application, AppRunner, BaseSite, Server, SockSite, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from web import settings
+from web.access.browsers import GUARDS
+from web.access.networks import Networks, address
 from web.access.rates import subscriber
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 
+BACKLOG = 1024  # connections that the system keeps until they are accepted
 LINE_BYTES_MAX = 8190  # of what the first line of a request asks for, and of each of its headers
 PART_OF_FILES = 0.75  # of those that the process may have open; the others are for the record, the log and so on
 TELL_SECONDS = 60  # how often the log says that there is no room
@@ -38,9 +43,9 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        address = subscriber(peer[0]) if isinstance(peer, tuple) else ""
-        if self._room.enter(address):
-            self._address = address
+        whence = peer[0] if isinstance(peer, tuple) else ""
+        if self._room.enter(whence):
+            self._address = whence
             super().connection_made(transport)
         else:
             cast(asyncio.Transport, transport).abort()
@@ -79,35 +84,41 @@ class Connection(RequestHandler):
         log.info("not a request", extra={"request_id": name, "status": status, "client": request.remote})
         response = failed(what, time.time_ns() // 1_000_000)
         response.headers[REQUEST_ID] = name
+        response.headers.merge(GUARDS)
         return response
 
 
 class Room:
-    """How many connections there may be, of each address and of all."""
+    """How many connections there may be, of all and of each address but the proxies', behind which are many."""
 
-    def __init__(self, connections_max: int, per_address_max: int) -> None:
-        self._most, self._most_of_one = connections_max, per_address_max
+    def __init__(self, connections_max: int, per_address_max: int, proxies: Iterable[str] = ()) -> None:
+        self._most, self._most_of_one, self._proxies = connections_max, per_address_max, Networks(proxies)
         self._of_address: Counter[str] = Counter()
         self._taken = 0
         self._told_at = -math.inf
 
-    def enter(self, address: str) -> bool:
+    def enter(self, peer: str) -> bool:
         """Whether there is room; then it is taken."""
-        of_this = self._of_address.get(address, 0)
-        if self._taken >= self._most or of_this >= self._most_of_one:
-            self._tell(address, of_this)
+        name = subscriber(peer)
+        of_this = self._of_address.get(name, 0)
+        if self._taken >= self._most or (of_this >= self._most_of_one and not self._is_proxy(peer)):
+            self._tell(peer, of_this)
             return False
         self._taken += 1
-        self._of_address[address] = of_this + 1
+        self._of_address[name] = of_this + 1
         return True
 
-    def leave(self, address: str) -> None:
+    def leave(self, peer: str) -> None:
+        name = subscriber(peer)
         self._taken -= 1
-        self._of_address[address] -= 1
-        if not self._of_address[address]:
-            del self._of_address[address]
+        self._of_address[name] -= 1
+        if not self._of_address[name]:
+            del self._of_address[name]
 
-    def _tell(self, address: str, of_this: int) -> None:
+    def _is_proxy(self, peer: str) -> bool:
+        return bool(self._proxies) and bool(peer) and address(peer) in self._proxies
+
+    def _tell(self, peer: str, of_this: int) -> None:
         """Not of each: they come by the thousand."""
         if (now := time.monotonic()) - self._told_at >= TELL_SECONDS:
             self._told_at = now
@@ -115,7 +126,7 @@ class Room:
                 "connections are closed at once, for there are too many: %d, of them %d of one address",
                 self._taken,
                 of_this,
-                extra={"client": address},
+                extra={"client": peer},
             )
 
 
@@ -125,7 +136,7 @@ def room_for(server: settings.Server) -> Room:
     most = server.max_connections
     if files != resource.RLIM_INFINITY:
         most = min(most, int(files * PART_OF_FILES))
-    return Room(most, server.max_connections_per_address)
+    return Room(most, server.max_connections_per_address, server.trusted_proxies)
 
 
 class Connections(Server):
@@ -135,6 +146,21 @@ class Connections(Server):
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self._room, loop=self._loop, **self._kwargs)
+
+
+class Site(SockSite):
+    """aiohttp's own knows no bounds for TLS; `options` are those of `create_server`."""
+
+    def __init__(self, runner: AppRunner, sock: socket, options: Mapping[str, Any]) -> None:
+        super().__init__(runner, sock, backlog=BACKLOG)
+        self._options = options
+
+    async def start(self) -> None:
+        await BaseSite.start(self)
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(server, sock=self._sock, backlog=self._backlog, **self._options)
 
 
 class Runner(AppRunner):

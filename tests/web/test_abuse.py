@@ -220,6 +220,13 @@ def test_each_address_has_its_part_of_the_room():
     assert [room.enter("b"), room.enter("b")] == [True, False]
 
 
+def test_a_proxy_may_have_all_the_room_and_a_subscriber_of_ipv6_counts_once():
+    room = Room(6, 2, ["10.0.0.0/8"])
+    assert [room.enter("10.0.0.1") for _ in range(3)] == [True, True, True]
+    assert [room.enter(f"2001:db8::{n}") for n in range(3)] == [True, True, False]
+    assert [room.enter("::ffff:10.0.0.1"), room.enter("10.0.0.1")] == [True, False]
+
+
 async def test_room_is_told_of_in_the_log_but_not_for_each(attacked):
     told = [json.loads(line) for line in attacked.log.read_text().splitlines() if "closed at once" in line]
     if told:  # only after the attack that fills it
