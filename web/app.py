@@ -206,7 +206,7 @@ def _check_form(request: Request) -> str:
     return coding
 
 
-async def _read(service: Service, request: Request, read: Callable[[bytes], Any]) -> Any:
+async def _read(service: Service, request: Request, read: Callable[[bytearray], Any]) -> Any:
     """What the body says."""
     with service.intake.holding(service.settings.server.max_body_bytes) as held:
         body = await _body(service, request, held)
@@ -215,7 +215,7 @@ async def _read(service: Service, request: Request, read: Callable[[bytes], Any]
         return await service.intake.decode(body, read)  # in a thread, where others get their turn meanwhile
 
 
-async def _body(service: Service, request: Request, held: Held) -> bytes:
+async def _body(service: Service, request: Request, held: Held) -> bytearray:
     server, coding = service.settings.server, "identity"
     _check_length(service, request)
     if request.can_read_body:

@@ -26,7 +26,7 @@ class Malformed(ValueError):
     """The body is not JSON."""
 
 
-def decode(body: bytes, into: type[T], **known: object) -> T:
+def decode(body: bytes | bytearray, into: type[T], **known: object) -> T:
     """Read a JSON object. The caller gives the `known` fields, so they are refused from the body.
 
     An empty body counts as `{}` if no field is required. Raises Malformed or Invalid.
@@ -66,7 +66,7 @@ def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: bytes | bytearray) -> object:
     try:
         value = orjson.loads(body)
         if _LONG_INTEGER in body.translate(_DIGITS_TO_ZERO):

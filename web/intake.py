@@ -50,7 +50,7 @@ class Intake:
         finally:
             self.held_bytes -= held.bytes
 
-    async def decode(self, body: bytes, read: Callable[[bytes], T]) -> T:
+    async def decode(self, body: bytearray, read: Callable[[bytearray], T]) -> T:
         """Long bodies are taken apart one after the other: together they would take no less time, but more memory."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, _read_checked, body, read)
 
@@ -74,13 +74,14 @@ class Held:
             self.intake.held_bytes += more
 
 
-async def read(content: StreamReader, coding: str, bytes_max: int, held: Held) -> bytes:
+async def read(content: StreamReader, coding: str, bytes_max: int, held: Held) -> bytearray:
     """The whole body, unpacked: it comes as it was sent, and no more of it is unpacked than `bytes_max` allows. Raises
     TooLong, or Malformed if it cannot be unpacked."""
     if coding == "identity":
         return await _read_plain(content, bytes_max, held)
     packed = await _read_plain(content, bytes_max, held)
-    body, rest, unpacking = bytearray(), packed, _unpacking(coding, packed)
+    body, unpacking = bytearray(), _unpacking(coding, packed)
+    rest: bytes | bytearray = packed
     while rest and not unpacking.eof:
         try:
             body += unpacking.decompress(rest, PIECE_BYTES)
@@ -93,27 +94,27 @@ async def read(content: StreamReader, coding: str, bytes_max: int, held: Held) -
         await asyncio.sleep(0)  # others get their turn
     if not unpacking.eof or unpacking.unused_data:
         raise Malformed(CANNOT_BE_UNPACKED)
-    return bytes(body)
+    return body
 
 
-async def _read_plain(content: StreamReader, bytes_max: int, held: Held) -> bytes:
+async def _read_plain(content: StreamReader, bytes_max: int, held: Held) -> bytearray:
     body = bytearray()
     while chunk := await content.readany():
         body += chunk
         if len(body) > bytes_max:
             raise TooLong
         held.grow(len(body))
-    return bytes(body)
+    return body
 
 
-def _unpacking(coding: str, packed: bytes) -> "zlib._Decompress":
+def _unpacking(coding: str, packed: bytearray) -> "zlib._Decompress":
     if coding == "gzip":
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
     is_bare = packed[:1] and packed[0] & 0x0F != zlib.DEFLATED  # as some send it, though it should have a head
     return zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS)
 
 
-def check_values(body: bytes) -> None:
+def check_values(body: bytes | bytearray) -> None:
     """Raises Invalid if the text is made of too many values; it need not be JSON."""
     if sum(map(body.count, _BEFORE_VALUES)) <= VALUES_MAX:  # of which many may be in strings
         return
@@ -125,6 +126,6 @@ def check_values(body: bytes) -> None:
                 raise Invalid([Fault("body", f"must be made of at most {VALUES_MAX} values")])
 
 
-def _read_checked(body: bytes, read: Callable[[bytes], T]) -> T:
+def _read_checked(body: bytearray, read: Callable[[bytearray], T]) -> T:
     check_values(body)
     return read(body)

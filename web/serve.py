@@ -1,6 +1,7 @@
 """`task-orchestrator serve`: from the command line to a running server, and its end."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -30,6 +31,9 @@ from web.service import Service
 from web.settings import Settings, SettingsError
 from web.sources import Given, gather, settings_of
 from web.starting import starting
+
+M_MMAP_THRESHOLD = -3  # of malloc.h
+LARGE_BYTES = 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ def serve(
         return 2
     allow_many_connections()
     collect_rarely()
+    give_back_memory()
     try:
         certificate = certificate_of(settings.server)
         return uvloop.run(run(given, gather_again, log, certificate))
@@ -91,6 +96,13 @@ def collect_rarely() -> None:
     """Hardly anything here forms cycles: looking for them at Python's pace costs a fifth of the throughput."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def give_back_memory() -> None:
+    """What is large goes back to the system as soon as it is free, where the allocator can be told (glibc's can): by
+    itself it would keep the memory of long bodies for good."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 async def run(given: Given, gather_again: Callable[[], Given], log: Log, certificate: Certificate | None = None) -> int:

@@ -230,7 +230,7 @@ async def large_bodies(port: int, hardness: int) -> None:
     head = f"POST {TASKS} HTTP/1.1\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n".encode()
     assert await all_of(port, [allowed] * 5 * hardness) <= Counter({400: 5 * hardness, 503: 5 * hardness})
     assert await all_of(port, [post(TASKS, b"x" * 2 * size)] * 5 * hardness) == {413: 5 * hardness}
-    assert await all_of(port, [head + chunk * 320] * 5 * hardness) <= Counter({413: 5 * hardness, None: 5 * hardness})
+    assert (await all_of(port, [head + chunk * 320] * 5 * hardness)).keys() <= {413, 503, None}
     tiny = b"1\r\nx\r\n" * 200_000
     assert await all_of(port, [head + tiny + b"0\r\n\r\n"] * hardness) == {400: hardness}
 
