@@ -82,7 +82,7 @@ async def make_key(
         settings = settings_of(gather({"database": database}, os.environ, None)).database
         key = given_key(settings.encryption_key_file, settings.encryption_key)
         async with open_store(settings.url, key=key) as store:
-            keys = Keys(store.keyring, store.clock(await store.load()), None)
+            keys = Keys(store.keyring, store.clock(await store.load()), None, asyncio.Event())
             await keys.load()
             return created(*await keys.create(new.name, new.scopes, new.work_directories, new.expires_at, None))
     except (Invalid, SettingsError) as error:

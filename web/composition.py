@@ -61,7 +61,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     board = store.Board(snapshot, SystemMint(), configuration.settings.task.rules())
     dispatcher = Dispatcher(board, store, announce, clock, roll, snapshot.was_away)
     membership = Membership(hub, dispatcher)
-    keys = Keys(store.keyring, clock, configuration.settings.security.api_key)
+    keys = Keys(store.keyring, clock, configuration.settings.security.api_key, membership.keys_changed)
     await keys.load()
     door = Door(keys, clock, is_local=is_loopback(configuration.settings.server.host))
     if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
@@ -72,7 +72,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         deciding_by(dispatcher) as deciding,
         beating() as pulse,
         aside(courier.run()),
-        aside(keys.keep_step(membership.keys_changed)),
+        aside(keys.keep_step()),
         aside(keys.note_used()),
     ):
         service = Service(
