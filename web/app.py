@@ -101,7 +101,7 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
     needs_none = is_open(request.method, request.path) or (
         service.settings.security.open_metrics and request.path == METRICS_PATH
     )
-    admitted = OPEN if needs_none else service.door.admit(request)
+    admitted = OPEN if needs_none else await service.door.admit(request)
     patience = asyncio.timeout(None)
     try:
         async with patience:

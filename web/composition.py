@@ -21,6 +21,7 @@ from storage.store import Store
 from web.access.door import Door
 from web.access.first_key import make_first_key, refuse_open_door
 from web.access.keys import Keys
+from web.access.token_door import tokens_of
 from web.app import make_app
 from web.configuration import begin
 from web.connections import LINE_BYTES_MAX, Runner
@@ -65,7 +66,8 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     membership = Membership(hub, dispatcher)
     keys = Keys(store.keyring, clock, configuration.settings.security.api_key)
     await keys.load()
-    door = Door(keys, clock, is_local=is_loopback(configuration.settings.server.host))
+    is_local, tokens = is_loopback(configuration.settings.server.host), tokens_of(configuration.settings, clock)
+    door = Door(keys, clock, is_local=is_local, tokens=tokens)
     if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
         logger.info("the first key, which may do everything, is in %s", file)
     refuse_open_door(door, configuration.settings)
@@ -76,6 +78,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         aside(courier.run()),
         aside(keys.keep_step(membership.keys_changed)),
         aside(keys.note_used()),
+        aside(tokens.keep_fresh() if tokens else asyncio.sleep(0)),
     ):
         service = Service(
             dispatcher=dispatcher,

@@ -21,6 +21,7 @@ from dispatcher.errors import RecordFailed, Unavailable
 from storage.errors import StorageError
 from storage.store import open_store
 from web.access.first_key import refuse_open_record
+from web.access.token_door import refuse_missing_extra
 from web.composition import compose, listen
 from web.reconfiguring import read_again
 from web.server_log import Log
@@ -58,6 +59,7 @@ def serve(
         gather_again = partial(gather, options, os.environ, config)
         given = gather_again()
         settings = settings_of(given)
+        refuse_missing_extra(settings)
         refuse_open_record(settings)
         log.configure(settings.logging)
     except SettingsError as error:

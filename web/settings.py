@@ -19,6 +19,7 @@ from dispatcher.events import EventType
 from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
 from web.codec import Fault
+from web.token_settings import SECRET_CHARACTERS_MIN, TokenAlgorithm, jwks_url, scope_mapping, token_faults
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -105,6 +106,11 @@ DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
+PlainText = Annotated[str, MinLen(1), MaxLen(500)]
+FilePath = Annotated[str, MinLen(1), MaxLen(4096)]
+TokenSecret = Annotated[str, MinLen(SECRET_CHARACTERS_MIN), MaxLen(500)]
+JwksUrl = Annotated[str, MaxLen(2048), Rule(jwks_url)]
+ScopeMapping = Annotated[str, MaxLen(300), Rule(scope_mapping)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 
@@ -187,6 +193,21 @@ class Security:
         default=None, metadata=_also("INITIAL_KEY_FILE", "initial_key_file")
     )
     open_metrics: bool = False
+    jwt_algorithm: TokenAlgorithm | None = None
+    jwt_secret: TokenSecret | None = field(default=None, repr=False, metadata=SECRET)
+    jwt_public_key_file: FilePath | None = None
+    jwt_jwks_url: JwksUrl | None = None
+    jwt_jwks_file: FilePath | None = None
+    jwt_issuer: PlainText | None = None
+    jwt_audience: PlainText | None = None
+    jwt_leeway_seconds: Annotated[float, Ge(0), Le(300)] = 30
+    jwt_scope_claim: PlainText = "scope"
+    jwt_scopes: Annotated[tuple[ScopeMapping, ...], MaxLen(100), Rule(distinct)] = ()
+    jwt_work_directories_claim: PlainText | None = None
+    jwt_name_claim: PlainText = "sub"
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        yield from token_faults(self)
 
 
 @frozen(kw_only=True)
