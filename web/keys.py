@@ -55,8 +55,11 @@ async def create(service: Service, asked: NewKey, request: Request) -> Response:
     key, secret = await service.door.keys.create(
         asked.name, asked.scopes, asked.work_directories, asked.expires_at, caller.get().name
     )
-    said: CreatedKey = {**_view(key), "key": secret}
-    return ok(said, service.clock(), 201)
+    return ok(created(key, secret), service.clock(), 201)
+
+
+def created(key: Key, secret: str) -> CreatedKey:
+    return {**_view(key), "key": secret}
 
 
 async def listing(service: Service, asked: Nothing, request: Request) -> Response:
