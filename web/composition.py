@@ -75,7 +75,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         store.membership(membership, snapshot.last_seq),
         deciding_by(dispatcher) as deciding,
         beating() as pulse,
-        aside(courier.run()),
+        aside(unprivileged(door, courier.run())),
         aside(keys.keep_step(membership.keys_changed)),
         aside(keys.note_used()),
         aside(tokens.keep_fresh() if tokens else asyncio.sleep(0)),
@@ -95,10 +95,17 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
             metrics=metrics,
             pulse=pulse,
         )
-        service.follow(lambda settings: log.adopt(settings.logging))
+        service.follow(door.veil.adopt)
+        service.follow(lambda settings: log.adopt(settings.logging, door.veil.redaction))
         service.follow(lambda settings: courier.adopt(settings.webhooks))
         async with aside(keep_step(service, membership.reconfigured)):
             yield service, deciding
+
+
+async def unprivileged(door: Door, work: Coroutine[Any, Any, None]) -> None:
+    """It tells others, of whom nobody knows what they may see."""
+    with door.veil.before(None):
+        await work
 
 
 @asynccontextmanager

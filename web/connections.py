@@ -1,6 +1,7 @@
 """aiohttp's server, but what is not HTTP at all is answered in the envelope too, and quietly."""
 
 import logging
+import re
 import time
 from http import HTTPStatus
 
@@ -11,6 +12,8 @@ from aiohttp.web_request import BaseRequest
 from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 
 LINE_BYTES_MAX = 8190  # of what the first line of a request asks for, and of each of its headers
+
+QUOTED = re.compile(r"""b?(["']).*\1|b?["'].*""")  # there may be a key in it
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ class Connection(RequestHandler):
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
             raise ConnectionError("the answer has already begun, or nobody is there to be answered") from exc
         if status < 500 or not isinstance(exc, Exception):
-            text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
+            text = QUOTED.sub("…", (message or HTTPStatus(status).phrase).strip().splitlines()[0])
             what = Failure(status, "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR", text)
         else:
             what = failure(exc)

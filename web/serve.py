@@ -21,6 +21,7 @@ from dispatcher.errors import RecordFailed, Unavailable
 from storage.errors import StorageError
 from storage.store import open_store
 from web.access.first_key import refuse_open_record
+from web.access.redaction import redaction_of
 from web.access.token_door import refuse_missing_extra
 from web.composition import compose, listen
 from web.reconfiguring import read_again
@@ -61,7 +62,7 @@ def serve(
         settings = settings_of(given)
         refuse_missing_extra(settings)
         refuse_open_record(settings)
-        log.configure(settings.logging)
+        log.configure(settings.logging, redaction_of(settings))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

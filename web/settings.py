@@ -16,8 +16,9 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import Attribute, Factory, field, fields, frozen
 
 from dispatcher.events import EventType
-from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
+from dispatcher.fields import Listed, MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
+from web.access.patterns import PATTERN_CHARACTERS_MAX, PATTERNS_MAX, by_line, own_pattern
 from web.codec import Fault
 from web.token_settings import SECRET_CHARACTERS_MIN, TokenAlgorithm, jwks_url, scope_mapping, token_faults
 
@@ -111,6 +112,7 @@ FilePath = Annotated[str, MinLen(1), MaxLen(4096)]
 TokenSecret = Annotated[str, MinLen(SECRET_CHARACTERS_MIN), MaxLen(500)]
 JwksUrl = Annotated[str, MaxLen(2048), Rule(jwks_url)]
 ScopeMapping = Annotated[str, MaxLen(300), Rule(scope_mapping)]
+SecretPattern = Annotated[str, MinLen(1), MaxLen(PATTERN_CHARACTERS_MAX), Rule(own_pattern)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 
@@ -205,6 +207,10 @@ class Security:
     jwt_scopes: Annotated[tuple[ScopeMapping, ...], MaxLen(100), Rule(distinct)] = ()
     jwt_work_directories_claim: PlainText | None = None
     jwt_name_claim: PlainText = "sub"
+    redact_payloads: bool = field(default=False, metadata=RELOADABLE)
+    redact_patterns: Annotated[tuple[SecretPattern, ...], Listed(by_line), MaxLen(PATTERNS_MAX), Rule(distinct)] = (
+        field(default=(), metadata=RELOADABLE)
+    )
 
     def faults(self) -> Iterable[tuple[str, str]]:
         yield from token_faults(self)

@@ -12,6 +12,7 @@ from dispatcher.caller import ANYONE, Scope
 from dispatcher.ports import Clock
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
+from web.access.redaction import Veil
 from web.access.sessions import check_own_page, session_of
 from web.answers import Failure
 
@@ -34,6 +35,7 @@ class Door:
     def __init__(self, keys: Keys, clock: Clock, *, is_local: bool, tokens: "Tokens | None" = None) -> None:
         """`is_local`: only this machine can reach the server. `tokens` None: nobody comes in with one."""
         self.keys, self._clock, self.is_local, self.tokens = keys, clock, is_local, tokens
+        self.veil = Veil()
 
     @property
     def is_open(self) -> bool:
@@ -73,7 +75,7 @@ class Door:
             patience.reschedule(asyncio.get_running_loop().time() + seconds)
         token = caller.set(admitted.caller)
         try:
-            with self.keys.present(admitted, patience):
+            with self.keys.present(admitted, patience), self.veil.before(admitted.caller):
                 yield
         finally:
             caller.reset(token)
