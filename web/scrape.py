@@ -7,12 +7,18 @@ from aiohttp.web import Request, Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from web.access.calling import caller
+from web.access.rate_settings import ENDPOINT_CLASSES
+from web.access.rates import KINDS, Rates
+from web.answers import Failure
 from web.bodies import Nothing
 from web.service import Service
 
 
 async def scrape(service: Service, asked: Nothing, request: Request) -> Response:
     """Everything that is measured, as Prometheus reads it."""
+    if caller.get().reach is not None:
+        raise Failure(403, "FORBIDDEN", "this tells of every work directory, and the key is not for all")
     now = [*_in_memory(service), *await _on_record(service)]
     text = await asyncio.to_thread(service.metrics.text, now)
     return Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
@@ -29,8 +35,27 @@ def _in_memory(service: Service) -> Iterator[Metric]:
     yield _gauge("event_loop_lag_seconds", "How late the event loop is.", service.pulse.lag_seconds)
     worst = service.pulse.worst_seconds
     yield _gauge("event_loop_lag_max_seconds", "How late it was at worst in the last minute.", worst)
+    yield from _rates(service.rates)
     lost = service.log.lost
     yield CounterMetricFamily("log_lines_lost", "Lines of the log that could not be written in time.", value=lost)
+
+
+def _rates(rates: Rates) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "rate_limit_refused", "Requests of those who came too often.", labels=["kind", "endpoint_class"]
+    )
+    for kind in KINDS:
+        for name in ENDPOINT_CLASSES:
+            refused.add_metric([kind, name], rates.refused[kind, name])
+    kept = GaugeMetricFamily("rate_limit_buckets", "Callers that are counted now.", labels=["kind"])
+    forgotten = CounterMetricFamily(
+        "rate_limit_forgotten", "Callers forgotten for want of room, who begin anew.", labels=["kind"]
+    )
+    for kind in KINDS:
+        tables = [table.buckets for table in rates.tables() if table.kind == kind]
+        kept.add_metric([kind], sum(map(len, tables)))
+        forgotten.add_metric([kind], sum(buckets.forgotten for buckets in tables))
+    yield from (refused, kept, forgotten)
 
 
 async def _on_record(service: Service) -> list[Metric]:

@@ -19,6 +19,7 @@ from dispatcher.events import EventType
 from dispatcher.fields import Listed, MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
 from web.access.patterns import PATTERN_CHARACTERS_MAX, PATTERNS_MAX, by_line, own_pattern
+from web.access.rate_settings import RateLimit
 from web.codec import Fault
 from web.token_settings import SECRET_CHARACTERS_MIN, TokenAlgorithm, jwks_url, scope_mapping, token_faults
 
@@ -245,6 +246,7 @@ class Settings:
     database: Database = Factory(Database)
     task: Tasks = field(factory=Tasks, metadata=RELOADABLE)
     security: Security = Factory(Security)
+    rate_limit: RateLimit = field(factory=RateLimit, metadata=RELOADABLE)
     logging: Logging = Factory(Logging)
     webhooks: Webhooks = field(factory=Webhooks, metadata=RELOADABLE)
 

@@ -41,7 +41,7 @@ ACROSS_FIELDS = re.compile(
     r"|cannot be given for (text/csv|application/x-ndjson), which is the whole list"
     r"|must be the next_cursor of a page with the same filter and sort, as it was given"
     r"|must be before (now.*|'to')|must be longer: .*"  # of a range
-    r"|must be in the future|must not be api_key: .*"
+    r"|cannot be given with admin, which is for all of them|must be in the future|must not be api_key: .*"
     r"|there is no version \d+"
     r"|is already that of tasks\[\d+\]"
     r"|must not contain integers beyond 64 bits, nor be nested 246 levels deep"
@@ -84,9 +84,11 @@ def before_call(context, case, kwargs):
 
 
 def _keep_to_oneself(changes):
-    """Nothing is sent to others."""
+    """Nothing is sent to others, and nobody is kept waiting."""
     if isinstance(changes, dict) and str(changes.get("webhooks.url")).startswith("http"):
         changes["webhooks.url"] = None
+    if isinstance(changes, dict) and changes.get("rate_limit.enabled") is True:
+        changes["rate_limit.enabled"] = False
 
 
 def _ease(said):

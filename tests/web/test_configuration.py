@@ -155,6 +155,7 @@ def test_every_setting_knows_where_it_stands():
     assert [key for key in nulls if "jwt" not in key] == [
         "security.api_key",
         "security.initial_key_file",
+        "rate_limit.enabled",
         "logging.format",
         "logging.file",
         "webhooks.url",

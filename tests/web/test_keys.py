@@ -134,6 +134,7 @@ async def test_keys_survive_the_server(tmp_path, own_record):
         ({"name": "k", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"name": "k", "scopes": ["read"], "expires_at": "tomorrow"}, "expires_at"),
         ({"name": "k", "scopes": ["read"], "key": "mine"}, "key"),
+        ({"name": "k", "scopes": ["admin"], "work_directories": ["/srv/*"]}, "work_directories"),
     ],
 )
 async def test_a_key_that_breaks_a_rule_is_not_made(admin, body, field):
@@ -258,6 +259,17 @@ async def test_lists_and_counts_show_only_what_is_theirs(theirs, admin, director
     assert (await admin.get("/api/v1/statistics")).data["total"] > 2
     steered = (await theirs.post(f"{TASKS}/cancel", {"filter": {}, "all": True})).data
     assert (steered["matched"], steered["changed"]) == (2, 2)
+
+
+async def test_what_tells_of_everything_is_not_for_a_key_that_is_not_for_all(theirs):
+    (await theirs.get("/metrics")).refused(403, "FORBIDDEN")
+
+
+async def test_who_may_not_claim_the_next_task_there_has_not_reported_either(theirs, directory):
+    task = await theirs.claimed(directory)
+    (await theirs.tell(task, "complete", claim_next={"work_directory": NEVER})).refused(403, "FORBIDDEN")
+    assert await theirs.status(task) == "working"
+    assert (await theirs.tell(task, "complete")).status == 200
 
 
 async def test_workers_are_shown_as_far_as_they_work_here(theirs, admin, directory):

@@ -13,7 +13,7 @@ from dispatcher.ports import Clock
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
 from web.access.redaction import Veil
-from web.access.sessions import check_own_page, session_of
+from web.access.sessions import check_own_page, session_of, unexpired_cookie
 from web.answers import Failure
 
 if TYPE_CHECKING:  # it needs the extra `jwt`
@@ -51,7 +51,7 @@ class Door:
         elif admitted := self._by_session(request):
             check_own_page(request)
             return admitted
-        if self.is_open and not (secret and self.keys.any):
+        if self.is_open and not (secret and self.keys.has_had_any):
             return OPEN
         raise no_longer_in_force() if secret else _unauthorized("a key is needed: Authorization: Bearer KEY")
 
@@ -59,6 +59,11 @@ class Door:
         """Not if it bears the name of a key, whose tasks it would have."""
         admitted = await self.tokens.find(secret) if self.tokens else None
         return admitted if admitted and self.keys.of_name(admitted.caller.name or "") is None else None
+
+    def shown(self, request: Request) -> str:
+        """What they bring to be let in, right or wrong; empty: nothing. A session that has ended counts as nothing, for
+        browsers go on sending it."""
+        return _secret(request) or unexpired_cookie(request, self._clock())
 
     def _by_session(self, request: Request) -> Admitted | None:
         found = session_of(request, self.keys.of_name, self._clock())

@@ -51,20 +51,17 @@ class Keys:
         self._used: dict[str, int] = {}  # since the record was told
         self._present: dict[str, dict[asyncio.Timeout, Job]] = {}  # whom a key has let in, and who is still here
         self._revoking: set[Job] = set()  # they stay until they have been answered, should it be their own key
-        self.has_had_admin = bool(self._fixed)  # there is a key that may make others, or there was one
-
-    @property
-    def any(self) -> bool:
-        return bool(self._admitted)
+        self.has_had_any = self.has_had_admin = bool(self._fixed)  # there is a key, or was one; that may make others
 
     async def load(self) -> None:
         """Go by what is on record now; whoever came in with a key that is no more is sent away. Raises RecordFailed."""
         keys = await self._keyring.keys()
+        self.has_had_any = bool(self._fixed or keys)
         self.has_had_admin = bool(self._fixed) or any("admin" in key.scopes for key in keys)
         self._named = {key.name: key for key in keys if key.revoked_at is None}
         self._admitted = {key.digest: _admitted(key) for key in self._named.values()} | self._fixed
         for digest in self._present.keys() - self._admitted.keys():
-            for patience, job in self._present[digest].items():
+            for patience, job in self._present.pop(digest).items():
                 if job not in self._revoking:
                     patience.reschedule(0)
 
@@ -126,9 +123,9 @@ class Keys:
         try:
             yield
         finally:
-            del here[patience]
-            if not here:
-                self._present.pop(admitted.digest, None)
+            here.pop(patience, None)
+            if not here and self._present.get(admitted.digest) is here:
+                del self._present[admitted.digest]
 
     def all(self) -> Sequence[Key]:
         """Those that were made and not revoked, the oldest first."""
