@@ -43,9 +43,10 @@ class Door:
         return self.is_local and not self.keys.has_had_admin and self.tokens is None
 
     async def admit(self, request: Request) -> Admitted:
-        """By the key or the token as a bearer token, the key in X-API-Key, or the session. Raises a 401 Failure, or
-        Unavailable where a token cannot be looked at."""
+        """By the key or the token as a bearer token, the key in X-API-Key, or the session. Raises a 401 Failure,
+        RecordFailed, or Unavailable where a token cannot be looked at."""
         if secret := _secret(request):
+            await self.keys.look_up(secret)
             if admitted := self.keys.find(secret) or await self._by_token(secret):
                 return admitted
         elif admitted := self._by_session(request):
