@@ -8,7 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 KEY_OPTION = b"--api-key"
-PASSWORD = re.compile(rb"^[A-Za-z-]*=?[a-z]+://[^/:@]*:([^/?#]+)@[^@]*$")
+PASSWORDS = (
+    re.compile(rb"^[A-Za-z-]*=?[a-z]+://[^/:@]*:([^/?#]+)@[^@]*$"),
+    re.compile(rb"^[A-Za-z-]*=?[a-z]+://[^?]*\?(?:[^#]*&)?password=([^&#]+)"),
+)
 BLANK = b"*"
 START_FIELD, END_FIELD = 48, 49  # of /proc/self/stat, from 1: where the arguments lie in memory
 
@@ -21,8 +24,8 @@ def secret_spans(arguments: Sequence[bytes]) -> Iterator[tuple[int, int]]:
             yield at, at + len(argument)
         elif argument.startswith(KEY_OPTION + b"="):
             yield at + len(KEY_OPTION) + 1, at + len(argument)
-        elif found := PASSWORD.match(argument):
-            yield at + found.start(1), at + found.end(1)
+        else:
+            yield from ((at + it.start(1), at + it.end(1)) for pattern in PASSWORDS if (it := pattern.match(argument)))
         is_key = argument == KEY_OPTION
         at += len(argument) + 1
 

@@ -140,6 +140,8 @@ def test_settings_tell_no_secrets_when_they_are_wrong(tmp_path):
         ([b"--database", b"postgresql://u:a:b@h/d"], [b"a:b"]),
         ([b"--from=postgresql://u:p@h/d", b"--to", b"postgresql://u@h/d"], [b"p"]),
         ([b"--database", b"sqlite:////a:b@c.db", b"--url", b"http://127.0.0.1:80/@"], []),
+        ([b"--database", b"postgresql:///d?host=h&password=a%2Fb&port=1"], [b"a%2Fb"]),
+        ([b"--database=postgresql://u:p@h/d?password=q"], [b"p", b"q"]),
         ([b"--api-key"], []),
         ([], []),
     ],

@@ -17,6 +17,8 @@ import pytest
 from aiohttp import ClientPayloadError, web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, Api, connected, refused_start, until
@@ -278,6 +280,37 @@ async def test_a_forged_token_is_turned_away_and_not_told_why(strict, kind):
     assert "Traceback" not in strict.log.read_text()
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(["iss", "aud", "sub", "exp", "nbf", "iat", "jti", "scope", "dirs"])
+HEADS = st.sampled_from(["alg", "kid", "typ", "cty", "crit", "b64", "jku", "jwk", "x5u", "zip", "enc"])
+STRICT = {**BY_SECRET, "APP_SECURITY_JWT_WORK_DIRECTORIES_CLAIM": "dirs"}
+
+
+@given(st.dictionaries(HEADS, ANYTHING, max_size=3), st.dictionaries(NAMES, ANYTHING, max_size=3), st.booleans())
+def test_whatever_a_token_says_it_holds_or_it_does_not(head, body, is_whole):
+    """Even if it is rightly signed."""
+    header = {"alg": "HS256", **head}
+    said = f"{part(header)}.{part({**claims(dirs='*'), **body} if is_whole else body)}"
+    token = f"{said}.{part(hmac.digest(SECRET.encode(), said.encode(), 'sha256'))}"
+    checked = tokens.open_tokens(settings_of(gather({}, STRICT)).security, lambda: int(time.time() * 1000))
+    found = asyncio.run(checked.find(token))
+    if found is not None:
+        assert header["alg"] == "HS256"
+        assert not {"crit", "b64"} & header.keys()
+        assert found.expires_at > time.time() * 1000
+        assert found.caller.scopes <= {"submit", "work", "read", "operate", "admin", "payload"}
+
+
+@given(st.text() | st.text("eyJ.-_=Aa0", max_size=60))
+def test_whatever_looks_like_a_token_is_looked_at_safely(text):
+    checked = tokens.open_tokens(settings_of(gather({}, STRICT)).security, lambda: 0)
+    assert asyncio.run(checked.find(text)) is None
+
+
 async def test_a_public_key_is_no_secret(tmp_path):
     """Whoever takes it for one signs whatever they want with what everybody knows."""
     file = tmp_path / "public.pem"
@@ -325,6 +358,25 @@ async def test_keys_rotate_without_a_restart(tmp_path, provider, hurried):
         provider.keys = [jwk(RSA_OTHER, "new")]
         await comes_in(api, new)
         await turned_away(api, old)  # although it was known a moment ago
+
+
+async def test_keys_in_a_file_rotate_too(tmp_path, hurried):
+    file = tmp_path / "keys.json"
+
+    def publish(*keys):
+        file.write_text(json.dumps({"keys": keys}))
+
+    publish(jwk(RSA, "old"))
+    environ = {"APP_SECURITY_JWT_ALGORITHM": "RS256", "APP_SECURITY_JWT_JWKS_FILE": str(file), **COMMON}
+    async with inside(tmp_path, **environ) as (api, _, _):
+        old, new = signed(RSA, "RS256", {"kid": "old"}), signed(RSA_OTHER, "RS256", {"kid": "new"})
+        await comes_in(api, old)
+        publish(jwk(RSA_OTHER, "new"))
+        await comes_in(api, new)
+        await turned_away(api, old)
+        file.unlink()
+        await turned_away(api, signed(RSA, "RS256", {"kid": "newer"}))
+        await comes_in(api, signed(RSA_OTHER, "RS256", {"kid": "new"}, jti="1"))
 
 
 async def test_unknown_keys_do_not_hammer_the_provider(tmp_path, provider):

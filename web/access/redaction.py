@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import re2
 
@@ -141,8 +141,9 @@ def redaction_of(settings: Settings) -> Redaction:
     """With those secrets that the settings tell us."""
     known = {str(it.of(settings)) for it in SETTINGS.values() if it.secret and it.of(settings) is not None}
     if settings.database.url.startswith(POSTGRES):
-        password = settings.database.url.partition("://")[2].rpartition("@")[0].partition(":")[2]
-        known |= {password, unquote(password)}
+        place, _, parameters = settings.database.url.partition("?")
+        password = place.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        known |= {password, unquote(password), *(value for name, value in parse_qsl(parameters) if name == "password")}
     if settings.webhooks.url is not None:
         parts = urlsplit(settings.webhooks.url)
         known |= {part for part in (parts.path.strip("/"), parts.query) if len(part) >= KNOWN_PATH_CHARACTERS_MIN}
