@@ -18,6 +18,7 @@ from attrs import Attribute, Factory, field, fields, frozen
 from dispatcher.events import EventType
 from dispatcher.fields import Listed, MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
+from web.access.network_settings import CorsOrigin, Network, Proxy
 from web.access.patterns import PATTERN_CHARACTERS_MAX, PATTERNS_MAX, by_line, own_pattern
 from web.access.rate_settings import RateLimit
 from web.codec import Fault
@@ -103,10 +104,18 @@ def webhook_secret(value: str) -> str:
     return value
 
 
+def encryption_key(value: str) -> str:
+    """A passphrase, or 64 hexadecimal digits: the key itself."""
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("must be one line of text without spaces around it")
+    return value
+
+
 Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
+FileName = Annotated[str, MinLen(1), MaxLen(4096)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
 PlainText = Annotated[str, MinLen(1), MaxLen(500)]
 FilePath = Annotated[str, MinLen(1), MaxLen(4096)]
@@ -114,6 +123,7 @@ TokenSecret = Annotated[str, MinLen(SECRET_CHARACTERS_MIN), MaxLen(500)]
 JwksUrl = Annotated[str, MaxLen(2048), Rule(jwks_url)]
 ScopeMapping = Annotated[str, MaxLen(300), Rule(scope_mapping)]
 SecretPattern = Annotated[str, MinLen(1), MaxLen(PATTERN_CHARACTERS_MAX), Rule(own_pattern)]
+EncryptionKey = Annotated[str, MinLen(1), MaxLen(1000), Rule(encryption_key)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 
@@ -132,6 +142,16 @@ class Server:
     port: Annotated[int, Ge(0), Le(65535)] = field(default=8080, metadata=_also("SERVER_PORT", "port"))
     max_body_bytes: Annotated[int, Ge(1024), Le(2**30)] = 16 * 2**20
     request_timeout_seconds: Timeout = 30
+    tls_cert: FileName | None = None
+    tls_key: FileName | None = None
+    hsts_seconds: Annotated[int, Ge(0), Le(63_072_000)] = 31_536_000
+    trusted_proxies: Annotated[tuple[Proxy, ...], MaxLen(1000)] = ()
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.tls_cert is None and self.tls_key is not None:
+            yield "tls_cert", "is required with tls_key"
+        if self.tls_key is None and self.tls_cert is not None:
+            yield "tls_key", "is required with tls_cert"
 
 
 @frozen(kw_only=True)
@@ -145,6 +165,8 @@ class Database:
     timeout_seconds: Timeout = 30
     max_connections: Annotated[int, Ge(3), Le(10_000)] = 100
     min_connections: Annotated[int, Ge(0), Le(10_000)] = 10
+    encryption_key_file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    encryption_key: EncryptionKey | None = field(default=None, repr=False, metadata=SECRET)
 
     @property
     def path(self) -> Path | None:
@@ -164,6 +186,12 @@ class Database:
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.min_connections > self.max_connections:
             yield "min_connections", "must not be more than max_connections"
+        keys = {"encryption_key_file": self.encryption_key_file, "encryption_key": self.encryption_key}
+        given = [name for name, key in keys.items() if key is not None]
+        if given and self.path is None:
+            yield given[0], "is for SQLite: what PostgreSQL keeps is encrypted where it keeps it"
+        elif len(given) > 1:
+            yield "encryption_key", "must not be set with encryption_key_file: only one of them is the key"
 
 
 @frozen(kw_only=True)
@@ -196,6 +224,11 @@ class Security:
         default=None, metadata={"option": "initial_key_file"}
     )
     open_metrics: bool = False
+    ip_allowlist: Annotated[tuple[Network, ...], MaxLen(1000)] = field(default=(), metadata=RELOADABLE)
+    enable_cors: bool = field(default=False, metadata={"variable": "ENABLE_CORS"} | RELOADABLE)
+    cors_origins: Annotated[tuple[CorsOrigin, ...], MaxLen(100), Rule(distinct)] = field(
+        default=(), metadata=RELOADABLE
+    )
     jwt_algorithm: TokenAlgorithm | None = None
     jwt_secret: TokenSecret | None = field(default=None, repr=False, metadata=SECRET)
     jwt_public_key_file: FilePath | None = None
@@ -221,7 +254,7 @@ class Security:
 class Logging:
     level: Level = field(default="info", metadata=_also("LOG_LEVEL", "log_level") | RELOADABLE)
     format: Literal["json", "pretty"] | None = field(default=None, metadata=_also("LOG_FORMAT", "log_format"))
-    file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    file: FileName | None = None
     redact: bool = field(default=True, metadata=RELOADABLE)
 
 

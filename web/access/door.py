@@ -10,10 +10,11 @@ from attrs import evolve
 
 from dispatcher.caller import ANYONE, Scope
 from dispatcher.ports import Clock
+from web.access.browsers import check_own_page
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
 from web.access.redaction import Veil
-from web.access.sessions import check_own_page, session_of, unexpired_cookie
+from web.access.sessions import session_of, unexpired_cookie
 from web.answers import Failure
 
 if TYPE_CHECKING:  # it needs the extra `jwt`

@@ -6,14 +6,13 @@ from typing import TypeVar
 
 from aiohttp.web import Request, RequestKey
 
+from web.access.addresses import address_of
 from web.access.buckets import SECOND, Standing
 from web.access.rates import Kind, Rates, subscriber
 from web.answers import Failure
 
 T = TypeVar("T")
 
-# Health is told to whoever asks, however often: or a flood would have the server restarted.
-PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 STANDING = RequestKey("standing", Standing)
 MESSAGES: Mapping[Kind, str] = {
     "address": "too many requests from this address",
@@ -30,7 +29,7 @@ class Visit:
 
     def __init__(self, rates: Rates, request: Request, endpoint_class: str) -> None:
         self._rates, self._request, self._class = rates, request, endpoint_class
-        self._address = subscriber(request.remote or "")
+        self._address = subscriber(address_of(request) or "")
 
     def arrive(self) -> None:
         """Nothing is known yet but the address. It counts once, also of those who ask before they send a body."""
