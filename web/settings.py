@@ -118,7 +118,6 @@ Level = Annotated[str, Rule(level)]
 FileName = Annotated[str, MinLen(1), MaxLen(4096)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
 PlainText = Annotated[str, MinLen(1), MaxLen(500)]
-FilePath = Annotated[str, MinLen(1), MaxLen(4096)]
 TokenSecret = Annotated[str, MinLen(SECRET_CHARACTERS_MIN), MaxLen(500)]
 JwksUrl = Annotated[str, MaxLen(2048), Rule(jwks_url)]
 ScopeMapping = Annotated[str, MaxLen(300), Rule(scope_mapping)]
@@ -231,9 +230,9 @@ class Security:
     )
     jwt_algorithm: TokenAlgorithm | None = None
     jwt_secret: TokenSecret | None = field(default=None, repr=False, metadata=SECRET)
-    jwt_public_key_file: FilePath | None = None
+    jwt_public_key_file: FileName | None = None
     jwt_jwks_url: JwksUrl | None = None
-    jwt_jwks_file: FilePath | None = None
+    jwt_jwks_file: FileName | None = None
     jwt_issuer: PlainText | None = None
     jwt_audience: PlainText | None = None
     jwt_leeway_seconds: Annotated[float, Ge(0), Le(300)] = 30
