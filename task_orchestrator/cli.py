@@ -9,6 +9,7 @@ from cyclopts import App
 
 from task_orchestrator import Refused, Unreachable, __version__, config, directories, keys
 from task_orchestrator.connection import Connection, Flag
+from task_orchestrator.discretion import blank_command_line
 from task_orchestrator.display import (
     complain,
     say,
@@ -114,6 +115,7 @@ def _say_status(task: dict[str, Any], json: bool) -> None:
 
 def main() -> None:
     """The entry point of `task-orchestrator` and of `python -m task_orchestrator`."""
+    blank_command_line()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # replaced by something that is not a text file
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -100,7 +100,7 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
     except Exception as error:
         if request.writer.output_size:
             raise ConnectionAbortedError("the answer had already begun") from error
-        refusal = failed(failure(error), service.clock())
+        refusal = failed(service.door.veil.redaction.failure(failure(error)), service.clock())
         pack(request, refusal)
         return refusal
 

@@ -21,6 +21,7 @@ from web.access.first_key import make_first_key, refuse_open_door
 from web.access.keys import Keys
 from web.access.networks import is_loopback
 from web.access.tls import Certificate
+from web.access.token_door import tokens_of
 from web.app import make_app
 from web.configuration import begin
 from web.connections import LINE_BYTES_MAX, Runner, Site
@@ -63,7 +64,8 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     membership = Membership(hub, dispatcher)
     keys = Keys(store.keyring, clock, configuration.settings.security.api_key, membership.keys_changed)
     await keys.load()
-    door = Door(keys, clock, is_local=is_loopback(configuration.settings.server.host))
+    is_local, tokens = is_loopback(configuration.settings.server.host), tokens_of(configuration.settings, clock)
+    door = Door(keys, clock, is_local=is_local, tokens=tokens)
     if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
         logger.info("the first key, which may do everything, is in %s", file)
     refuse_open_door(door, configuration.settings)
@@ -71,9 +73,10 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         store.membership(membership, snapshot.last_seq),
         deciding_by(dispatcher) as deciding,
         beating() as pulse,
-        aside(courier.run()),
+        aside(unprivileged(door, courier.run())),
         aside(keys.keep_step()),
         aside(keys.note_used()),
+        aside(tokens.keep_fresh() if tokens else asyncio.sleep(0)),
     ):
         service = Service(
             dispatcher=dispatcher,
@@ -90,10 +93,17 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
             metrics=metrics,
             pulse=pulse,
         )
-        service.follow(lambda settings: log.adopt(settings.logging))
+        service.follow(door.veil.adopt)
+        service.follow(lambda settings: log.adopt(settings.logging, door.veil.redaction))
         service.follow(lambda settings: courier.adopt(settings.webhooks))
         async with aside(keep_step(service, membership.reconfigured)):
             yield service, deciding
+
+
+async def unprivileged(door: Door, work: Coroutine[Any, Any, None]) -> None:
+    """It tells others, of whom nobody knows what they may see."""
+    with door.veil.before(None):
+        await work
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -18,6 +19,8 @@ from web.answers import REQUEST_ID, Failure, failed, failure, new_request_id
 BACKLOG = 1024  # connections that the system keeps until they are accepted
 LINE_BYTES_MAX = 8190  # of what the first line of a request asks for, and of each of its headers
 
+QUOTED = re.compile(r"""b?(["']).*\1|b?["'].*""")  # there may be a key in it
+
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +33,7 @@ class Connection(RequestHandler):
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
             raise ConnectionError("the answer has already begun, or nobody is there to be answered") from exc
         if status < 500 or not isinstance(exc, Exception):
-            text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
+            text = QUOTED.sub("…", (message or HTTPStatus(status).phrase).strip().splitlines()[0])
             what = Failure(status, "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR", text)
         else:
             what = failure(exc)

@@ -44,13 +44,13 @@ def refuse_open_record(settings: Settings) -> None:
     path, security = settings.database.path, settings.security
     if path is None or path.exists() or is_loopback(settings.server.host):
         return
-    if security.api_key is None and security.initial_key_file is None:
+    if security.api_key is None and security.initial_key_file is None and security.jwt_algorithm is None:
         raise SettingsError([_no_key(settings)])
 
 
 def refuse_open_door(door: Door, settings: Settings) -> None:
     """Raises SettingsError where others could come in, and nobody has a key."""
-    if not door.keys.has_had_any and not door.is_local:
+    if not door.keys.has_had_any and not door.is_local and door.tokens is None:
         raise SettingsError([_no_key(settings)])
 
 
