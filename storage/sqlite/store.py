@@ -24,6 +24,7 @@ from dispatcher.medium import Room
 from dispatcher.ports import Change, Changes, Clock, Found, Needs, Notice, Ruling, Snapshot
 from storage.errors import NotOurs, StorageError
 from storage.sqlite import chores, journal, leftovers, search
+from storage.sqlite.audit import SqliteAuditLog
 from storage.sqlite.chores import Chore, Step
 from storage.sqlite.hop import P, T, hop
 from storage.sqlite.keys import SqliteKeyring
@@ -56,6 +57,7 @@ class SqliteStore:
         self._writer = writer
         self.record = record
         self.keyring = SqliteKeyring(self._alone)
+        self.audit_log = SqliteAuditLog(self._alone, record.audit, self._log_grew)
         self._path = path
         self._member: Member | None = None
         self._watchers: list[Callable[[int, float, float], None]] = []
