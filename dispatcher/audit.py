@@ -4,11 +4,12 @@ The hash of an entry is the SHA-256, in hexadecimal digits, of this JSON array i
 
     [number, at, who, address, action, target, outcome, request_id, details, previous_hash]
 
-where `details` is a string, as it is kept. So whatever is changed, removed, added or put in another order is found later
-by whoever computes the hashes again. What is cut off at the end is only found by who knows a hash from there; and so is
-a chain that was computed anew, all of it from some entry on.
+where `details` is a string, as it is kept. So whatever is changed, removed, added or put in another order is found by
+whoever computes the hashes again. What is cut off at the end is only found by who knows a hash from there; and so is a
+chain that was computed anew, all of it from some entry on.
 """
 
+import re
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Protocol
@@ -17,6 +18,7 @@ from attrs import evolve, frozen
 
 from dispatcher.fields import to_json
 
+HEAD = re.compile("[0-9]{1,18}:[0-9a-f]{64}")
 GENESIS = "0" * 64  # what stands before the first entry
 PAGE = 500  # entries verified at a time
 
@@ -82,6 +84,14 @@ class Head:
 
     number: int
     hash: str
+
+
+def head_of(text: str) -> Head:
+    """From NUMBER:HASH; raises ValueError."""
+    if not HEAD.fullmatch(text):
+        raise ValueError("must be the number of an entry and its hash, as 17:9f86d081…")
+    number, _, hash = text.partition(":")
+    return Head(int(number), hash)
 
 
 @frozen

@@ -17,12 +17,13 @@ from aiohttp.web import (
 )
 
 from web import docs
+from web.access.audit import TURNED_AWAY, WHO, operation_of
 from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
 from web.negotiation import PACKED_BYTES, choose, pack
-from web.openapi import describe
+from web.openapi import describe, operation_id
 from web.operations import told_of
 from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES
@@ -91,9 +92,12 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
     except Exception as error:
         if request.writer.output_size:
             raise ConnectionAbortedError("the answer had already begun") from error
-        refusal = failed(failure(error), service.clock())
-        pack(request, refusal)
-        return refusal
+        refusal = failure(error)
+        if refusal.status in TURNED_AWAY:
+            service.audit.turn_away(request, refusal, operation_of(request))
+        answer = failed(refusal, service.clock())
+        pack(request, answer)
+        return answer
 
 
 async def _let_in(service: Service, request: Request, handler: Handler) -> StreamResponse:
@@ -101,7 +105,10 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
     needs_none = is_open(request.method, request.path) or (
         service.settings.security.open_metrics and request.path == METRICS_PATH
     )
-    admitted = OPEN if needs_none else service.door.admit(request)
+    admitted = OPEN
+    if not needs_none:
+        admitted = service.door.admit(request)
+        request[WHO] = admitted.caller.name
     patience = asyncio.timeout(None)
     try:
         async with patience:
@@ -146,10 +153,16 @@ def _too_large(limit: int) -> Failure:
 
 def _handler(service: Service, route: Route) -> Handler:
     offered = told_of(route.handler).media
+    action = operation_id(route.handler)
 
     async def handle(request: Request) -> StreamResponse:
-        asked: Any
         check_scope(route.scope)
+        if route.is_audited:
+            return await service.audit.over(request, action, partial(do, request))
+        return await do(request)
+
+    async def do(request: Request) -> StreamResponse:
+        asked: Any
         choose(request, offered)
         known = route.about(request)
         if route.is_read:

@@ -12,9 +12,12 @@ import orjson
 from attrs import asdict
 from cyclopts import App, Parameter
 
+from dispatcher.audit import head_of, verify
 from storage.errors import StorageError
+from storage.inspecting import open_audit_log
 from storage.moving import Moved, compare, move
 from storage.sqlite.rebuild import NEVER, rebuild_file
+from web.audit import Verified, verified
 from web.codec import rfc3339
 from web.migrating import aligned, listener
 from web.openapi import describe
@@ -52,6 +55,21 @@ def rebuild_statistics(
     whole = {0: "the whole history", NEVER: "nothing: the end of the history is missing"}
     print(f"{path}: rebuilt from {whole.get(since) or f'the history since {rfc3339(since)}'}")
     return 0
+
+
+async def verify_audit(database: str | None, config: Path | None, head: str | None) -> Verified | int:
+    """What `task-orchestrator audit verify` finds without a server, or its exit code, once said why."""
+    try:
+        known = head_of(head) if head else None
+        url = load({"database": database}, os.environ, config).database.url
+        async with open_audit_log(url) as log:
+            return verified(await verify(log, known))
+    except (SettingsError, ValueError) as error:
+        print(error if isinstance(error, SettingsError) else f"--head: {error}", file=sys.stderr)
+        return 2
+    except (StorageError, TimeoutError) as error:
+        print(f"the audit log cannot be read: {error or 'the database does not answer'}", file=sys.stderr)
+        return 1
 
 
 def tell_progress(seq: int, last: int) -> None:

@@ -6,6 +6,7 @@ from typing import TypedDict
 from aiohttp.web import Request, Response
 
 from dispatcher.configuration import ConfigVersion
+from web.access.audit import tell
 from web.access.calling import caller
 from web.answers import ok
 from web.bodies import ChangeSettings, Nothing, Rollback, SettingsHistory
@@ -56,7 +57,9 @@ async def show(service: Service, asked: Nothing, request: Request) -> Response:
 
 async def change(service: Service, asked: ChangeSettings, request: Request) -> Response:
     """Change settings while the server runs, all of them or none."""
+    tell(request, {"settings": sorted(asked.changes), "reason": asked.reason})
     after = await reconfigure(service, lambda now: now.with_changes(asked.changes), _who(), asked.reason)
+    tell(request, {"version": after.version})
     return ok(_config(after), service.clock())
 
 
@@ -69,12 +72,14 @@ async def history(service: Service, asked: SettingsHistory, request: Request) ->
 
 async def rollback(service: Service, asked: Rollback, request: Request) -> Response:
     """Set at run time what was set so at an earlier version, and nothing else; 0 is before the first change."""
+    tell(request, {"back_to": asked.version, "reason": asked.reason})
     then = await service.record.config_version(asked.version)
     if then is None and asked.version:
         raise Invalid([Fault("version", f"there is no version {asked.version}")])
     runtime = then.runtime if then else {}
     reason = asked.reason or f"rollback to version {asked.version}"
     after = await reconfigure(service, lambda now: now.as_at(asked.version, runtime), _who(), reason)
+    tell(request, {"version": after.version})
     return ok(_config(after), service.clock())
 
 

@@ -6,6 +6,7 @@ from aiohttp.web import Request, Response
 
 from dispatcher.caller import Scope
 from dispatcher.keys import Key
+from web.access.audit import tell
 from web.access.calling import caller
 from web.access.door import no_longer_in_force
 from web.access.sessions import HOURS, close_session, open_session
@@ -51,6 +52,8 @@ class Session(TypedDict):
 
 async def create(service: Service, asked: NewKey, request: Request) -> Response:
     """Make a key. It is shown in this answer and never again."""
+    told = {"scopes": asked.scopes, "work_directories": asked.work_directories, "expires_at": moment(asked.expires_at)}
+    tell(request, told, asked.name)
     asked.check_expiry(service.clock())
     key, secret = await service.door.keys.create(
         asked.name, asked.scopes, asked.work_directories, asked.expires_at, caller.get().name

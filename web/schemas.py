@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from dispatcher import fields
 from dispatcher.events import EVENT_TYPES, event_type
+from dispatcher.audit import HEAD, head_of
 from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many
@@ -42,6 +43,7 @@ _RULES: Mapping[Any, Schema] = {
     event_type: {"enum": list(EVENT_TYPES)},
     level: {"enum": [*LEVELS, *map(str.upper, LEVELS)], "description": "How much is logged."},
     webhook_url: {"pattern": "^https?://[A-Za-z0-9.-]+"},
+    head_of: {"pattern": f"^{HEAD.pattern}$"},
     fields.instant: {"format": "date-time", "pattern": f"^{_DAY}T{_TIME}$"},
 }
 _NO_COMMA = {"pattern": "^[^,]+$"}

@@ -29,6 +29,13 @@ def _in_memory(service: Service) -> Iterator[Metric]:
     yield _gauge("event_loop_lag_seconds", "How late the event loop is.", service.pulse.lag_seconds)
     worst = service.pulse.worst_seconds
     yield _gauge("event_loop_lag_max_seconds", "How late it was at worst in the last minute.", worst)
+    audit = service.audit
+    yield CounterMetricFamily("audit_entries", "Entries that this server put into the audit log.", value=audit.entries)
+    about = "Requests turned away for who they came from, each counted in some entry of the audit log."
+    yield CounterMetricFamily("audit_refusals", about, value=audit.refusals)
+    about = "Those of them that are counted there without saying from where they came, for there were too many."
+    yield CounterMetricFamily("audit_refusals_unnamed", about, value=audit.unnamed)
+    yield _gauge("audit_entries_waiting", "Entries that are not in the audit log yet.", audit.waiting)
     lost = service.log.lost
     yield CounterMetricFamily("log_lines_lost", "Lines of the log that could not be written in time.", value=lost)
 

@@ -1,0 +1,343 @@
+"""The audit log of a running server: what is done that matters is on record before it is answered, and who is turned
+away is told in few entries, however many try."""
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from aiohttp.web import Request, RequestKey, StreamResponse
+from attrs import asdict, define, evolve, field
+
+from dispatcher.audit import AuditEntry, AuditLog, Deed
+from dispatcher.errors import RecordFailed
+from dispatcher.fields import UNSET, to_json
+from dispatcher.ports import Clock
+from web.access.calling import caller
+from web.answers import RETRY_AFTER_SECONDS, Failure, failure, name_of
+from web.codec import rfc3339
+from web.settings import Logging
+
+OK = "ok"
+UNKNOWN = "unknown"  # the caller left before it was known
+ACCESS = "access"  # the action of whoever was turned away
+TURNED_AWAY = (401, 403, 429)
+
+BATCH = 100  # deeds in a transaction
+TICK_SECONDS = 1.0  # so soon the first refusal of its kind is on record
+REPEAT_SECONDS = 60  # and those after it, counted
+KINDS_MAX = 50  # of refusals at a time, by caller, address and code; of any more only their number is told
+OPERATIONS_MAX = 5  # named of those that were refused
+RETRY_SECONDS = 0.5
+PATIENCE_SECONDS = 5.0  # how long whatever matters waits, while the log cannot be written, before it is turned down
+REFUSED_SECONDS = 2.0  # how long what was refused anyway waits for its entry
+LAST_SECONDS = 1.5  # for what is left when the server stops
+
+TEXT_MAX = 512  # characters of a text, longer ones are cut
+VALUES_MAX = 100  # of a list or mapping
+DEPTH_MAX = 4
+DETAILS_MAX = 16 * 1024  # characters in all; beyond, only the names of the details are kept
+
+# Control characters, what reorders or breaks lines, lone surrogates: nothing of these in a log.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+TOLD: Final = RequestKey("told", dict[str, Any])
+WHO: Final = RequestKey[str | None]("who")
+"""The name of the key of whoever was admitted, or None."""
+
+logger = logging.getLogger(__name__)
+lines = logging.getLogger("audit")
+lines.setLevel(logging.INFO)  # whatever the level of the rest is
+
+
+def tell(request: Request, details: Mapping[str, object], target: str | None = None) -> None:
+    """What the entry about this request is to say. Never a secret."""
+    told = request.setdefault(TOLD, {})
+    if target is not None:
+        told["target"] = target
+    told.setdefault("details", {}).update(details)
+
+
+def given(said: Any) -> dict[str, Any]:
+    """What was said of all that could have been."""
+    return {name: value for name, value in asdict(said, recurse=False).items() if value not in (UNSET, None, ())}
+
+
+def address_of(request: Request) -> str | None:
+    return request.remote
+
+
+def operation_of(request: Request) -> str | None:
+    """Its method and the pattern of its path; None if that is none of ours."""
+    route = request.match_info.route
+    return f"{route.method} {route.resource.canonical}" if route.resource else None
+
+
+def clean(text: str) -> str:
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text[:TEXT_MAX])
+
+
+def _clean_or_none(text: str | None) -> str | None:
+    return None if text is None else clean(text)
+
+
+def written(details: Mapping[str, object]) -> str:
+    """As JSON, cut down to what may be kept."""
+    text = to_json(_cut(details))
+    return text if len(text) <= DETAILS_MAX else to_json({"too_long": sorted(map(clean, details))[:VALUES_MAX]})
+
+
+def _cut(value: Any, depth: int = DEPTH_MAX) -> Any:
+    match value:
+        case None | bool() | float():
+            return value
+        case int():
+            return value if abs(value) < 2**63 else str(value)[:TEXT_MAX]
+        case dict() if depth:
+            return {clean(str(name)): _cut(it, depth - 1) for name, it in list(value.items())[:VALUES_MAX]}
+        case list() | tuple() if depth:
+            return [_cut(it, depth - 1) for it in value[:VALUES_MAX]]
+        case _:
+            return clean(str(value))
+
+
+@define
+class _Refused:
+    """Of one kind; `number` since they were told the last time."""
+
+    deed: Deed
+    due: int
+    number: int = 0
+    first_at: int = 0
+    last_at: int = 0
+    operations: list[str] = field(factory=list)
+
+
+@define(eq=False)
+class _Waiting:
+    deed: Deed
+    entry: "asyncio.Future[AuditEntry]"
+
+
+class Audit:
+    """`run` writes what the others hand in, all that has gathered in one transaction."""
+
+    def __init__(self, log: AuditLog, clock: Clock, timeout_seconds: float) -> None:
+        self.log, self._clock, self._timeout_seconds = log, clock, timeout_seconds
+        self._waiting: deque[_Waiting] = deque()
+        self._doubtful = 0  # so many of the first may be on record, or not
+        self._refused: dict[tuple[str | None, ...], _Refused] = {}
+        self._due, self._well = asyncio.Event(), asyncio.Event()
+        self._well.set()
+        self._ended = False
+        self._redact = True
+        self.entries = self.refusals = self.unnamed = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    # What matters
+
+    async def over(
+        self, request: Request, action: str, work: Callable[[], Awaitable[StreamResponse]]
+    ) -> StreamResponse:
+        """Do the work, and answer once its entry is on record. Raises what the work raises, or a Failure: 503 if
+        nothing was done because the log cannot be written, 502 if it was done."""
+        try:
+            await self._be_well()
+        except Failure as unwritable:
+            self.turn_away(request, unwritable, action)
+            raise
+        try:
+            response = await work()
+        except (asyncio.CancelledError, ConnectionError):
+            self._hand_in(self._deed(request, action, UNKNOWN))
+            raise
+        except Exception as error:
+            refusal = failure(error)
+            if refusal.status not in TURNED_AWAY:
+                entry = self._hand_in(self._deed(request, action, refusal.code))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REFUSED_SECONDS):
+                        await asyncio.shield(entry)
+            raise refusal from error
+        entry = self._hand_in(self._deed(request, action, OK))
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await asyncio.shield(entry)
+        except TimeoutError:
+            message = "it is done, but that could not be put into the audit log yet; the server goes on trying"
+            raise Failure(502, "DATABASE_ERROR", message) from None
+        return response
+
+    def note(
+        self, action: str, outcome: str = OK, target: str | None = None, details: Mapping[str, object] | None = None
+    ) -> None:
+        """What the server does by itself; it is put on record soon."""
+        self._hand_in(
+            Deed(
+                at=self._clock(),
+                action=action,
+                outcome=outcome,
+                target=_clean_or_none(target),
+                details=written(details or {}),
+            )
+        )
+
+    def _deed(self, request: Request, action: str, outcome: str) -> Deed:
+        told = request.get(TOLD, {})
+        known = request.match_info
+        target = told.get("target") or known.get("task_id") or known.get("name") or request.query.get("path")
+        return Deed(
+            at=self._clock(),
+            who=_clean_or_none(caller.get().name),
+            address=_clean_or_none(address_of(request)),
+            action=action,
+            target=_clean_or_none(target),
+            outcome=outcome,
+            request_id=name_of(request),
+            details=written(told.get("details", {})),
+        )
+
+    def _hand_in(self, deed: Deed) -> "asyncio.Future[AuditEntry]":
+        waiting = _Waiting(deed, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._due.set()
+        return waiting.entry
+
+    async def _be_well(self) -> None:
+        try:
+            async with asyncio.timeout(min(PATIENCE_SECONDS, self._timeout_seconds)):
+                await self._well.wait()
+        except TimeoutError:
+            message = "the audit log cannot be written; meanwhile nothing is done that belongs there"
+            raise Failure(503, "UNAVAILABLE", message, headers={"Retry-After": RETRY_AFTER_SECONDS}) from None
+
+    # Who was turned away
+
+    def turn_away(self, request: Request, refusal: Failure, operation: str | None) -> None:
+        """Counted at once, told later: the first of its kind soon, then so many a minute in one entry."""
+        if refusal.status == 429 and WHO in request:
+            return  # they are too fast, but who they are is known
+        self.refusals += 1
+        who, address, now = request.get(WHO), address_of(request), self._clock()
+        kind: tuple[str | None, ...] = (who, address, refusal.code)
+        found = self._refused.get(kind)
+        if found is None:
+            if len(self._refused) >= KINDS_MAX:
+                self.unnamed += 1
+                kind, who, address = (None, "others", None), None, None
+            if (found := self._refused.get(kind)) is None:
+                deed = Deed(
+                    at=now,
+                    who=_clean_or_none(who),
+                    address=_clean_or_none(address),
+                    action=ACCESS,
+                    outcome=refusal.code,
+                    request_id=name_of(request),
+                    details=to_json({"reason": clean(refusal.message)}),
+                )
+                found = self._refused[kind] = _Refused(deed, now)
+        found.number += 1
+        found.first_at, found.last_at = found.first_at or now, now
+        if operation and operation not in found.operations and len(found.operations) < OPERATIONS_MAX:
+            found.operations.append(operation)
+
+    def _tell_refused(self, *, all_of_them: bool = False) -> None:
+        now = self._clock()
+        for kind, found in [*self._refused.items()]:
+            if not found.number and found.due <= now:
+                del self._refused[kind]
+            elif found.number and (found.due <= now or all_of_them):
+                self._hand_in(_told(found))
+                found.due, found.number, found.first_at = now + REPEAT_SECONDS * 1000, 0, 0
+                found.operations = []
+
+    # Writing
+
+    def adopt(self, settings: Logging) -> None:
+        self._redact = settings.redact
+
+    async def run(self) -> None:
+        """Until `end` is called, and what is left has been written or cannot be."""
+        while not self._ended:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._due.wait()
+            self._tell_refused()
+            if self._waiting and not await self._write():
+                await asyncio.sleep(RETRY_SECONDS)
+            if not self._waiting:
+                self._due.clear()
+        self._tell_refused(all_of_them=True)
+        if not await self._write():
+            await asyncio.sleep(RETRY_SECONDS)
+            await self._write()
+
+    def end(self) -> None:
+        self._ended = True
+        self._due.set()
+
+    def give_up(self) -> None:
+        """What is not on record is told in the log at least."""
+        for waiting in self._waiting:
+            _say(waiting.deed, self._redact, logging.CRITICAL)
+
+    async def _write(self) -> bool:
+        while self._waiting:
+            batch = [*self._waiting][: self._doubtful or BATCH]
+            self._doubtful = len(batch)
+            try:
+                entries = await self.log.append([waiting.deed for waiting in batch])
+            except Exception as error:
+                self._fail(error)
+                return False
+            self._doubtful = 0
+            for waiting, entry in zip(batch, entries, strict=True):
+                self._waiting.popleft()
+                waiting.entry.set_result(entry)
+                _say(waiting.deed, self._redact, number=entry.number, hash=entry.hash)
+            self.entries += len(entries)
+            self._recover()
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        if self._well.is_set():
+            foreseen = isinstance(error, RecordFailed | TimeoutError)
+            why = str(error) or "the record does not answer"
+            logger.error("the audit log cannot be written: %s", why, exc_info=None if foreseen else error)
+        self._well.clear()
+
+    def _recover(self) -> None:
+        if not self._well.is_set():
+            logger.warning("the audit log can be written again")
+        self._well.set()
+
+
+def _told(found: _Refused) -> Deed:
+    details = to_json(
+        {
+            "count": found.number,
+            "first_at": rfc3339(found.first_at),
+            "last_at": rfc3339(found.last_at),
+            "operations": found.operations,
+        }
+    )
+    return evolve(found.deed, at=found.last_at, details=f"{found.deed.details[:-1]},{details[1:]}")
+
+
+def _say(deed: Deed, redact: bool, level: int = logging.INFO, **more: object) -> None:
+    told: dict[str, object] = {
+        "action": deed.action,
+        "outcome": deed.outcome,
+        "who": deed.who,
+        "address": deed.address,
+        "request_id": deed.request_id,
+    }
+    if not redact:
+        told["target"] = deed.target
+    lines.log(level, "audit", extra={**told, **more})
