@@ -32,11 +32,7 @@ async def open_audit_log(url: str) -> AsyncIterator[AuditLog]:
     try:
         from storage.postgres.inspecting import audit_log
     except ModuleNotFoundError as error:
-        if error.name != "asyncpg":
-            raise
-        raise StorageError(
-            "a database of PostgreSQL needs the extra: pip install 'task-orchestrator[postgres]'"
-        ) from None
+        raise StorageError(f"{error.name} is missing, which PostgreSQL takes: pip install {error.name}") from error
     async with audit_log(url) as opened:
         yield opened
 

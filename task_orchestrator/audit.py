@@ -57,7 +57,7 @@ async def listing(
     json
         Print each entry as JSON.
     """
-    only = {"who": who, "action": action, "outcome": outcome, "since": since, "until": until}
+    only: dict[str, Any] = {"who": who, "action": action, "outcome": outcome, "since": since, "until": until}
     async with connection.open() as client:
         page = await client.audit(limit=limit, **only)
         _show(page["audit"][::-1] if follow else page["audit"], json)
@@ -102,7 +102,7 @@ async def verify(
     return 0 if found["verified"] else 1
 
 
-async def _follow(client: "Client", after: int, only: dict[str, str | None], json: bool) -> None:
+async def _follow(client: "Client", after: int, only: dict[str, Any], json: bool) -> None:
     while True:
         page = await patiently(partial(client.audit, after=after, limit=PAGE, **only))
         _show(page["audit"], json)

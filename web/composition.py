@@ -122,9 +122,10 @@ async def auditing(audit: Audit, configuration: Configuration) -> AsyncIterator[
     server = configuration.settings.server
     has_key = configuration.settings.security.api_key is not None
     started = {"host": server.host, "port": server.port, "version": version("task-orchestrator"), "api_key": has_key}
-    audit.note("server_start", details=started)
+    entry = audit.note("server_start", details=started)
     job = asyncio.create_task(audit.run())
     try:
+        await asyncio.wait([entry], timeout=LAST_SECONDS)
         yield
     finally:
         audit.note("server_stop")

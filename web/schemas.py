@@ -15,8 +15,8 @@ import attrs
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from dispatcher import fields
-from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.audit import HEAD, head_of
+from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many

@@ -8,6 +8,7 @@ from attrs import frozen
 from dispatcher.audit import GENESIS, AuditEntry, AuditFilter, Deed, Head, chained
 from storage.auditing import LAST, page_of
 from storage.postgres.arrays import columns, insert, types
+from storage.postgres.connections import Db
 from storage.postgres.reading import Reader
 from storage.postgres.versions import AUDITING, OURS
 from storage.rows import AUDIT
@@ -67,7 +68,7 @@ class PostgresAuditLog:
 
 
 async def page(
-    db: Reader, only: AuditFilter, limit: int, after: int | None, before: int | None
+    db: "Reader | Db", only: AuditFilter, limit: int, after: int | None, before: int | None
 ) -> Sequence[AuditEntry]:
     sql, values = page_of(only, limit, after, before, lambda number: f"${number}")
     return [AUDIT.value(row) for row in await db.fetch(sql, *values)]

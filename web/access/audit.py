@@ -176,9 +176,9 @@ class Audit:
 
     def note(
         self, action: str, outcome: str = OK, target: str | None = None, details: Mapping[str, object] | None = None
-    ) -> None:
+    ) -> "asyncio.Future[AuditEntry]":
         """What the server does by itself; it is put on record soon."""
-        self._hand_in(
+        return self._hand_in(
             Deed(
                 at=self._clock(),
                 action=action,
