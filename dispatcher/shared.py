@@ -33,13 +33,14 @@ from dispatcher.messages import (
     SteerMany,
     Tick,
 )
-from dispatcher.needs import LANES_PER_BATCH
 from dispatcher.ports import Found, LaneKey, Mint, Needs, SharedFound, SharedNeeds, Slice, Snapshot
 from dispatcher.rules import Rules
 from dispatcher.task import Status, Task
 
-SHELVES_PER_BATCH = LANES_PER_BATCH // len(Priority)
+SHELVES_PER_BATCH = 100  # that tasks are fetched of for one batch; claims beyond them are decided in the next
 DEMAND_MAX = 512  # tasks fetched, and locked, for those who want some of one shelf
+DEMAND_PER_BATCH = 10_000  # and for the claims of one batch; those beyond are decided in the next, too
+ENDS = Complete | Fail | Release | Cancel
 
 
 @define
@@ -86,8 +87,9 @@ class SharedBoard(Board):
         shelves = self._shelves(messages, now)
         rules_change = any(isinstance(message, Reconfigure | Adopt) for message in messages)
         shared = self._shared_needs(messages, shelves, now, rules_change)
-        lanes = dict(self._lanes(shelves, rules_change))
-        self._asked = evolve(plain, lanes=lanes, shared=shared if shared else None)
+        self._asked = plain
+        if shelves or shared:
+            self._asked = evolve(plain, lanes=dict(self._lanes(shelves, rules_change)), shared=shared or None)
         return self._asked
 
     def learn(self, found: Found) -> None:
@@ -139,11 +141,13 @@ class SharedBoard(Board):
     def _shelves(self, messages: list[Message[Any]], now: int) -> Counter[ShelfKey]:
         """Of which shelves how many tasks are wanted: for the claims, and for those who wait and may be served."""
         wanted: Counter[ShelfKey] = Counter()
+        demand = 0
         for message in messages:
             if isinstance(message, Claim) and not self.draining:
                 for work_directory in message.work_directories:
                     wanted[work_directory, frozenset(message.tags)] += message.limit
-                if len(wanted) >= SHELVES_PER_BATCH:
+                    demand += message.limit
+                if len(wanted) >= SHELVES_PER_BATCH or demand >= DEMAND_PER_BATCH:
                     break
         if any(isinstance(message, Claim | Tick) for message in messages):
             for claim in self.agenda.wanted():
@@ -151,8 +155,9 @@ class SharedBoard(Board):
                     wanted[work_directory, frozenset(claim.tags)] += 0
                 if len(wanted) >= SHELVES_PER_BATCH:
                     break
-        for key in self._known.shelves - self._depleted(messages, now):
-            del wanted[key]
+        if known := wanted.keys() & self._known.shelves:
+            for key in known - self._depleted(messages, now):
+                del wanted[key]
         for key in wanted:
             wanted[key] = min(wanted[key] + self.agenda.demand(key), DEMAND_MAX)
         return wanted
@@ -172,36 +177,42 @@ class SharedBoard(Board):
     def _shared_needs(
         self, messages: list[Message[Any]], shelves: Counter[ShelfKey], now: int, rules_change: bool
     ) -> SharedNeeds:
+        """Called for each message once more, before it is decided: so it goes through them once."""
         known = self._known
-        asking = [message for message in messages if isinstance(message, Claim)]
+        asking: list[Claim] = []
+        arrivals, grace, settings = -len(known.arrivals), False, False
+        freeing, held, ruled = set[str](), set[tuple[str, str]](), set[str]()
+        for message in messages:
+            if isinstance(message, Claim):
+                asking.append(message)
+            elif isinstance(message, ENDS):
+                freeing.add(message.task_id)
+            elif isinstance(message, Create):
+                arrivals += 1
+            elif isinstance(message, CreateMany):
+                arrivals += len(message.drafts)
+            elif isinstance(message, SteerMany):
+                freeing.update(message.task_ids if message.action == "cancel" else ())
+            elif isinstance(message, Held):
+                held.add((message.worker_id, message.work_directory))
+            elif isinstance(message, Regulate):
+                ruled.add(message.work_directory)
+            elif isinstance(message, Tick):
+                ruled.update(self.gates.ending_pauses(now))
+            else:
+                grace = grace or isinstance(message, Resume)
+                settings = settings or isinstance(message, Reconfigure)
         if shelves:
             asking += self.agenda.first_waiters(shelves)
-        arrivals = sum(map(_births, messages)) - len(known.arrivals)
-        grace = any(isinstance(message, Resume) for message in messages)
-        soonest = later(now, self.rules.restart_grace_seconds)
-        ruled = {message.work_directory for message in messages if isinstance(message, Regulate)}
-        if any(isinstance(message, Tick) for message in messages):
-            ruled |= set(self.gates.ending_pauses(now))
-        held = {(it.worker_id, it.work_directory) for it in messages if isinstance(it, Held)}
         return SharedNeeds(
             arrivals=max(0, arrivals),
             claims={claim.claim_id for claim in asking if claim.claim_id} - known.claims,
             held=held - known.held,
             ruled=ruled - known.ruled,
-            freeing={task_id for message in messages for task_id in _freed(message)} - known.freeing,
+            freeing=freeing - known.freeing,
             slots=bool(shelves) and (self.gates.has_limit or rules_change) and not known.slots,
-            settings=not known.settings and any(isinstance(message, Reconfigure) for message in messages),
-            leased_until=soonest if grace and known.leased_until is None else None,
+            settings=settings and not known.settings,
+            leased_until=(
+                later(now, self.rules.restart_grace_seconds) if grace and known.leased_until is None else None
+            ),
         )
-
-
-def _births(message: Message[Any]) -> int:
-    if isinstance(message, CreateMany):
-        return len(message.drafts)
-    return 1 if isinstance(message, Create) else 0
-
-
-def _freed(message: Message[Any]) -> Iterable[str]:
-    if isinstance(message, Complete | Fail | Release | Cancel):
-        return (message.task_id,)
-    return message.task_ids if isinstance(message, SteerMany) and message.action == "cancel" else ()

@@ -55,6 +55,19 @@ def life_cycles(directory: str) -> Script:
         yield post(path, {"lease_token": field(answer, "lease_token"), "result": "done"})
 
 
+def in_batches(directory: str, size: int) -> Script:
+    """So many tasks created in one request, and claimed in one; then each is completed by itself."""
+    task = {"work_directory": directory, "prompt": PROMPT}
+    create = post("/api/v1/tasks/batch", {"tasks": [task] * size})
+    claim = post("/api/v1/tasks/claim", {"work_directory": directory, "limit": size})
+    while True:
+        yield create
+        answer = yield claim
+        for task in orjson.loads(answer.partition(b"\r\n\r\n")[2])["data"]["tasks"]:
+            lease = {"lease_token": task["lease_token"], "result": "done"}
+            yield post(f"/api/v1/tasks/{task['task_id']}/complete", lease)
+
+
 def repeated(request: bytes) -> Script:
     while True:
         yield request
@@ -63,9 +76,22 @@ def repeated(request: bytes) -> Script:
 SCRIPTS: dict[str, Callable[[int], Script]] = {  # each is given the number of the connection
     "own directories": lambda number: life_cycles(f"/srv/bench/{number}"),
     "one directory": lambda number: life_cycles("/srv/bench"),
+    "batches of 10": lambda number: in_batches(f"/srv/bench/{number}", 10),
+    "batches of 100": lambda number: in_batches(f"/srv/bench/{number}", 100),
+    "bare life cycle": lambda number: bare_life_cycles(),
     "bare GET": lambda number: repeated(get("/")),
     "bare POST": lambda number: repeated(post("/", {"work_directory": "/srv/bench", "prompt": PROMPT})),
 }
+
+
+def bare_life_cycles() -> Script:
+    """Requests of the same kinds, but to the handler that does nothing."""
+    create = post("/", {"work_directory": "/srv/bench", "prompt": PROMPT})
+    complete = post("/", {"lease_token": "0" * 43, "result": "done"})
+    while True:
+        yield create
+        yield get("/")
+        yield complete
 
 
 def get(path: str) -> bytes:
@@ -227,20 +253,24 @@ def our_server() -> Iterator[str]:
             yield url
 
 
-def measure(urls: str, script: str, connections: int, seconds: float) -> dict[str, float]:
+def measure(
+    urls: str, script: str, connections: int, seconds: float, used: Callable[[], dict[str, float]] = dict
+) -> dict[str, float]:
+    """Of what has been `used` so far, whatever that is, it is told how much more it becomes in a second."""
     options = ("--url", urls, "--script", script, "--connections", str(connections), "--seconds", str(seconds))
     process = start(__file__, "--role", "load", *options)
     try:
         first_line(process)
-        before = committed(urls)
+        before, used_before = committed(urls), used()
         out, _ = process.communicate(timeout=seconds + PATIENCE_SECONDS)
+        more = {name: (now - used_before[name]) / seconds for name, now in used().items()}
         after = committed(urls)
     finally:
         stop(process)
     if process.returncode:
         raise RuntimeError("the load could not be put on the server, see above")
     batches, messages = after[0] - before[0], after[1] - before[1]
-    return {**json.loads(out), "per_commit": messages / batches if batches else 0}
+    return {**json.loads(out), **more, "per_commit": messages / batches if batches else 0}
 
 
 def committed(urls: str) -> tuple[int, int]:

@@ -4,10 +4,15 @@
 
 PostgreSQL is started for it, on a Unix socket in a temporary directory, durable as it comes. Against it stands what one
 would write by hand, driven by pgbench without any HTTP: a table, tasks claimed with FOR UPDATE SKIP LOCKED, three
-transactions a life cycle; once more with a row of history for each. Then the same life cycles over HTTP, as in
-bench.py, of one server, of two, of three. Of one it is told, too, which statements took how much of the database's
-time. At last: how long it takes from a creation at one server until a worker that waits at another one has the task.
-Nothing is asserted.
+transactions a life cycle; once more with a row of history for each. Beside it stands what the three requests of a life
+cycle cost if they do nothing: to the bare handler of bench.py. The floor is the time that both take, one after the
+other, on these processors; who asks three times and writes what pgbench writes cannot be faster.
+
+Then the same life cycles over HTTP, as in bench.py, of one server, of two, of three; and as a heavy user drives it:
+many tasks created in one request, and claimed in one, but each completed by itself. What each life cycle costs of the
+processors' time is told as well: that is true on a busy machine, too. Of one server it is told which statements took
+how much of the database's time. At last: how long it takes from a creation at one server until a worker that waits at
+another one has the task. Nothing is asserted.
 """
 
 import argparse
@@ -16,15 +21,24 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from time import monotonic
 from typing import Any
 
 import aiohttp
+from attrs import frozen
 
 HAND_OVERS = 200
+SCRIPTS = {  # how many requests a life cycle takes, and of how many connections at most
+    "own directories": (3, 1000),
+    "one directory": (3, 1000),
+    "batches of 10": (1.2, 1000),
+    "batches of 100": (1.02, 20),  # more would still be at their first ones when it is over
+}
+USERS = ("servers", "PostgreSQL", "clients")  # of the processors
 PROJECT = Path(__file__).parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "scripts")]
 
@@ -72,37 +86,68 @@ def raw_script(with_history: bool) -> str:
     return "".join(" ".join(line.split()) + " \\gset\n" for line in lines)
 
 
-def raw(cluster: Cluster, connections: int, seconds: float, *, with_history: bool) -> float:
-    """Life cycles a second."""
+@frozen
+class Measured:
+    cycles: float  # a second
+    cpu: Mapping[str, float]  # what each has cost, in microseconds of the processors' time, by who has used that
+
+    @classmethod
+    def of(cls, cycles: float, **cores: float) -> "Measured":
+        """Of so many processor cores, each in use by somebody."""
+        return cls(cycles, {who: share / cycles * 1e6 for who, share in cores.items()})
+
+
+def raw(cluster: Cluster, connections: int, seconds: float, *, with_history: bool) -> Measured:
     name = cluster.create_database()
     cluster.sql(TABLES, name)
     script = cluster.place / "script.sql"
     script.write_text(raw_script(with_history))
     where = ["-h", str(cluster.place), "-p", str(cluster.number), "-U", "postgres"]
     load = ["-n", "-M", "prepared", "-c", str(connections), "-j", "2", "-T", str(round(seconds)), "-f", str(script)]
+    began, database, clients = monotonic(), cpu_seconds(cluster), children_seconds()
     done = subprocess.run([binary("pgbench"), *where, *load, name], capture_output=True, text=True, check=True)
+    database, clients = cpu_seconds(cluster) - database, children_seconds() - clients
+    lasted = monotonic() - began
     cluster.drop_database(name)
     found = re.search(r"tps = ([\d.]+) \(without", done.stdout)
     assert found, done.stdout + done.stderr
-    return float(found[1])
+    return Measured.of(float(found[1]), PostgreSQL=database / lasted, clients=clients / lasted)
+
+
+def bare(connections: int, seconds: float) -> Measured:
+    """The three requests of a life cycle, to a server that does nothing."""
+    with started(bench.__file__, "--role", "bare") as (url, pid):
+        it = bench.measure(url, "bare life cycle", connections, seconds, lambda: {"servers": cpu_seconds(pid)})
+    return Measured.of(it["requests"] / 3, servers=it["servers"], clients=it["load_cpu"])
 
 
 @contextmanager
-def servers(cluster: Cluster, count: int) -> Iterator[tuple[str, str]]:
-    """The URLs of so many on a new database, and its name."""
+def started(*command: str) -> Iterator[tuple[str, int]]:
+    """The URL of a server, and its process."""
+    process = bench.start(*command)
+    try:
+        yield bench.first_line(process).split()[-1], process.pid
+    finally:
+        bench.stop(process)
+
+
+@contextmanager
+def servers(cluster: Cluster, count: int) -> Iterator[tuple[str, str, list[int]]]:
+    """The URLs of so many on a new database, its name, and their processes."""
     name = cluster.create_database()
     cluster.sql("create extension pg_stat_statements", name)
+    options = ("--port", "0", "--database", cluster.url(name), "--log-level", "warning")
     try:
         with ExitStack() as stack:
-            options = ("--port", "0", "--database", cluster.url(name), "--log-level", "warning")
-            command = ("-m", "task_orchestrator", "serve", *options)
-            yield ",".join(stack.enter_context(bench.serving(*command)) for _ in range(count)), name
+            ours = [stack.enter_context(started("-m", "task_orchestrator", "serve", *options)) for _ in range(count)]
+            yield ",".join(url for url, _ in ours), name, [pid for _, pid in ours]
     finally:
         cluster.drop_database(name)
 
 
-def cpu_seconds(pids: Sequence[int]) -> float:
+def cpu_seconds(*those: int | Cluster) -> float:
     """That these processes, and all their children, have used so far."""
+    pids = {it if isinstance(it, int) else it.process.pid for it in those if isinstance(it, int) or it.process}
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -110,8 +155,14 @@ def cpu_seconds(pids: Sequence[int]) -> float:
         except OSError:
             continue
         if int(stat.parent.name) in pids or int(fields[1]) in pids:
-            ticks += int(fields[11]) + int(fields[12])
+            ticks += sum(map(int, fields[11:15]))  # with what those children of theirs used that have ended
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def children_seconds() -> float:
+    """That all children of this process have used that have ended."""
+    used = getrusage(RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(connections: Sequence[int], instances: Sequence[int], seconds: float) -> None:
@@ -119,32 +170,44 @@ def run(connections: Sequence[int], instances: Sequence[int], seconds: float) ->
     with postgres(settings=DURABLE) as cluster:
         print(cluster.sql("select version()"))
         for count in connections:
+            print(f"\n{f'{count} connections':33}life cycles{'times':>13}{'µs of CPU for each':>30}")
+            print(f"{'':36}/second  pgbench   floor{''.join(f'{who:>12}' for who in USERS)}{'p50':>9}", end="")
+            print("    p95    p99 ms  messages/commit")
             plain = raw(cluster, count, seconds, with_history=False)
             told = raw(cluster, count, seconds, with_history=True)
-            print(
-                f"\n{count} connections{'':22}cycles/s   x raw  x with history   p50    p95    p99 ms  messages/commit"
-            )
-            print(f"{'  pgbench, SKIP LOCKED':36}{plain:>9,.0f}{1:>8.2f}")
-            print(f"{'  pgbench, with history':36}{told:>9,.0f}{told / plain:>8.2f}{1:>16.2f}")
+            nothing = bare(count, seconds)
+            both = nothing.cpu | {"PostgreSQL": plain.cpu["PostgreSQL"]}
+            floor = Measured(1 / (1 / nothing.cycles + 1 / plain.cycles), both)
+            show("pgbench, SKIP LOCKED", plain, plain, floor)
+            show("pgbench, with history", told, plain, floor)
+            show("three requests, bare handler", nothing, plain, floor)
+            show("the floor: those and pgbench", floor, plain, floor)
             for number in instances:
-                show(cluster, number, count, seconds, plain, told)
+                for script in SCRIPTS:
+                    measure(cluster, number, count, seconds, script, plain, floor)
         show_hand_over(cluster)
 
 
-def show(cluster: Cluster, number: int, count: int, seconds: float, plain: float, told: float) -> None:
-    for script in ("own directories", "one directory"):
-        with servers(cluster, number) as (urls, name):
-            assert cluster.process is not None
-            began, used = monotonic(), cpu_seconds([cluster.process.pid])
-            it = bench.measure(urls, script, count, seconds)
-            share = (cpu_seconds([cluster.process.pid]) - used) / (monotonic() - began)
-            spent = cluster.sql(SPENT, name)
-        cycles = it["requests"] / 3
-        print(
-            f"{f'  {number} of ours, {script}':36}{cycles:>9,.0f}{cycles / plain:>8.2f}{cycles / told:>16.2f}", end=""
-        )
-        print(f"{it['p50']:>9.2f}{it['p95']:>7.2f}{it['p99']:>7.2f}{it['per_commit']:>16.1f}", end="")
-        print(f"   PostgreSQL {share:.0%}, load {it['load_cpu']:.0%} of a core", flush=True)
+def show(what: str, it: Measured, plain: Measured, floor: Measured, end: str = "\n") -> None:
+    used = "".join(f"{it.cpu[who]:>12,.0f}" if who in it.cpu else f"{'':12}" for who in USERS)
+    times = f"{it.cycles / plain.cycles:>9.2f}{it.cycles / floor.cycles:>8.2f}"
+    print(f"{f'  {what}':34}{it.cycles:>9,.0f}{times}{used}", end=end, flush=True)
+
+
+def measure(
+    cluster: Cluster, number: int, count: int, seconds: float, script: str, plain: Measured, floor: Measured
+) -> None:
+    def used() -> dict[str, float]:
+        return {"servers": cpu_seconds(*pids), "PostgreSQL": cpu_seconds(cluster)}
+
+    with servers(cluster, number) as (urls, name, pids):
+        requests, connections = SCRIPTS[script]
+        it = bench.measure(urls, script, min(count, connections), seconds, used)
+        spent = cluster.sql(SPENT, name)
+    cycles = it["requests"] / requests
+    measured = Measured.of(cycles, servers=it["servers"], PostgreSQL=it["PostgreSQL"], clients=it["load_cpu"])
+    show(f"{number} of ours, {script}", measured, plain, floor, end="")
+    print(f"{it['p50']:>9.2f}{it['p95']:>7.2f}{it['p99']:>7.2f}{it['per_commit']:>16.1f}", flush=True)
     if number == 1:
         print("    of the database's time, calls, µs each:")
         for line in spent.splitlines():
@@ -176,7 +239,7 @@ async def _post(session: aiohttp.ClientSession, url: str, body: object) -> tuple
 
 
 def show_hand_over(cluster: Cluster) -> None:
-    with servers(cluster, 2) as (urls, _):
+    with servers(cluster, 2) as (urls, _, _):
         asked, answered = asyncio.run(hand_over(*urls.split(",")))
     print(f"\n{HAND_OVERS} hand-overs from one server to another, ms{'':8}p50    p95    p99    max")
     for what, it in (("from the request that creates", asked), ("from the answer to it", answered)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
-from task_orchestrator import Refused, Unreachable, __version__, audit, config, directories
+from task_orchestrator import Refused, Unreachable, __version__, audit, config, directories, keys
 from task_orchestrator.connection import Connection, Flag
 from task_orchestrator.display import (
     complain,
@@ -44,6 +44,7 @@ app.command(list_, name="list")
 directories.add_to(app)
 app.command(config.app)
 app.command(audit.app)
+app.command(keys.app)
 
 
 @app.command

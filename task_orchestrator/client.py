@@ -317,6 +317,29 @@ class Client(Session):
         """Set at run time what was set so at that version, and nothing else: the settings afterwards."""
         return await self.data("POST", "config/rollback", body={"version": version, "reason": reason})
 
+    async def keys(self) -> JsonList:
+        """`{name, scopes, work_directories, created_at, created_by, expires_at, last_used_at}` of each."""
+        keys: JsonList = (await self.data("GET", "keys"))["keys"]
+        return keys
+
+    async def create_key(
+        self,
+        name: str,
+        scopes: Sequence[str],
+        work_directories: Sequence[str] | None = None,
+        expires_at: str | None = None,
+    ) -> Json:
+        """Make a key. What `keys` tells of it, and `key`: the key itself, which nobody will see again.
+
+        `work_directories` are patterns: `*` stands for any characters, `?` for one; not given: all.
+        """
+        body = {"name": name, "scopes": scopes, "work_directories": work_directories, "expires_at": expires_at}
+        return await self.data("POST", "keys", body=body)
+
+    async def revoke_key(self, name: str) -> Json:
+        """It opens nothing from now on: `{name, revoked}`."""
+        return await self.data("DELETE", f"keys/{quote(name, safe='')}", body={})
+
     async def limits(self) -> Json:
         """Every bound of the interface by its name, such as `prompt_characters`."""
         limits: Json = (await self.data("GET", "limits"))["limits"]

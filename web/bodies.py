@@ -58,6 +58,10 @@ class NewKey:
     work_directories: Annotated[tuple[DirectoryPattern, ...], MinLen(1), MaxLen(100), Rule(distinct)] = ("*",)
     expires_at: Instant | None = None
 
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if "admin" in self.scopes and "*" not in self.work_directories:
+            yield "work_directories", "cannot be given with admin, which is for all of them"
+
     def check_expiry(self, now: int) -> None:
         if self.expires_at is not None and self.expires_at <= now:
             raise Invalid([Fault("expires_at", "must be in the future")])

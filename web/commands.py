@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -13,17 +14,23 @@ from attrs import asdict
 from cyclopts import App, Parameter
 
 from dispatcher.audit import head_of, verify
+from dispatcher.errors import KeyExists, RecordFailed
 from storage.errors import StorageError
 from storage.inspecting import open_audit_log
 from storage.moving import Moved, compare, move
 from storage.sqlite.rebuild import NEVER, rebuild_file
+from storage.store import open_store
+from web.access.audit import by_command
+from web.access.keys import Keys
 from web.audit import Verified, verified
-from web.codec import rfc3339
+from web.bodies import NewKey
+from web.codec import Invalid, rfc3339, structure
+from web.keys import CreatedKey, created, told_of_key
 from web.migrating import aligned, listener
 from web.openapi import describe
 from web.routes import ROUTES
 from web.settings import SettingsError, database_url
-from web.sources import load
+from web.sources import gather, load, settings_of
 
 description = App(name="openapi", help="Print the description of the contract, OpenAPI 3.1 in JSON.")
 
@@ -70,6 +77,35 @@ async def verify_audit(database: str | None, config: Path | None, head: str | No
     except (StorageError, TimeoutError) as error:
         print(f"the audit log cannot be read: {error or 'the database does not answer'}", file=sys.stderr)
         return 1
+
+
+async def make_key(
+    database: str, *, name: str, scopes: Sequence[str], work_directories: Sequence[str], expires_at: str | None
+) -> CreatedKey:
+    """As POST /api/v1/keys would answer; without a server, on a record that is made if need be. Ends the process where
+    that cannot be."""
+    asked = {"name": name, "scopes": list(scopes), "work_directories": list(work_directories), "expires_at": expires_at}
+    try:
+        new = structure(asked, NewKey)
+        async with open_store(settings_of(gather({"database": database}, os.environ, None)).database.url) as store:
+            clock = store.clock(await store.load())
+            keys = Keys(store.keyring, clock, None)
+            await keys.load()
+            made = await keys.create(new.name, new.scopes, new.work_directories, new.expires_at, None)
+            try:
+                told = by_command("keys_create", new.name, told_of_key(new), clock())
+                await store.audit_log.append([told])
+            except BaseException:  # nobody knows it yet
+                await keys.revoke(new.name)
+                raise
+            return created(*made)
+    except (Invalid, SettingsError) as error:
+        for fault in error.faults:
+            print(f"{fault.field}: {fault.reason}", file=sys.stderr)
+        sys.exit(2)
+    except (StorageError, KeyExists, RecordFailed) as error:
+        print(f"the key cannot be made: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def tell_progress(seq: int, last: int) -> None:

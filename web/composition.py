@@ -67,7 +67,8 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     keys = Keys(store.keyring, clock, configuration.settings.security.api_key)
     await keys.load()
     door = Door(keys, clock, is_local=is_loopback(configuration.settings.server.host))
-    audit = Audit(store.audit_log, clock, configuration.settings.database.timeout_seconds)
+    timeout_seconds = configuration.settings.database.timeout_seconds
+    audit = Audit(store.audit_log, clock, timeout_seconds, lambda: store.short_of_room)
     if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
         logger.info("the first key, which may do everything, is in %s", file)
         audit.note("keys_create", target=FIRST, details={"scopes": ["admin"], "work_directories": ["*"], "file": file})

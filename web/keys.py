@@ -52,14 +52,16 @@ class Session(TypedDict):
 
 async def create(service: Service, asked: NewKey, request: Request) -> Response:
     """Make a key. It is shown in this answer and never again."""
-    told = {"scopes": asked.scopes, "work_directories": asked.work_directories, "expires_at": moment(asked.expires_at)}
-    tell(request, told, asked.name)
+    tell(request, told_of_key(asked), asked.name)
     asked.check_expiry(service.clock())
     key, secret = await service.door.keys.create(
         asked.name, asked.scopes, asked.work_directories, asked.expires_at, caller.get().name
     )
-    said: CreatedKey = {**_view(key), "key": secret}
-    return ok(said, service.clock(), 201)
+    return ok(created(key, secret), service.clock(), 201)
+
+
+def created(key: Key, secret: str) -> CreatedKey:
+    return {**_view(key), "key": secret}
 
 
 async def listing(service: Service, asked: Nothing, request: Request) -> Response:
@@ -101,6 +103,11 @@ async def close(service: Service, asked: Nothing, request: Request) -> Response:
     response = ok(_session(), service.clock())
     close_session(response, secure=request.secure)
     return response
+
+
+def told_of_key(new: NewKey) -> dict[str, object]:
+    """As the audit log tells it."""
+    return {"scopes": new.scopes, "work_directories": new.work_directories, "expires_at": moment(new.expires_at)}
 
 
 def _session() -> Session:

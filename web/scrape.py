@@ -7,12 +7,16 @@ from aiohttp.web import Request, Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from web.access.calling import caller
+from web.answers import Failure
 from web.bodies import Nothing
 from web.service import Service
 
 
 async def scrape(service: Service, asked: Nothing, request: Request) -> Response:
     """Everything that is measured, as Prometheus reads it."""
+    if caller.get().reach is not None:
+        raise Failure(403, "FORBIDDEN", "this tells of every work directory, and the key is not for all")
     now = [*_in_memory(service), *await _on_record(service)]
     text = await asyncio.to_thread(service.metrics.text, now)
     return Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})

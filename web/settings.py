@@ -184,7 +184,7 @@ class Tasks:
 class Security:
     api_key: ApiKey | None = field(default=None, repr=False, metadata=_also("API_SECRET_KEY", "api_key") | SECRET)
     initial_key_file: Annotated[str, MinLen(1), MaxLen(4096)] | None = field(
-        default=None, metadata=_also("INITIAL_KEY_FILE", "initial_key_file")
+        default=None, metadata={"option": "initial_key_file"}
     )
     open_metrics: bool = False
 

@@ -12,6 +12,7 @@ from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import Task
 from web.access.audit import given, tell
+from web.access.calling import caller
 from web.answers import idempotency_key, ok
 from web.bodies import ClaimBody, CompleteBody, Next
 from web.briefing import briefing
@@ -89,8 +90,11 @@ async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Res
 async def complete(service: Service, asked: CompleteBody, request: Request) -> StreamResponse:
     """Report the outcome of a task, and claim the next one in the same call; said again with the same token it gets the
     stored outcome."""
+    claim = asked.claim()
+    for path in claim.work_directories if claim else ():
+        caller.get().enter(path)  # or it would be refused when the report has been taken
     task = await service.ask(asked.report())
-    tasks = await _claim_after(service, asked.claim())
+    tasks = await _claim_after(service, claim)
     ended = outcome(task)
 
     def say(briefed: list[ClaimedTask]) -> Completed:

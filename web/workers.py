@@ -5,6 +5,7 @@ from typing import TypedDict
 from aiohttp.web import Request, Response
 
 from dispatcher.presence import Connection, Worker, together
+from web.access.calling import caller
 from web.answers import ok
 from web.bodies import Nothing
 from web.codec import rfc3339
@@ -26,14 +27,15 @@ class Workers(TypedDict):
 async def listing(service: Service, asked: Nothing, request: Request) -> Response:
     """Every worker with a name that was seen within the last hour, by name: where, at what, and how it is connected."""
     found = together(await service.present(), await service.record.held())
-    said: Workers = {"workers": [_view(worker) for worker in found]}
+    seen = ((worker, [*filter(caller.get().sees, worker.work_directories)]) for worker in found)
+    said: Workers = {"workers": [_view(worker, paths) for worker, paths in seen if paths]}
     return ok(said, service.clock())
 
 
-def _view(worker: Worker) -> WorkerView:
+def _view(worker: Worker, work_directories: list[str]) -> WorkerView:
     return {
         "worker_id": worker.worker_id,
-        "work_directories": list(worker.work_directories),
+        "work_directories": work_directories,
         "working": list(worker.working),
         "last_seen_at": rfc3339(worker.last_seen_at),
         "connection": worker.connection,

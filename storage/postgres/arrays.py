@@ -34,11 +34,21 @@ def delete(table: str, keys: Mapping[str, str]) -> str:
     return f"delete from {table} using {unnest([*keys.values()])} as u ({', '.join(keys)}) where {same}"
 
 
-def update(table: str, keys: Mapping[str, str], columns: Mapping[str, str], where: Mapping[str, str]) -> str:
-    """The values of the keys, of the columns, and of what else must be so: `where` names columns under other names."""
-    names = [*keys, *(f"new_{name}" for name in columns), *(f"was_{name}" for name in where)]
-    types = [*keys.values(), *columns.values(), *where.values()]
-    changes = ", ".join(f"{name} = u.new_{name}" for name in columns)
+def update(
+    table: str,
+    keys: Mapping[str, str],
+    columns: Mapping[str, str],
+    where: Mapping[str, str],
+    unless: Mapping[str, str] | None = None,
+) -> str:
+    """The values of the keys, of the columns, and of what else must be so: `where` names columns under other names.
+    Last, for each column in `unless`, whether it stays as it is."""
+    flags = unless or {}
+    names = [*keys, *(f"new_{name}" for name in columns), *(f"was_{name}" for name in where), *flags.values()]
+    types = [*keys.values(), *columns.values(), *where.values(), *("boolean" for _ in flags)]
+    news = {name: f"u.new_{name}" for name in columns}
+    news |= {name: f"case when u.{flag} then {table}.{name} else u.new_{name} end" for name, flag in flags.items()}
+    changes = ", ".join(f"{name} = {new}" for name, new in news.items())
     terms = [f"{table}.{name} = u.{name}" for name in keys] + [f"{table}.{name} = u.was_{name}" for name in where]
     return f"update {table} set {changes} from {unnest(types)} as u ({', '.join(names)}) where {' and '.join(terms)}"
 

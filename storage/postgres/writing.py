@@ -45,8 +45,8 @@ CHANGED = {name: TASK[name] for _, name in CHANGING} | {"due_at": "bigint"}
 EDITED = {name: TASK[name] for name in (*EDITABLE, "folded")}
 
 INSERT_TASKS = insert("tasks", TASK)
-UPDATE_TASKS = update("tasks", TASK_KEY, {name: CHANGED[name] for name in CHANGED if name != "result"}, VERSION)
-UPDATE_WITH_RESULT = update("tasks", TASK_KEY, CHANGED, VERSION)
+# A result that stays as it is may be large: it is neither sent nor written again.
+UPDATE_TASKS = update("tasks", TASK_KEY, CHANGED, VERSION, unless={"result": "keeps_result"})
 EDIT_TASKS = update("tasks", TASK_KEY, EDITED, {})
 DELETE_TASKS = delete("tasks", {**TASK_KEY, **VERSION})
 INSERT_READY_TAGS, DELETE_READY_TAGS = insert("ready_tags", READY_TAG), delete("ready_tags", READY_TAG)
@@ -125,8 +125,7 @@ async def _write_tasks(db: Db, net: Sequence[Change]) -> None:
     edited = [after for before, after in updated if editable(before) != editable(after)]
     created = [after for before, after in moves if before is None]
     await _exactly(db, DELETE_TASKS, [(it.work_directory, it.arrival, it.version) for it in gone])
-    await _exactly(db, UPDATE_TASKS, [_changed(*it) for it in updated if not _has_new_result(*it)])
-    await _exactly(db, UPDATE_WITH_RESULT, [_changed(*it, is_whole=True) for it in updated if _has_new_result(*it)])
+    await _exactly(db, UPDATE_TASKS, [_changed(*it) for it in updated])
     await _exactly(db, EDIT_TASKS, [_edited(task) for task in edited])
     await _exactly(db, INSERT_TASKS, [(*TASKS.row(task), task.due_at, _folded(task)) for task in created])
 
@@ -164,15 +163,11 @@ def _folded(task: Task) -> str | None:
     return None if folded == task.prompt else folded
 
 
-def _has_new_result(before: Task, after: Task) -> bool:
-    """Where it has none, it may be large: it is left as it is."""
-    return before.result is not after.result
-
-
-def _changed(before: Task, after: Task, *, is_whole: bool = False) -> Row:
+def _changed(before: Task, after: Task) -> Row:
+    keeps_result = before.result is after.result
     row = TASKS.row(after)
-    values = (row[place] for place, name in CHANGING if is_whole or name != "result")
-    return after.work_directory, after.arrival, *values, after.due_at, before.version
+    values = (None if name == "result" and keeps_result else row[place] for place, name in CHANGING)
+    return after.work_directory, after.arrival, *values, after.due_at, before.version, keeps_result
 
 
 def _edited(task: Task) -> Row:

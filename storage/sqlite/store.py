@@ -97,10 +97,7 @@ class SqliteStore:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode not in FULL:
                 raise
-            if not self.short_of_room:
-                log.error("the disk is full: nothing new is taken until there is room again")
-                self._full.set()
-                self._roomy.clear()
+            self._note_full()
             raise NoRoom from error
         self._log_grew(sum(map(_log_bytes, changes)))
         self._indexing.due.set()
@@ -182,7 +179,15 @@ class SqliteStore:
         try:
             return await hop(self._writer, work, *args, **kwargs)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) in FULL:
+                self._note_full()
             raise RecordFailed(str(error)) from error
+
+    def _note_full(self) -> None:
+        if not self.short_of_room:
+            log.error("the disk is full: nothing new is taken until there is room again")
+            self._full.set()
+            self._roomy.clear()
 
     async def keep_up(self, chore: Chore) -> None:
         """Does it whenever it is due, in the gaps between the commits and while there is room."""

@@ -96,7 +96,7 @@ class MemoryJournal:
         due, dependants, next_due = self._due(needs.now) if needs.due else (None, {}, None)
         return Found(
             tasks={name: self.find(name) for name in needs.tasks},
-            parents={name: _without_result(self.find(name)) for name in needs.parents},
+            parents={name: without_result(self.find(name)) for name in needs.parents},
             leases={(name, token): self._lease(name, token) for name, token in needs.leases},
             lanes=self._lanes(needs),
             keys={key: next((it for it in self._in_order() if it.idempotency_key == key), None) for key in needs.keys},
@@ -206,7 +206,7 @@ def _write(tasks: dict[int, Task], change: Change) -> None:
         tasks[change.after.arrival] = change.after
 
 
-def _without_result(task: Task | None) -> Task | None:
+def without_result(task: Task | None) -> Task | None:
     return evolve(task, result=None) if task and task.status is Status.COMPLETED else task
 
 

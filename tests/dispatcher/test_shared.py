@@ -12,7 +12,7 @@ from dispatcher.fields import Priority
 from dispatcher.messages import Adopt, Cancel, Claim, Create, Heed, Message, Reconfigure, Release, Retry, Tick
 from dispatcher.ports import Snapshot
 from dispatcher.rules import Rules
-from dispatcher.shared import SharedBoard
+from dispatcher.shared import DEMAND_PER_BATCH, SHELVES_PER_BATCH, SharedBoard
 from tests.dispatcher.memory import MemoryJournal
 from tests.dispatcher.world import CountingMint
 
@@ -103,6 +103,25 @@ def test_a_batch_hands_out_as_many_as_it_asks_for() -> None:
     back = Release(task_id=task.task_id, lease_token=str(task.lease_token))
     replies = here.batch(create(), back, *[evolve(CLAIM, limit=WINDOW // 2)] * 3)
     assert [len(tasks) for tasks in replies[2:]] == [WINDOW // 2, WINDOW // 2, 51]
+
+
+def test_claims_of_more_shelves_than_a_batch_looks_at_are_decided_in_the_next_one() -> None:
+    desk = Desk(MemoryJournal())
+    paths = [f"/{number}" for number in range(SHELVES_PER_BATCH + 1)]
+    desk.batch(*map(create, paths))
+    asked = [Claim(work_directories=(path,)) for path in paths]
+    assert len({key.work_directory for key in desk.board.needs(asked, 0).lanes}) == SHELVES_PER_BATCH
+    assert [task.work_directory for tasks in desk.batch(*asked) for task in tasks] == paths
+
+
+def test_claims_of_more_tasks_than_a_batch_fetches_are_decided_in_the_next_one() -> None:
+    desk = Desk(MemoryJournal())
+    paths = tuple(f"/{number}" for number in range(SHELVES_PER_BATCH // 2))
+    desk.batch(*map(create, paths), create("/last"))
+    many = Claim(work_directories=paths, limit=DEMAND_PER_BATCH // len(paths) // 2)
+    asked = [many, many, Claim(work_directories=("/last",))]
+    assert {key.work_directory for key in desk.board.needs(asked, 0).lanes} == {*paths}
+    assert [len(tasks) for tasks in desk.batch(*asked)] == [len(paths), 0, 1]
 
 
 def test_who_ended_elsewhere_tells_those_who_wait_for_it_before_it_is_tried_again() -> None:

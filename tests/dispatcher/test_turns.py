@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.caller import ANYONE
 from dispatcher.fields import Priority
 from dispatcher.messages import Cancel, Claim, Complete, Create, CreateMany, Delete, Draft, Regulate
 from dispatcher.rules import Rules
@@ -162,7 +163,7 @@ async def test_who_must_be_looked_up_for_gets_the_first_of_all_that_is_there_by_
     (waiter,) = await play.say(wait("/b"))
     done = Complete(task_id=held.task_id, lease_token=held.lease_token)
     _, _, urgent = await play.say(done, new("/b"), new("/b", Priority.HIGH))
-    assert await waiter == (play.world.board.find(urgent.task.task_id),)
+    assert await waiter == (play.world.board.find(urgent.task.task_id, ANYONE),)
 
 
 async def test_who_must_be_looked_up_for_may_get_what_the_same_report_sets_free(worlds: Any) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from os import urandom
 
 import pytest
 from attrs import evolve
 
 from dispatcher.board import Parked
 from dispatcher.errors import InvalidState, Undone
+from dispatcher.fields import Priority
 from dispatcher.messages import Cancel, Claim, Complete, Create, CreateMany, Draft, Heed, Reconfigure, Regulate, Tick
 from dispatcher.ports import Entry, Notice
 from dispatcher.rules import Rules
@@ -47,6 +49,21 @@ async def test_no_task_is_given_to_two(ann: Seat, bob: Seat) -> None:
     await ann.keep()
     ((third,),) = await bob.say(CLAIM)
     assert [it.task_id for it in (first, second, third)] == ["task-1", "task-2", "task-3"]
+
+
+async def test_a_large_result_is_written_once(here: Table, ann: Seat) -> None:
+    """It stays where it is while the task goes on to change, and others of the same batch get their results."""
+    large = urandom(200_000).hex()
+    await ann.say(evolve(CREATE, priority=Priority.HIGH), CREATE)
+    ((first,), (second,)) = await ann.say(CLAIM, CLAIM)
+    await ann.say(evolve(CREATE, depends_on=(first.task_id,)))
+    await ann.say(Complete(task_id=first.task_id, lease_token=first.lease_token, result=large))
+    before = await here.db.fetchval("select pg_current_wal_insert_lsn()")
+    await ann.say(Tick(), Complete(task_id=second.task_id, lease_token=second.lease_token, result="small"))
+    written = await here.db.fetchval("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1)", before)
+    rows = await here.db.fetch("select result, tell_from from tasks where status = 'completed' order by arrival")
+    assert [tuple(row) for row in rows] == [(f'"{large}"', None), ('"small"', None)]
+    assert written < len(large)
 
 
 async def test_a_claim_that_others_of_its_batch_have_left_nothing_for_is_decided_with_the_next(ann: Seat) -> None:

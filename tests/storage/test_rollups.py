@@ -129,7 +129,7 @@ def test_statistics_of_any_range_are_those_of_the_history(reader_of: ReaderOf, s
 
 
 def check(reader: Reader, told: Any, path: str | None, start: int, end: int, bucket: int) -> None:
-    found = reader.statistics(path, start, end, bucket)
+    found = reader.statistics(None if path is None else [path], start, end, bucket)
     inside = [(at, what, ms) for at, where, what, ms in told if start <= at < end and path in (None, where)]
 
     def times(name: str, since: int = start, until: int = end) -> int:
@@ -199,8 +199,8 @@ def test_a_batch_that_is_not_written_counts_nothing() -> None:
 def test_a_range_is_read_by_its_key_and_the_history_never() -> None:
     desk = Desk()
     for query in (ROWS, EVENT_ROWS):
-        plan = [row[-1] for row in desk.db.execute(f"explain query plan {query}", ("", MINUTE, 0, HOUR))]
-        assert plan == ["SEARCH rollups USING PRIMARY KEY (work_directory=? AND span=? AND at>? AND at<?)"]
+        plan = [row[-1] for row in desk.db.execute(f"explain query plan {query}", ('[""]', MINUTE, 0, HOUR))]
+        assert plan[0] == "SEARCH rollups USING PRIMARY KEY (work_directory=? AND span=? AND at>? AND at<?)"
     read: set[str] = set()
     desk.db.set_authorizer(lambda action, table, *_: read.add(table or "") or sqlite3.SQLITE_OK)
     statistics(desk.db, None, 0, DAY, HOUR)

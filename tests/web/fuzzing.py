@@ -41,7 +41,7 @@ ACROSS_FIELDS = re.compile(
     r"|cannot be given for (text/csv|application/x-ndjson), which is the whole list"
     r"|must be the next_cursor of a page with the same filter and sort, as it was given"
     r"|must be before (now.*|'to')|must be longer: .*"  # of a range
-    r"|must be in the future|must not be api_key: .*"
+    r"|cannot be given with admin, which is for all of them|must be in the future|must not be api_key: .*"
     r"|there is no version \d+"
     r"|is already that of tasks\[\d+\]"
     r"|must not contain integers beyond 64 bits, nor be nested 246 levels deep"

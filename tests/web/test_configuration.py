@@ -148,6 +148,13 @@ def test_every_setting_knows_where_it_stands():
     assert {setting.section for setting in SETTINGS.values()} == asdict(START.settings).keys()
     assert [key for key, setting in SETTINGS.items() if setting.secret] == ["security.api_key", "webhooks.secret"]
     nulls = [key for key, setting in SETTINGS.items() if setting.may_be_null]
-    assert nulls == ["security.api_key", "logging.format", "logging.file", "webhooks.url", "webhooks.secret"]
+    assert nulls == [
+        "security.api_key",
+        "security.initial_key_file",
+        "logging.format",
+        "logging.file",
+        "webhooks.url",
+        "webhooks.secret",
+    ]
     assert START.origin(LEVEL).name == "--log-level"
     assert START.origin(MOST).name == "APP_TASK_MAX_CONCURRENT_TASKS"

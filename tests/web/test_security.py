@@ -1,5 +1,11 @@
 """Who gets in: keys, the addresses to listen on, and web pages of other people's."""
 
+import json
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 
 from tests.conftest import ServerProcess
@@ -216,3 +222,93 @@ async def test_no_answer_invites_other_sites(api):
         assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
     origin = {"Origin": "http://elsewhere.example"}
     (await api.call("OPTIONS", TASKS, headers=asked | origin)).refused(403, "FORBIDDEN")
+
+
+# The first key
+
+
+def keys(*arguments, **environ):
+    command = [sys.executable, "-m", "task_orchestrator", "keys", *arguments]
+    settings = {"env": {**os.environ, **environ}, "timeout": 60, "check": False}
+    return subprocess.run(command, capture_output=True, text=True, **settings)
+
+
+async def test_the_line_that_refuses_the_start_makes_the_key_it_asks_for(tmp_path):
+    database = tmp_path / "new" / "tasks.db"
+    (line,) = refused_start(database, "--host", "0.0.0.0").stderr.splitlines()
+    found = re.search(r"task-orchestrator keys (create \S+ --scopes admin --database \S+)", line)
+    made = keys(*found[1].split())
+    assert made.returncode == 0, made.stderr
+    (secret,) = made.stdout.splitlines()
+    server = ServerProcess(database.parent, "--host", "0.0.0.0").start()
+    try:
+        async with connected(server, Authorization=f"Bearer {secret}") as api:
+            api.url = f"http://127.0.0.1:{server.port}"
+            (key,) = (await api.get("/api/v1/keys")).data["keys"]
+            assert (key["name"], key["scopes"]) == ("admin", ["admin"])
+    finally:
+        assert server.terminate() == 0
+
+
+async def test_the_first_key_can_be_written_to_a_file_for_its_owner_alone(tmp_path):
+    """Once: later starts leave both the file and the keys alone."""
+    file = tmp_path / "admin.key"
+    server = ServerProcess(tmp_path, "--host", "0.0.0.0", "--initial-key-file", str(file)).start()
+    secret = file.read_text().strip()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert secret not in server.log.read_text()
+    for _ in range(2):
+        async with connected(server, Authorization=f"Bearer {secret}") as api:
+            api.url = f"http://127.0.0.1:{server.port}"
+            assert len((await api.get("/api/v1/keys")).data["keys"]) == 1
+        assert server.terminate() == 0
+        server.start()
+    assert server.terminate() == 0
+
+
+def test_a_file_that_is_there_is_not_taken_for_the_first_key(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    refused = refused_start(tmp_path / "tasks.db", "--initial-key-file", str(file))
+    assert refused.returncode == 2
+    assert str(file) in refused.stderr
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "word"),
+    [
+        (["--scopes", "root"], 2, "scopes"),
+        (["--scopes", "read", "--work-directories", "srv"], 2, "work_directories"),
+        (["--scopes", "read", "--expires-at", "soon"], 2, "expires_at"),
+    ],
+)
+def test_a_key_that_breaks_a_rule_is_not_made_offline_either(tmp_path, options, status, word):
+    refused = keys("create", "x", *options, "--database", f"sqlite:///{tmp_path}/tasks.db")
+    assert (refused.returncode, refused.stdout) == (status, "")
+    assert word in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_record_that_a_server_owns_is_asked_through_the_server(locked):
+    refused = keys("create", "x", "--scopes", "read", "--database", f"sqlite:///{locked.database}")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_keys_are_made_listed_and_revoked_from_the_command_line(locked):
+    environ = {"TASK_ORCHESTRATOR_URL": locked.url, "TASK_ORCHESTRATOR_API_KEY": KEY}
+    made = keys("create", "cli", "--scopes", "work,read", "--work-directories", "/srv/*,/opt/app", **environ)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert made.stdout.startswith("tok_")
+    shown = json.loads(keys("list", "--json", **environ).stdout)["keys"]
+    (key,) = [key for key in shown if key["name"] == "cli"]
+    assert (key["scopes"], key["work_directories"]) == (["work", "read"], ["/srv/*", "/opt/app"])
+    assert "cli" in keys("list", **environ).stdout
+    again = keys("create", "cli", "--scopes", "work", **environ)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "ALREADY_EXISTS" in again.stderr
+    assert keys("revoke", "cli", **environ).returncode == 0
+    assert keys("revoke", "cli", **environ).returncode == 1
+    with_it = {"TASK_ORCHESTRATOR_URL": locked.url, "TASK_ORCHESTRATOR_API_KEY": made.stdout.strip()}
+    assert "401" in keys("list", **with_it).stderr

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import random
+from contextlib import suppress
 
 import pytest
+from aiohttp import ClientError
 
 from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, Api, connected, on_record, until
@@ -31,6 +33,30 @@ async def holds(api: Api, key, value):
 
 async def change(api: Api, changes):
     return await api.call("PATCH", CONFIG, json={"changes": changes})
+
+
+# Keys
+
+
+async def test_a_key_holds_at_both_and_is_revoked_at_both_at_once(here, there, directory):
+    """Whoever came in with it at the other server is sent away, too."""
+    name = directory.strip("/").replace("/", ".")
+    made = (await here.post("/api/v1/keys", {"name": name, "scopes": ["work"]})).data
+    async with there.session.get(
+        f"{there.url}{TASKS}/stream?work_path={directory}&worker_id=w", headers={"X-API-Key": made["key"]}
+    ) as stream:
+        assert stream.status == 200
+        asked = {"headers": {"X-API-Key": made["key"]}}
+        assert (await there.call("GET", f"{TASKS}/next?work_path={directory}", **asked)).status == 200
+        assert (await here.call("DELETE", f"/api/v1/keys/{name}")).status == 200
+        await ended(stream)
+        (await there.call("GET", f"{TASKS}/next?work_path={directory}", **asked)).refused(401, "UNAUTHORIZED")
+
+
+async def ended(stream):
+    with suppress(ClientError):
+        async with asyncio.timeout(5):
+            await stream.content.read()
 
 
 # Every verb at the other
@@ -291,7 +317,7 @@ async def test_settings_told_at_one_hold_at_the_other(here, there):
 async def test_settings_told_at_both_at_once_follow_each_other(here, there):
     keys = ["task.max_task_retries", "task.priority_aging_seconds", "task.restart_grace_seconds"]
     first = (await here.get(CONFIG)).data["version"]
-    changes = [{keys[number % 3]: 1 + number} for number in range(12)]
+    changes = [{keys[number % 3]: 8 + number} for number in range(12)]  # none is what is set already
     telling = (change((here, there)[number % 2], it) for number, it in enumerate(changes))
     answers = await asyncio.gather(*telling)
     versions = [answer.data["version"] for answer in answers]

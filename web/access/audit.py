@@ -3,10 +3,12 @@ away is told in few entries, however many try."""
 
 import asyncio
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from getpass import getuser
 from typing import Any, Final
 
 from aiohttp.web import Request, RequestKey, StreamResponse
@@ -59,6 +61,17 @@ def tell(request: Request, details: Mapping[str, object], target: str | None = N
     if target is not None:
         told["target"] = target
     told.setdefault("details", {}).update(details)
+
+
+def by_command(action: str, target: str, details: Mapping[str, object], now: int) -> Deed:
+    """What somebody has done on the record itself, without a server."""
+    try:
+        user = getuser()
+    except (KeyError, OSError):  # there is none of this number
+        user = str(os.getuid())
+    return Deed(
+        at=now, who=clean(f"user:{user}"), action=action, target=clean(target), outcome=OK, details=written(details)
+    )
 
 
 def given(said: Any) -> dict[str, Any]:
@@ -118,15 +131,21 @@ class _Refused:
 
 @define(eq=False)
 class _Waiting:
+    """`tried`: whether it could be written the first time."""
+
     deed: Deed
     entry: "asyncio.Future[AuditEntry]"
+    tried: "asyncio.Future[bool]"
 
 
 class Audit:
     """`run` writes what the others hand in, all that has gathered in one transaction."""
 
-    def __init__(self, log: AuditLog, clock: Clock, timeout_seconds: float) -> None:
-        self.log, self._clock, self._timeout_seconds = log, clock, timeout_seconds
+    def __init__(
+        self, log: AuditLog, clock: Clock, timeout_seconds: float, is_full: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`is_full`: the disk is, so that there is no use in waiting."""
+        self.log, self._clock, self._timeout_seconds, self._is_full = log, clock, timeout_seconds, is_full
         self._waiting: deque[_Waiting] = deque()
         self._doubtful = 0  # so many of the first may be on record, or not
         self._refused: dict[tuple[str | None, ...], _Refused] = {}
@@ -160,25 +179,23 @@ class Audit:
         except Exception as error:
             refusal = failure(error)
             if refusal.status not in TURNED_AWAY:
-                entry = self._hand_in(self._deed(request, action, refusal.code))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(REFUSED_SECONDS):
-                        await asyncio.shield(entry)
+                waiting = self._hand_in(self._deed(request, action, refusal.code))
+                await asyncio.wait([waiting.tried], timeout=REFUSED_SECONDS)
             raise refusal from error
-        entry = self._hand_in(self._deed(request, action, OK))
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await asyncio.shield(entry)
-        except TimeoutError:
+        waiting = self._hand_in(self._deed(request, action, OK))
+        await asyncio.wait([waiting.tried], timeout=self._timeout_seconds)
+        if not waiting.entry.done() and not self._is_full():
+            await asyncio.wait([waiting.entry], timeout=self._timeout_seconds)
+        if not waiting.entry.done():
             message = "it is done, but that could not be put into the audit log yet; the server goes on trying"
-            raise Failure(502, "DATABASE_ERROR", message) from None
+            raise Failure(502, "DATABASE_ERROR", message)
         return response
 
     def note(
         self, action: str, outcome: str = OK, target: str | None = None, details: Mapping[str, object] | None = None
-    ) -> "asyncio.Future[AuditEntry]":
+    ) -> "asyncio.Future[bool]":
         """What the server does by itself; it is put on record soon."""
-        return self._hand_in(
+        waiting = self._hand_in(
             Deed(
                 at=self._clock(),
                 action=action,
@@ -187,6 +204,7 @@ class Audit:
                 details=written(details or {}),
             )
         )
+        return waiting.tried
 
     def _deed(self, request: Request, action: str, outcome: str) -> Deed:
         told = request.get(TOLD, {})
@@ -203,18 +221,20 @@ class Audit:
             details=written(told.get("details", {})),
         )
 
-    def _hand_in(self, deed: Deed) -> "asyncio.Future[AuditEntry]":
-        waiting = _Waiting(deed, asyncio.get_running_loop().create_future())
+    def _hand_in(self, deed: Deed) -> _Waiting:
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(deed, loop.create_future(), loop.create_future())
         self._waiting.append(waiting)
         self._due.set()
-        return waiting.entry
+        return waiting
 
     async def _be_well(self) -> None:
         try:
-            async with asyncio.timeout(min(PATIENCE_SECONDS, self._timeout_seconds)):
+            async with asyncio.timeout(0 if self._is_full() else min(PATIENCE_SECONDS, self._timeout_seconds)):
                 await self._well.wait()
         except TimeoutError:
-            message = "the audit log cannot be written; meanwhile nothing is done that belongs there"
+            why = "the disk is full: " if self._is_full() else ""
+            message = f"{why}the audit log cannot be written; meanwhile nothing is done that belongs there"
             raise Failure(503, "UNAVAILABLE", message, headers={"Retry-After": RETRY_AFTER_SECONDS}) from None
 
     # Who was turned away
@@ -295,11 +315,14 @@ class Audit:
                 entries = await self.log.append([waiting.deed for waiting in batch])
             except Exception as error:
                 self._fail(error)
+                for waiting in self._waiting:
+                    _settle(waiting, False)
                 return False
             self._doubtful = 0
             for waiting, entry in zip(batch, entries, strict=True):
                 self._waiting.popleft()
                 waiting.entry.set_result(entry)
+                _settle(waiting, True)
                 _say(waiting.deed, self._redact, number=entry.number, hash=entry.hash)
             self.entries += len(entries)
             self._recover()
@@ -316,6 +339,11 @@ class Audit:
         if not self._well.is_set():
             logger.warning("the audit log can be written again")
         self._well.set()
+
+
+def _settle(waiting: _Waiting, was_written: bool) -> None:
+    if not waiting.tried.done():
+        waiting.tried.set_result(was_written)
 
 
 def _told(found: _Refused) -> Deed:

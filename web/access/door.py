@@ -44,7 +44,7 @@ class Door:
         elif admitted := self._by_session(request):
             check_own_page(request)
             return admitted
-        if self.is_open and not (secret and self.keys.any):
+        if self.is_open and not (secret and self.keys.has_had_any):
             return OPEN
         raise no_longer_in_force() if secret else _unauthorized("a key is needed: Authorization: Bearer KEY")
 

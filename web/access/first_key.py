@@ -49,7 +49,7 @@ def refuse_open_record(settings: Settings) -> None:
 
 def refuse_open_door(door: Door, settings: Settings) -> None:
     """Raises SettingsError where others could come in, and nobody has a key."""
-    if not door.keys.any and not door.is_local:
+    if not door.keys.has_had_any and not door.is_local:
         raise SettingsError([_no_key(settings)])
 
 

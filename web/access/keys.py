@@ -14,6 +14,8 @@ from dispatcher.errors import RecordFailed
 from dispatcher.keys import Key, Keyring
 from dispatcher.ports import Clock
 
+Job = asyncio.Task[object] | None
+
 PREFIX = "tok_"  # so that people, and programs that look for lost secrets, know what it is
 SETTING = "api_key"  # the name of the key that is a setting
 NOTE_SECONDS = 10  # so often the record is told which keys were used
@@ -47,22 +49,21 @@ class Keys:
         self._admitted: dict[str, Admitted] = dict(self._fixed)  # by digest
         self._named: dict[str, Key] = {}
         self._used: dict[str, int] = {}  # since the record was told
-        self._present: dict[str, set[asyncio.Timeout]] = {}  # whom a key has let in, and who is still here
-        self.has_had_admin = bool(self._fixed)  # there is a key that may make others, or there was one
-
-    @property
-    def any(self) -> bool:
-        return bool(self._admitted)
+        self._present: dict[str, dict[asyncio.Timeout, Job]] = {}  # whom a key has let in, and who is still here
+        self._revoking: set[Job] = set()  # they stay until they have been answered, should it be their own key
+        self.has_had_any = self.has_had_admin = bool(self._fixed)  # there is a key, or was one; that may make others
 
     async def load(self) -> None:
         """Go by what is on record now; whoever came in with a key that is no more is sent away. Raises RecordFailed."""
         keys = await self._keyring.keys()
+        self.has_had_any = bool(self._fixed or keys)
         self.has_had_admin = bool(self._fixed) or any("admin" in key.scopes for key in keys)
         self._named = {key.name: key for key in keys if key.revoked_at is None}
         self._admitted = {key.digest: _admitted(key) for key in self._named.values()} | self._fixed
         for digest in self._present.keys() - self._admitted.keys():
-            for patience in self._present[digest]:
-                patience.reschedule(0)
+            for patience, job in self._present[digest].items():
+                if job not in self._revoking:
+                    patience.reschedule(0)
 
     async def keep_step(self, changed: asyncio.Event) -> None:
         """Go by what other servers on the same record have done. Until it is cancelled."""
@@ -117,12 +118,12 @@ class Keys:
         if admitted.digest is None:
             yield
             return
-        here = self._present.setdefault(admitted.digest, set())
-        here.add(patience)
+        here = self._present.setdefault(admitted.digest, {})
+        here[patience] = asyncio.current_task()
         try:
             yield
         finally:
-            here.discard(patience)
+            del here[patience]
             if not here:
                 self._present.pop(admitted.digest, None)
 
@@ -158,8 +159,13 @@ class Keys:
 
     async def revoke(self, name: str) -> bool:
         """False if there is none of this name. Raises RecordFailed."""
-        revoked = await self._keyring.revoke(name, self._clock())
-        await self.load()
+        job = asyncio.current_task()
+        self._revoking.add(job)
+        try:
+            revoked = await self._keyring.revoke(name, self._clock())
+            await self.load()
+        finally:
+            self._revoking.discard(job)
         return revoked
 
 

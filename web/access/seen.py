@@ -27,7 +27,7 @@ from dispatcher.statistics import Statistics
 from dispatcher.task import Status, Task
 
 PAGE_TASKS = 1000
-NOWHERE = "/\0"  # no directory has such a name
+NOWHERE = "-"  # no directory has such a name
 
 
 @frozen
