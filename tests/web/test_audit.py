@@ -8,6 +8,8 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import asynccontextmanager, closing
+from getpass import getuser
+from signal import SIGHUP
 from time import monotonic
 
 import pytest
@@ -469,8 +471,6 @@ async def test_a_server_that_is_killed_leaves_a_whole_chain(tmp_path, own_record
 
 
 async def test_the_start_and_the_stop_of_a_server_and_a_reload_are_told(tmp_path, own_record):
-    from signal import SIGHUP
-
     settings = tmp_path / "settings.toml"
     settings.write_text("[task]\nmax_task_retries = 4\n")
     server = ServerProcess(tmp_path, "--config", str(settings), record=own_record).start()
@@ -494,6 +494,37 @@ async def test_the_start_and_the_stop_of_a_server_and_a_reload_are_told(tmp_path
     server.terminate()
     actions = [action for (action,) in on_record(server, "select action from audit order by number")]
     assert actions == ["server_start", "config_reload", "config_reload", "server_stop"]
+
+
+def test_the_first_key_and_keys_made_without_a_server_are_told(tmp_path, own_record):
+    file = tmp_path / "first.key"
+    server = ServerProcess(tmp_path, "--initial-key-file", str(file), record=own_record).start()
+    server.terminate()
+    command = [sys.executable, "-m", "task_orchestrator", "keys", "create", "ann", "--scopes", "read"]
+    done = subprocess.run([*command, "--database", server.record], capture_output=True, text=True, check=True)
+    told = on_record(
+        server, "select who, target, outcome, details from audit where action = 'keys_create' order by number"
+    )
+    (first, second) = [(who or None, target, outcome) for who, target, outcome, _ in told]
+    assert first == (None, "admin", "ok")
+    assert second == (f"user {getuser()}", "ann", "ok")
+    assert json.loads(told[1][3])["scopes"] == ["read"]
+    for secret in (file.read_text().strip(), done.stdout.split()[-1]):
+        assert not any(secret in str(value) for row in rows(server) for value in row)
+
+
+@pytest.mark.once
+async def test_two_servers_write_one_chain(pair, here, there):
+    """At once, and each reads what the other has done."""
+    first = await last_number(here)
+    names = [f"none-{n}" for n in range(100)]
+    callers = (here, there)
+    await asyncio.gather(*(callers[n % 2].call("DELETE", f"{KEYS}/{name}") for n, name in enumerate(names)))
+    told = await since(there, first)
+    assert [it["number"] for it in told] == list(range(first + 1, first + 101))
+    assert sorted(it["target"] for it in told) == sorted(names)
+    assert await since(here, first) == told
+    assert (await here.get(f"{AUDIT}/verify")).data["verified"]
 
 
 # The log

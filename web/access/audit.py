@@ -69,9 +69,8 @@ def by_command(action: str, target: str, details: Mapping[str, object], now: int
         user = getuser()
     except (KeyError, OSError):  # there is none of this number
         user = str(os.getuid())
-    return Deed(
-        at=now, who=clean(f"user:{user}"), action=action, target=clean(target), outcome=OK, details=written(details)
-    )
+    who = clean(f"user {user}")  # no key has a name with a space
+    return Deed(at=now, who=who, action=action, target=clean(target), outcome=OK, details=written(details))
 
 
 def given(said: Any) -> dict[str, Any]:
