@@ -3,11 +3,14 @@
 import asyncio
 import json
 import os
+import re
 from typing import Any
 
 from aiohttp import ClientConnectorError
 
 from task_orchestrator.errors import Refused, Unreachable
+
+_SECONDS = re.compile("[0-9]{1,9}")  # a date, which it may also be, is as good as nothing
 
 
 def decoded(body: bytes) -> dict[str, Any]:
@@ -19,13 +22,14 @@ def decoded(body: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def refusal(status: int, envelope: dict[str, Any]) -> Refused | Unreachable:
-    """Why an answer is not the one that was hoped for."""
+def refusal(status: int, envelope: dict[str, Any], retry_after: str | None = None) -> Refused | Unreachable:
+    """Why an answer is not the one that was hoped for. `retry_after` is what its head says."""
+    seconds = float(retry_after) if retry_after and _SECONDS.fullmatch(retry_after) else None
     error = envelope.get("error")
     if isinstance(error, dict):
-        return Refused(status, error.get("code", ""), error.get("message", ""), error.get("details") or {})
+        return Refused(status, error.get("code", ""), error.get("message", ""), error.get("details") or {}, seconds)
     if status >= 300:  # a proxy on the way, or no Task Orchestrator at all
-        return Refused(status, f"HTTP_{status}", "the answer bears no reason", {})
+        return Refused(status, f"HTTP_{status}", "the answer bears no reason", {}, seconds)
     return Unreachable("whatever answered there is not a Task Orchestrator")
 
 

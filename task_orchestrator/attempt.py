@@ -8,7 +8,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any, Protocol
 
-from task_orchestrator.backoff import pauses
+from task_orchestrator.backoff import pause_after, pauses
 from task_orchestrator.client import Client
 from task_orchestrator.errors import Refused, Unreachable
 from task_orchestrator.printing import Printing
@@ -152,7 +152,7 @@ class Attempt:
             except Refused as refusal:
                 if refusal.status in _LEASE_IS_GONE:
                     return self.lose(refusal.details.get("reason") or str(refusal))
-                pause = next(waits)
+                pause = pause_after(refusal, waits)
             except (Unreachable, TimeoutError):
                 pause = next(waits)
             else:
@@ -179,19 +179,20 @@ class Attempt:
 
     async def _deliver(self, event: str, report: Callable[[], Awaitable[object]], **facts: object) -> bool:
         """Repeat a report until the server accepts or refuses it: with the same lease token a repeat does no harm."""
-        for pause in pauses():
+        waits = pauses()
+        while True:
             try:
                 await report()
             except (Refused, Unreachable) as error:
                 if isinstance(error, Refused) and not error.temporary:
                     self._notice("refused", report=event, reason=str(error))
-                    break
+                    return False
+                pause = pause_after(error, waits)
                 self._notice("retrying", report=event, reason=str(error), pause_seconds=round(pause, 1))
                 await sleep(pause)
             else:
                 self._notice(event, **facts)
                 return True
-        return False
 
 
 def _result(group: ProcessGroup) -> dict[str, Any]:

@@ -345,6 +345,10 @@ class Client(Session):
         limits: Json = (await self.data("GET", "limits"))["limits"]
         return limits
 
+    async def rate_limits(self) -> Json:
+        """How often callers may come, how many were refused, and whose buckets are the emptiest."""
+        return await self.data("GET", "rate-limits")
+
     async def workers(self) -> JsonList:
         """Who was seen in the last hour: `{worker_id, work_directories, working, last_seen_at, connection}` each."""
         workers: JsonList = (await self.data("GET", "workers"))["workers"]
@@ -419,7 +423,8 @@ class Client(Session):
                 if response.status == 204:
                     return
                 if response.status != 200 or response.content_type != "text/event-stream":
-                    raise refusal(response.status, decoded(await response.read()))
+                    retry_after = response.headers.get("Retry-After")
+                    raise refusal(response.status, decoded(await response.read()), retry_after)
                 if opened is not None:
                     opened()
                 async for chunk in response.content.iter_any():

@@ -16,11 +16,20 @@ class Refused(OrchestratorError):
     code     -- the contract's name for the reason, such as `LEASE_LOST`
     message  -- a sentence for people
     details  -- whatever the server added, such as `{"reason": "expired"}`
+    retry_after_seconds -- when to come again, if the server said so
     """
 
-    def __init__(self, status: int, code: str, message: str, details: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: dict[str, Any],
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(status, code, message, details)
         self.status, self.code, self.message, self.details = status, code, message, details
+        self.retry_after_seconds = retry_after_seconds
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

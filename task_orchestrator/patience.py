@@ -4,7 +4,7 @@ from asyncio import get_running_loop, sleep
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from task_orchestrator.backoff import pauses
+from task_orchestrator.backoff import pause_after, pauses
 from task_orchestrator.display import complain
 from task_orchestrator.errors import Refused, Unreachable
 
@@ -24,7 +24,7 @@ async def patiently(call: Callable[[], Awaitable[T]], seconds: float = RESTART_S
         try:
             return await call()
         except (Refused, Unreachable) as error:
-            pause = next(waits)
+            pause = pause_after(error, waits)
             if clock() + pause > until or (isinstance(error, Refused) and not error.temporary):
                 raise
             if not told:

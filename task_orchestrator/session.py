@@ -53,21 +53,25 @@ class Session:
         """What a success says. Nulls are left out of the body, unless they mean something."""
         if body is not None and not nulls:
             body = {name: value for name, value in body.items() if value is not None}
-        status, envelope = await self.exchange(
+        status, envelope, retry_after = await self._exchange(
             method, f"/api/v1/{path}", query=query, body=body, headers=headers, wait_seconds=wait_seconds
         )
         if status >= 300 or not isinstance(envelope.get("data"), dict):
-            raise refusal(status, envelope)
+            raise refusal(status, envelope, retry_after)
         data: Json = envelope["data"]
         return data
 
-    async def exchange(
+    async def exchange(self, method: str, path: str, **request: Any) -> tuple[int, Json]:
+        status, document, _ = await self._exchange(method, path, **request)
+        return status, document
+
+    async def _exchange(
         self, method: str, path: str, *, wait_seconds: float | None = None, **request: Any
-    ) -> tuple[int, Json]:
+    ) -> tuple[int, Json, str | None]:
         timeout = aiohttp.ClientTimeout(self._answer_seconds + (wait_seconds or 0), sock_connect=CONNECT_SECONDS)
         try:
             async with self.open(method, path, timeout, **request) as response:
-                return response.status, decoded(await response.read())
+                return response.status, decoded(await response.read()), response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError) as error:  # asyncio's TimeoutError is an OSError too
             raise unreachable(self.url, error, f"no answer from {self.url}") from error
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from task_orchestrator.backoff import pauses
+from task_orchestrator.backoff import pause_after, pauses
 from task_orchestrator.connection import Connection, Flag
 from task_orchestrator.display import complain, refuse_usage, say_json, show_event
 from task_orchestrator.errors import Refused, Unreachable
@@ -76,6 +76,7 @@ async def follow(
     clock = get_running_loop().time
     is_open = was_open = is_over = False
     gone_at: float | None = None
+    went_wrong: Refused | Unreachable | None
     waits = pauses()
 
     def opened() -> None:
@@ -87,7 +88,7 @@ async def follow(
         after = int(id)
 
     while True:
-        is_open = False
+        is_open, went_wrong = False, None
         try:
             stream = client.events(task_id, after=after, opened=opened, stands_at=stands_at, **only)
             async with aclosing(stream) as events:
@@ -104,7 +105,8 @@ async def follow(
                 complain(f"{error}; trying again for {RESTART_SECONDS:.0f} s")
             elif clock() - gone_at > RESTART_SECONDS:
                 raise
-        await sleep(next(waits))
+            went_wrong = error
+        await sleep(pause_after(went_wrong, waits))
 
 
 def _is_end(event: "Event") -> bool:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 from task_orchestrator.attempt import Attempt, Notice
-from task_orchestrator.backoff import LONGEST_SECONDS, pauses
+from task_orchestrator.backoff import LONGEST_SECONDS, pause_after, pauses
 from task_orchestrator.client import Client
 from task_orchestrator.errors import Refused, Unreachable
 
@@ -122,7 +122,7 @@ class Worker:
                     claim_id=claim_id,  # the same until an answer comes: a lost one loses no task
                 )
             except (Refused, Unreachable) as error:
-                await self._pause(next(waits), error)
+                await self._pause(pause_after(error, waits), error)
                 continue
             if tasks:
                 return tasks[0]
@@ -138,7 +138,7 @@ class Worker:
                 error = failure
             if clock() - connected_at > LONGEST_SECONDS:
                 waits = pauses()
-            await self._pause(next(waits), error)
+            await self._pause(pause_after(error, waits), error)
 
     async def _pause(self, seconds: float, error: Refused | Unreachable | None) -> None:
         if isinstance(error, Refused) and not error.temporary:

@@ -19,6 +19,8 @@ from aiohttp.web import (
 from web import docs
 from web.access.audit import TURNED_AWAY, WHO, operation_of
 from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
+from web.access.keys import Admitted
+from web.access.limiting import PROBES, STANDING, Visit, headers
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Malformed, decode, decode_query, encode
 from web.delivery import deliver
@@ -26,7 +28,7 @@ from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe, operation_id
 from web.operations import told_of
 from web.route import Route, others
-from web.routes import METRICS_PATH, ROUTES
+from web.routes import METRICS_PATH, ROUTES, endpoint_class
 from web.security import check_origin
 from web.server_log import request_id
 from web.service import SERVICE, Service
@@ -105,10 +107,7 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
     needs_none = is_open(request.method, request.path) or (
         service.settings.security.open_metrics and request.path == METRICS_PATH
     )
-    admitted = OPEN
-    if not needs_none:
-        admitted = service.door.admit(request)
-        request[WHO] = admitted.caller.name
+    admitted = await _admit(service, request, needs_none)
     patience = asyncio.timeout(None)
     try:
         async with patience:
@@ -120,8 +119,26 @@ async def _let_in(service: Service, request: Request, handler: Handler) -> Strea
         raise
 
 
+async def _admit(service: Service, request: Request, needs_none: bool) -> Admitted:
+    """Who comes in, unless too often."""
+    if request.path in PROBES:
+        return OPEN
+    visit = Visit(service.rates, request, endpoint_class(request))
+    visit.arrive()
+    door = service.door
+    admitted = OPEN
+    if not needs_none:
+        await door.look_up(request)
+        admitted = visit.admit(door.shown(request), partial(door.admit, request))
+        request[WHO] = admitted.caller.name
+    visit.identify(admitted.caller.name)
+    return admitted
+
+
 async def _mark(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = name_of(request)
+    if (standing := request.get(STANDING)) is not None:
+        response.headers.update(headers(standing))
     response.headers.setdefault("Cache-Control", "no-store")
 
 
@@ -132,6 +149,8 @@ async def _expect(request: Request) -> StreamResponse | None:
         if request.headers["Expect"].lower() != "100-continue":
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
+        if request.path not in PROBES:
+            Visit(service.rates, request, endpoint_class(request)).arrive()
     except Failure as failure:
         witness(service, request, name_of(request), failure.status, 0)
         return failed(failure, service.clock())

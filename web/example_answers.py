@@ -273,6 +273,41 @@ ANSWERS: Mapping[str, Any] = {
         "total": 4,
     },
     "limits_show": {"limits": {"max_body_bytes": 16_777_216, "prompt_characters": 10_000, "wait_seconds": 60}},
+    "rate_limits_show": {
+        "enabled": True,
+        "settings": {
+            "requests_per_second": 1000,
+            "burst": 2000,
+            "per_ip": True,
+            "per_key": True,
+            "per_endpoint": {"submit": {"requests_per_second": 50, "burst": 100}},
+            "failed_authentications_per_minute": 20,
+        },
+        "limits": [
+            {
+                "kind": "address",
+                "endpoint_class": None,
+                "requests_per_second": 1000,
+                "burst": 2000,
+                "kept": 12,
+                "kept_most": 100_000,
+                "forgotten": 0,
+            }
+        ],
+        "refused": {"address": 31, "key": 0, "endpoint": 0, "authentication": 2},
+        "refused_by_class": [{"kind": "address", "endpoint_class": "read", "requests": 31}],
+        "emptiest": [
+            {
+                "kind": "address",
+                "endpoint_class": None,
+                "who": "203.0.113.7",
+                "limit": 2000,
+                "remaining": 0,
+                "reset_seconds": 2.0,
+                "retry_after_seconds": 0.001,
+            }
+        ],
+    },
     "health": {
         "status": "healthy",
         "timestamp": NOW,

@@ -1,5 +1,6 @@
 """The keys that open the door: made, listed and revoked; and the session of a browser, which is made from one."""
 
+from functools import partial
 from typing import TypedDict
 
 from aiohttp.web import Request, Response
@@ -9,6 +10,8 @@ from dispatcher.keys import Key
 from web.access.audit import tell
 from web.access.calling import caller
 from web.access.door import no_longer_in_force
+from web.access.keys import Admitted
+from web.access.limiting import Visit
 from web.access.sessions import HOURS, close_session, open_session
 from web.answers import Failure, ok
 from web.bodies import AboutKey, Credential, NewKey, Nothing
@@ -87,15 +90,21 @@ async def session(service: Service, asked: Nothing, request: Request) -> Respons
 async def open_(service: Service, asked: Credential, request: Request) -> Response:
     """Open a session for a browser: the answer sets a cookie, which stands for the key."""
     now = service.clock()
-    admitted = service.door.keys.find(asked.key)
-    if admitted is None or admitted.digest is None:
-        raise no_longer_in_force()
+    visit = Visit(service.rates, request, "open")
+    admitted, digest = visit.admit(asked.key, partial(_find, service, asked.key))
     name, ends = admitted.caller.name or "", now + HOURS * 3_600_000
     caller.set(admitted.caller)
     response = ok(_session(), now, 201)
     expires_at = min(ends, admitted.expires_at or ends)
-    open_session(response, name, admitted.digest, expires_at, now, secure=request.secure)
+    open_session(response, name, digest, expires_at, now, secure=request.secure)
     return response
+
+
+def _find(service: Service, secret: str) -> tuple[Admitted, str]:
+    admitted = service.door.keys.find(secret)
+    if admitted is None or admitted.digest is None:
+        raise no_longer_in_force()
+    return admitted, admitted.digest
 
 
 async def close(service: Service, asked: Nothing, request: Request) -> Response:

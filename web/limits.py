@@ -13,6 +13,8 @@ from dispatcher.decisions.creation import IDEMPOTENCY_HOURS
 from dispatcher.decisions.logs import LOG_BYTES_MAX, LOG_LINES_MAX
 from dispatcher.decisions.reports import RETRY_DELAY_MAX_SECONDS
 from dispatcher.mailbox import MAILBOX_MAX
+from web.access.buckets import HEAVY_MOST, LIGHT_MOST
+from web.access.rates import is_in_force
 from web.answers import IDEMPOTENCY_KEY_CHARACTERS, ok
 from web.bodies import Batch, ChangeSettings, ClaimBody, EventsQuery, Logs, Many, Nothing, Stream
 from web.briefing import RESULTS_BYTES_MAX
@@ -81,6 +83,7 @@ FIXED: Mapping[str, float] = {
     "statistics_buckets": BUCKETS_MAX,
     "request_line_bytes": LINE_BYTES_MAX,
     "streams_of_a_kind": STREAMS_MAX,
+    "rate_limit_buckets_of_a_kind": LIGHT_MOST + HEAVY_MOST,
 }
 
 # By settings; 0 for none.
@@ -88,6 +91,8 @@ CONFIGURED: Mapping[str, Callable[[Settings], float]] = {
     "max_body_bytes": lambda settings: settings.server.max_body_bytes,
     "request_timeout_seconds": lambda settings: settings.server.request_timeout_seconds,
     "database_timeout_seconds": lambda settings: settings.database.timeout_seconds,
+    "requests_per_second": lambda settings: settings.rate_limit.requests_per_second if is_in_force(settings) else 0,
+    "requests_at_once": lambda settings: settings.rate_limit.burst if is_in_force(settings) else 0,
     "max_concurrent_tasks": lambda settings: settings.task.max_concurrent_tasks,
 }
 

@@ -11,6 +11,7 @@ import attrs
 from dispatcher.fields import KEY_NAME, TASK_ID
 from web import envelopes
 from web.access.door import is_open
+from web.access.limiting import PROBES
 from web.answers import REQUEST_ID
 from web.bodies import Path
 from web.envelopes import TEXT
@@ -27,6 +28,8 @@ _ALWAYS = (
     *("VALIDATION_ERROR", "MALFORMED_REQUEST", "FORBIDDEN", "NOT_ACCEPTABLE", "EXPECTATION_FAILED"),
     "INTERNAL_ERROR",
 )
+_COMMON = (REQUEST_ID, "Cache-Control", "Vary")
+_RATE_LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 _WITH_KEY = ("UNAUTHORIZED", "DATABASE_ERROR", "UNAVAILABLE", "TIMEOUT")
 _WITH_BODY = ("MALFORMED_JSON", "BODY_TIMEOUT", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _SENTENCE = re.compile(r"(.*?)[.;:?](\s|$)", re.DOTALL)
@@ -38,15 +41,20 @@ DESCRIPTION = """A durable task queue for coding agents and those who run them.
 Times are RFC 3339 in UTC, durations are numbers of seconds. Every answer in JSON comes in one envelope; a refusal says
 in `error.code` why, and a `VALIDATION_ERROR` names every fault. Nothing is coerced, and what is not known is refused.
 `X-Request-Id` comes back if it is sane, else there is a new one. Answers over 1 KiB are compressed if `Accept-Encoding`
-allows it. Wherever there is a GET that changes nothing there is a HEAD; OPTIONS tells what there is."""
+allows it. Where callers are limited in how often they may come, every answer tells how it stands with them in
+`RateLimit-Remaining`. Wherever there is a GET that changes nothing there is a HEAD; OPTIONS tells what there is."""
 
+_COUNT = {**TEXT, "pattern": "^[0-9]+$"}
 HEADERS: Mapping[str, Schema] = {
     REQUEST_ID: {"description": "Names the request in the log.", "required": True, "schema": TEXT},
     "ETag": {"description": "The task's version, for If-Match.", "schema": {**TEXT, "pattern": '^"[1-9][0-9]*"$'}},
     "Location": {"description": "Where the task is to be had.", "schema": TEXT},
     "Idempotent-Replayed": {"description": "It had been made before.", "schema": {"const": "true"}},
     "Allow": {"description": "The methods that may be used here.", "schema": TEXT},
-    "Retry-After": {"description": "After so many seconds.", "schema": {**TEXT, "pattern": "^[0-9]+$"}},
+    "Retry-After": {"description": "After so many seconds.", "schema": _COUNT},
+    "RateLimit-Limit": {"description": "Requests that the caller's bucket holds when full.", "schema": _COUNT},
+    "RateLimit-Remaining": {"description": "Requests that are left in it now.", "schema": _COUNT},
+    "RateLimit-Reset": {"description": "After so many seconds it is full again.", "schema": _COUNT},
     "WWW-Authenticate": {"description": "How to say who one is.", "schema": TEXT},
     "Cache-Control": {"description": "What may be kept.", "schema": {"enum": ["no-store", "no-cache"]}},
     "Vary": {"description": "Accept where it chooses the form, Accept-Encoding over 1 KiB.", "schema": TEXT},
@@ -181,7 +189,8 @@ def _responses(route: Route, told: Operation, schemas: Schemas, is_public: bool)
     responses = {str(status): _success(status, route, told, schemas) for status in statuses}
     refusals: dict[int, list[str]] = defaultdict(list)
     common = (*_ALWAYS, *(() if is_public else _WITH_KEY), *(() if route.is_read else _WITH_BODY))
-    for name in (*common, *told.refuses):
+    often = () if route.path in PROBES else ("RATE_LIMITED",)
+    for name in (*common, *often, *told.refuses):
         refusals[REFUSALS[name].status].append(name)
     return responses | {
         str(status): {"$ref": f"#/components/responses/{_together(names)}"}
@@ -195,9 +204,8 @@ def _together(names: Iterable[str]) -> str:
 
 
 def _success(status: int, route: Route, told: Operation, schemas: Schemas) -> Schema:
-    headers = {
-        name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, "Cache-Control", "Vary", *told.gives)
-    }
+    limits = () if route.path in PROBES else _RATE_LIMITS
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (*_COMMON, *limits, *told.gives)}
     if status in (204, 304):
         return {"description": HTTPStatus(status).phrase, "headers": headers}
     content: Schema = {}

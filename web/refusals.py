@@ -64,6 +64,14 @@ class BodyLimit(TypedDict):
     max_body_bytes: int
 
 
+class TooOften(TypedDict):
+    """Which of the caller's buckets is empty, and how many requests a full one allows at once."""
+
+    kind: Literal["address", "key", "endpoint", "authentication"]
+    limit: int
+    retry_after_seconds: float
+
+
 class LogRoom(TypedDict):
     log_lines: int
     log_lines_max: int
@@ -85,6 +93,11 @@ class ErrorId(TypedDict):
     error_id: str
 
 
+Header = Literal[
+    "Allow", "Retry-After", "WWW-Authenticate", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"
+]
+
+
 @frozen
 class Refusal:
     """`headers` stand in the answer besides those that every answer has. `code`: as the answer has it, if not so."""
@@ -93,7 +106,7 @@ class Refusal:
     meaning: str
     details: type = NoDetails
     example: Mapping[str, Any] = field(factory=dict)
-    headers: Sequence[Literal["Allow", "Retry-After", "WWW-Authenticate"]] = ()
+    headers: Sequence[Header] = ()
     code: str | None = None
 
 
@@ -151,6 +164,13 @@ REFUSALS: Mapping[str, Refusal] = {
         422, "It depends on a task that does not exist", FaultyFields, {**_MISSING, "errors": [_MISSING]}
     ),
     "FILTER_TOO_WIDE": Refusal(422, "The filter leaves nothing out, and `all` does not say that this is meant"),
+    "RATE_LIMITED": Refusal(
+        429,
+        "Too many requests from this address, with this key or of this kind, or too many wrong keys from this address",
+        TooOften,
+        {"kind": "address", "limit": 2000, "retry_after_seconds": 0.25},
+        ["Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"],
+    ),
     "INTERNAL_ERROR": Refusal(
         500, "Something went wrong in the server", ErrorId, {"error_id": "6f1c1b0e8a7d4f6f9a3f2c5d7e8b9a01"}
     ),

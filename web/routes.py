@@ -1,5 +1,7 @@
 """The route table: what can be asked, in which words, and what the answer says."""
 
+from aiohttp.web import Request
+
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
 from web import (
     audit,
@@ -15,6 +17,7 @@ from web import (
     limits,
     lists,
     logs,
+    rate_limits,
     scrape,
     show,
     statistics,
@@ -136,6 +139,7 @@ ROUTES = (
     Route("GET", "/api/v1/audit/verify", audit.verify, AuditEnd, says=audit.Verified, scope="admin"),
     Route("DELETE", SESSION_PATH, keys.close, Nothing, says=keys.Session),
     Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
+    Route("GET", "/api/v1/rate-limits", rate_limits.show, Nothing, says=rate_limits.RateLimitsSay, scope="admin"),
     Route("GET", "/api/v1/statistics", statistics.statistics, AboutRange, says=StatisticsView, scope="read"),
     Route("GET", "/health", health.health, Nothing, says=health.Health),
     Route("GET", "/health/live", health.live, Nothing, says=health.Alive),
@@ -144,3 +148,12 @@ ROUTES = (
     Route("GET", "/openapi.json", docs.document, Nothing),
     Route("GET", "/docs", docs.page, Nothing),
 )
+
+_CLASSES = {(route.method, route.path): route.scope or "open" for route in ROUTES}
+
+
+def endpoint_class(request: Request) -> str:
+    """One of rate_settings.ENDPOINT_CLASSES: the scope that a key must have for it, `open` if any will do or none."""
+    match = request.match_info.route
+    method = "GET" if match.method == "HEAD" else match.method
+    return _CLASSES.get((method, match.resource.canonical), "open") if match.resource else "open"

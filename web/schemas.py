@@ -19,6 +19,7 @@ from dispatcher.audit import HEAD, head_of
 from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
+from web.access.rate_settings import ENDPOINT_RATE, endpoint_rate
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many
 from web.settings import LEVELS, SETTINGS, level, webhook_url
 
@@ -42,6 +43,7 @@ _RULES: Mapping[Any, Schema] = {
     fields.distinct: {"uniqueItems": True},
     event_type: {"enum": list(EVENT_TYPES)},
     level: {"enum": [*LEVELS, *map(str.upper, LEVELS)], "description": "How much is logged."},
+    endpoint_rate: {"pattern": f"^{ENDPOINT_RATE.pattern}$"},
     webhook_url: {"pattern": "^https?://[A-Za-z0-9.-]+"},
     head_of: {"pattern": f"^{HEAD.pattern}$"},
     fields.instant: {"format": "date-time", "pattern": f"^{_DAY}T{_TIME}$"},

@@ -7,7 +7,10 @@ from aiohttp.web import Request, Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from web.access.audit import Audit
 from web.access.calling import caller
+from web.access.rate_settings import ENDPOINT_CLASSES
+from web.access.rates import KINDS, Rates
 from web.answers import Failure
 from web.bodies import Nothing
 from web.service import Service
@@ -33,15 +36,37 @@ def _in_memory(service: Service) -> Iterator[Metric]:
     yield _gauge("event_loop_lag_seconds", "How late the event loop is.", service.pulse.lag_seconds)
     worst = service.pulse.worst_seconds
     yield _gauge("event_loop_lag_max_seconds", "How late it was at worst in the last minute.", worst)
-    audit = service.audit
+    yield from _audit(service.audit)
+    yield from _rates(service.rates)
+    lost = service.log.lost
+    yield CounterMetricFamily("log_lines_lost", "Lines of the log that could not be written in time.", value=lost)
+
+
+def _audit(audit: Audit) -> Iterator[Metric]:
     yield CounterMetricFamily("audit_entries", "Entries that this server put into the audit log.", value=audit.entries)
     about = "Requests turned away for who they came from, each counted in some entry of the audit log."
     yield CounterMetricFamily("audit_refusals", about, value=audit.refusals)
     about = "Those of them that are counted there without saying from where they came, for there were too many."
     yield CounterMetricFamily("audit_refusals_unnamed", about, value=audit.unnamed)
     yield _gauge("audit_entries_waiting", "Entries that are not in the audit log yet.", audit.waiting)
-    lost = service.log.lost
-    yield CounterMetricFamily("log_lines_lost", "Lines of the log that could not be written in time.", value=lost)
+
+
+def _rates(rates: Rates) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "rate_limit_refused", "Requests of those who came too often.", labels=["kind", "endpoint_class"]
+    )
+    for kind in KINDS:
+        for name in ENDPOINT_CLASSES:
+            refused.add_metric([kind, name], rates.refused[kind, name])
+    kept = GaugeMetricFamily("rate_limit_buckets", "Callers that are counted now.", labels=["kind"])
+    forgotten = CounterMetricFamily(
+        "rate_limit_forgotten", "Callers forgotten for want of room, who begin anew.", labels=["kind"]
+    )
+    for kind in KINDS:
+        tables = [table.buckets for table in rates.tables() if table.kind == kind]
+        kept.add_metric([kind], sum(map(len, tables)))
+        forgotten.add_metric([kind], sum(buckets.forgotten for buckets in tables))
+    yield from (refused, kept, forgotten)
 
 
 async def _on_record(service: Service) -> list[Metric]:

@@ -21,6 +21,7 @@ from dispatcher.record import Record
 from web.access.audit import Audit
 from web.access.calling import caller
 from web.access.door import Door
+from web.access.rates import Rates
 from web.access.seen import Seen
 from web.configuration import Configuration
 from web.feed import Feed
@@ -50,6 +51,7 @@ class Service:
     log: Log
     metrics: Metrics
     pulse: Pulse
+    rates: Rates = field(factory=Rates)
     looks: Looks = field(init=False)
     draining: asyncio.Event = field(factory=asyncio.Event)
     reconfiguring: asyncio.Lock = field(factory=asyncio.Lock, init=False)  # held while the settings change
@@ -64,6 +66,7 @@ class Service:
         self.started_at = self.clock()
         self.looks = Looks(self.whole_record, self.medium, self.clock)
         self.idle.set()
+        self.follow(self.rates.adopt)
 
     @property
     def settings(self) -> Settings:

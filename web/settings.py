@@ -18,6 +18,7 @@ from attrs import Attribute, Factory, field, fields, frozen
 from dispatcher.events import EventType
 from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
+from web.access.rate_settings import RateLimit
 from web.codec import Fault
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
@@ -218,6 +219,7 @@ class Settings:
     database: Database = Factory(Database)
     task: Tasks = field(factory=Tasks, metadata=RELOADABLE)
     security: Security = Factory(Security)
+    rate_limit: RateLimit = field(factory=RateLimit, metadata=RELOADABLE)
     logging: Logging = Factory(Logging)
     webhooks: Webhooks = field(factory=Webhooks, metadata=RELOADABLE)
 

@@ -84,9 +84,11 @@ def before_call(context, case, kwargs):
 
 
 def _keep_to_oneself(changes):
-    """Nothing is sent to others."""
+    """Nothing is sent to others, and nobody is kept waiting."""
     if isinstance(changes, dict) and str(changes.get("webhooks.url")).startswith("http"):
         changes["webhooks.url"] = None
+    if isinstance(changes, dict) and changes.get("rate_limit.enabled") is True:
+        changes["rate_limit.enabled"] = False
 
 
 def _ease(said):

@@ -98,6 +98,7 @@ ELSEWHERE = {
     *("values_per_filter", "search_characters", "cursor_characters", "events_per_page", "ids_per_request"),
     *("request_line_bytes", "log_lines_per_task", "skipped_tasks_named", "changes_of_settings_waiting"),
     *("streams_of_a_kind", "log_bytes_per_task", "offset_of_a_search"),
+    *("requests_per_second", "requests_at_once", "rate_limit_buckets_of_a_kind"),
 }
 
 

@@ -100,7 +100,7 @@ async def test_every_setting_is_told_with_its_value_source_and_default(api, shar
     assert (port["source"], port["origin"], port["default"], port["reloadable"]) == ("option", "--port", 8080, False)
     assert (shared.record.partition("?")[0], "option") == (url["value"], url["source"])
     reloadable = {key for key, setting in told["settings"].items() if setting["reloadable"]}
-    assert reloadable == {key for key in SETTINGS if key.startswith(("task.", "webhooks."))} | {
+    assert reloadable == {key for key in SETTINGS if key.startswith(("task.", "webhooks.", "rate_limit."))} | {
         "logging.level",
         "logging.redact",
     }

@@ -151,6 +151,7 @@ def test_every_setting_knows_where_it_stands():
     assert nulls == [
         "security.api_key",
         "security.initial_key_file",
+        "rate_limit.enabled",
         "logging.format",
         "logging.file",
         "webhooks.url",

@@ -480,3 +480,21 @@ async def test_the_door_is_open_until_there_is_a_key_that_may_make_others(tmp_pa
     async with connected(server) as anyone:
         (await anyone.get(TASKS)).refused(401, "UNAUTHORIZED")
     assert server.terminate() == 0
+
+
+@pytest.mark.once
+async def test_a_key_that_another_server_has_just_made_opens_at_once(cluster, tmp_path):
+    """Each time, although nobody waits until the other has heard of it."""
+    name = cluster.create_database()
+    environ = {"API_SECRET_KEY": ADMIN}
+    servers = [ServerProcess(tmp_path / part, environ=environ, record=cluster.url(name)) for part in ("a", "b")]
+    for server in servers:
+        server.database.parent.mkdir()
+        server.start()
+    async with connected(servers[0], Authorization=f"Bearer {ADMIN}") as admin, connected(servers[1]) as there:
+        for number in range(30):
+            key = (await made(admin, f"k{number}", "read"))["key"]
+            assert (await there.call("GET", TASKS, headers={"X-API-Key": key})).status == 200
+    for server in servers:
+        assert server.terminate() == 0
+    cluster.drop_database(name)

@@ -42,6 +42,7 @@ async def test_a_key_holds_at_both_and_is_revoked_at_both_at_once(here, there, d
     """Whoever came in with it at the other server is sent away, too."""
     name = directory.strip("/").replace("/", ".")
     made = (await here.post("/api/v1/keys", {"name": name, "scopes": ["work"]})).data
+    assert name in [key["name"] for key in (await there.get("/api/v1/keys")).data["keys"]]
     async with there.session.get(
         f"{there.url}{TASKS}/stream?work_path={directory}&worker_id=w", headers={"X-API-Key": made["key"]}
     ) as stream:

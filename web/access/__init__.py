@@ -1,1 +1,1 @@
-"""Who is let in, and how much of all there is they see."""
+"""Who is let in, how often, and how much of all there is they see."""

@@ -11,7 +11,7 @@ from dispatcher.caller import ANYONE, Scope
 from dispatcher.ports import Clock
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
-from web.access.sessions import check_own_page, session_of
+from web.access.sessions import check_own_page, session_of, unexpired_cookie
 from web.answers import Failure
 
 OPEN = Admitted(ANYONE)
@@ -36,6 +36,10 @@ class Door:
         """Whoever comes without a key may do everything: nobody has said yet who may not."""
         return self.is_local and not self.keys.has_had_admin
 
+    async def look_up(self, request: Request) -> None:
+        """Before they are admitted: what they bring may be new. Raises RecordFailed."""
+        await self.keys.look_up(_secret(request))
+
     def admit(self, request: Request) -> Admitted:
         """By the key as a bearer token or in X-API-Key, or by the session; raises a 401 Failure."""
         if secret := _secret(request):
@@ -47,6 +51,11 @@ class Door:
         if self.is_open and not (secret and self.keys.has_had_any):
             return OPEN
         raise no_longer_in_force() if secret else _unauthorized("a key is needed: Authorization: Bearer KEY")
+
+    def shown(self, request: Request) -> str:
+        """What they bring to be let in, right or wrong; empty: nothing. A session that has ended counts as nothing, for
+        browsers go on sending it."""
+        return _secret(request) or unexpired_cookie(request, self._clock())
 
     def _by_session(self, request: Request) -> Admitted | None:
         found = session_of(request, self.keys.of_name, self._clock())

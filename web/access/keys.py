@@ -5,7 +5,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from math import inf
 from secrets import token_urlsafe
+from time import monotonic
 
 from attrs import evolve, frozen
 
@@ -50,20 +52,34 @@ class Keys:
         self._named: dict[str, Key] = {}
         self._used: dict[str, int] = {}  # since the record was told
         self._present: dict[str, dict[asyncio.Timeout, Job]] = {}  # whom a key has let in, and who is still here
+        self._looking_up = asyncio.Lock()
+        self._known_at = -inf  # as of when
         self._revoking: set[Job] = set()  # they stay until they have been answered, should it be their own key
         self.has_had_any = self.has_had_admin = bool(self._fixed)  # there is a key, or was one; that may make others
 
     async def load(self) -> None:
         """Go by what is on record now; whoever came in with a key that is no more is sent away. Raises RecordFailed."""
+        began = monotonic()
         keys = await self._keyring.keys()
+        if began < self._known_at:
+            return  # what was read later is known already
+        self._known_at = began
         self.has_had_any = bool(self._fixed or keys)
         self.has_had_admin = bool(self._fixed) or any("admin" in key.scopes for key in keys)
         self._named = {key.name: key for key in keys if key.revoked_at is None}
         self._admitted = {key.digest: _admitted(key) for key in self._named.values()} | self._fixed
         for digest in self._present.keys() - self._admitted.keys():
-            for patience, job in self._present[digest].items():
+            for patience, job in self._present.pop(digest).items():
                 if job not in self._revoking:
                     patience.reschedule(0)
+
+    async def look_up(self, secret: str) -> None:
+        """If it looks like a key and is not known, another server may have made it just now. Raises RecordFailed."""
+        if secret.startswith(PREFIX) and digest_of(secret) not in self._admitted:
+            came = monotonic()
+            async with self._looking_up:
+                if self._known_at < came:
+                    await self.load()
 
     async def keep_step(self, changed: asyncio.Event) -> None:
         """Go by what other servers on the same record have done. Until it is cancelled."""
@@ -123,9 +139,9 @@ class Keys:
         try:
             yield
         finally:
-            del here[patience]
-            if not here:
-                self._present.pop(admitted.digest, None)
+            here.pop(patience, None)
+            if not here and self._present.get(admitted.digest) is here:
+                del self._present[admitted.digest]
 
     def all(self) -> Sequence[Key]:
         """Those that were made and not revoked, the oldest first."""

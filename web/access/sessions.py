@@ -44,6 +44,12 @@ def session_of(request: Request, digest_of_name: Callable[[str], str | None], no
     return digest, expires_at
 
 
+def unexpired_cookie(request: Request, now: int) -> str:
+    """As it was sent, whether it holds or not; empty if there is none."""
+    found = VALUE.fullmatch(request.cookies.get(COOKIE, ""))
+    return found[0] if found and int(found[2]) > now else ""
+
+
 def check_own_page(request: Request) -> None:
     """A browser sends the cookie by itself, so what changes something must prove that it comes from a page of this
     server; raises a 403 Failure."""
