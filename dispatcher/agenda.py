@@ -26,6 +26,7 @@ MOST_URGENT_FIRST = sorted(Priority, key=lambda priority: -priority.rank)
 Filter = frozenset[str]
 ShelfKey = tuple[str, Filter]
 IsOpen = Callable[[str], bool]
+Name = tuple[str | None, str | None, str | None]  # of a claim, of its worker, and of their key
 
 
 class Agenda:
@@ -36,7 +37,7 @@ class Agenda:
         self._recency: OrderedDict[ShelfKey, Shelf] = OrderedDict()  # the same shelves, least recent first
         self._resident = 0  # tasks over all lanes; one that lies in two lanes counts twice
         self._waiters: dict[Ticket, Waiter] = {}
-        self._named: dict[tuple[str | None, str | None], Ticket] = {}  # those whose claim has a name
+        self._named: dict[Name, Ticket] = {}  # those whose claim has a name
         self._deadlines: list[tuple[int, Ticket]] = []  # heap; may name waiters that have left
         self._turns: list[tuple[Ticket, str, list[str]]] = []  # heap of the queue: directory and filter
         self._queued: set[ShelfKey] = set()
@@ -150,7 +151,7 @@ class Agenda:
             shelf.waiters[waiter.ticket] = waiter
             self._queue(key, shelf)
         if claim.claim_id:
-            self._named[claim.claim_id, claim.worker_id] = waiter.ticket
+            self._named[_name(claim)] = waiter.ticket
         self.places += len(claim.work_directories)
         self.places_in.update(claim.work_directories)
         return waiter.ticket
@@ -161,7 +162,7 @@ class Agenda:
                 del shelf.waiters[ticket]
                 self._wanting.pop(key, None)
                 self._queue(key, shelf)
-            self._named.pop((waiter.claim.claim_id, waiter.claim.worker_id), None)
+            self._named.pop(_name(waiter.claim), None)
             self.places -= len(waiter.claim.work_directories)
             for work_directory in waiter.claim.work_directories:
                 self.places_in[work_directory] -= 1
@@ -221,8 +222,8 @@ class Agenda:
         return any(work_directory in claim.work_directories for work_directory, _ in self._wanting)
 
     def parked_as(self, claim: Claim) -> Waiter | None:
-        """The waiter whose claim bears the same name, by the same worker."""
-        ticket = self._named.get((claim.claim_id, claim.worker_id)) if claim.claim_id else None
+        """The waiter whose claim bears the same name, by the same worker with the same key."""
+        ticket = self._named.get(_name(claim)) if claim.claim_id else None
         return self._waiters[ticket] if ticket else None
 
     def overdue(self, now: int) -> Iterator[Waiter]:
@@ -262,3 +263,7 @@ class Agenda:
             return shelf
         self._recency.move_to_end((work_directory, filter))
         return self._recency[work_directory, filter]
+
+
+def _name(claim: Claim) -> Name:
+    return claim.claim_id, claim.worker_id, claim.by.name

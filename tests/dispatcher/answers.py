@@ -13,7 +13,16 @@ from tests.dispatcher.oracle import DONE
 GONE, UNAVAILABLE = "gone", "unavailable"
 SHOWN = (
     *("arrival", "task_id", "status", "priority", "tags", "prompt", "depends_on", "unmet", "ready", "created_at"),
-    *("available_at", "attempt", "worker_id", "lease_token", "lease_expires_at", "deadline_at", "started_at"),
+    *(
+        "available_at",
+        "attempt",
+        "claimed_by",
+        "worker_id",
+        "lease_token",
+        "lease_expires_at",
+        "deadline_at",
+        "started_at",
+    ),
     "progress",
     *("completed_at", "retry_count", "lost_leases", "log_lines", "log_bytes", "error_message", "result"),
 )

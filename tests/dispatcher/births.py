@@ -25,8 +25,8 @@ def create(oracle: Oracle, create: Create, now: int) -> Any:
     if earlier := _keyed(oracle, create, now):
         same = earlier.create.request_digest == create.request_digest
         return earlier.summary() if same else "IdempotencyKeyReused"
-    before = oracle.ids()
-    missing = {at: name for at, name in enumerate(create.depends_on) if name not in before}
+    before, known = oracle.ids(), oracle.known_to(create)
+    missing = {at: name for at, name in enumerate(create.depends_on) if name not in known}
     if missing:
         return not_found(missing)
     job = _make(oracle, create, create.depends_on, now)
@@ -36,9 +36,10 @@ def create(oracle: Oracle, create: Create, now: int) -> Any:
 
 def create_many(oracle: Oracle, many: CreateMany, now: int) -> Any:
     drafts, before = many.drafts, oracle.ids()
-    wrong = faults(drafts, before)
+    wrong = faults(drafts, oracle.known_to(many))
+    wrong |= {at: "OutOfReach" for at, it in enumerate(drafts) if it and not oracle.sees(many, it.work_directory)}
     if many.atomic and (wrong or None in drafts):
-        return f"BatchRefused {wrong}"
+        return f"BatchRefused {dict(sorted(wrong.items()))}"
     wrong |= orphans(drafts, wrong)
     good = {place: draft for place, draft in enumerate(drafts) if draft and place not in wrong}
     names = {f"ref:{draft.ref}": f"task-{number}" for number, draft in enumerate(good.values(), len(oracle.jobs) + 1)}

@@ -17,6 +17,8 @@ def steer_many(oracle: Oracle, many: SteerMany, now: int) -> Any:
     skipped, changed = {}, 0
     for name in many.task_ids:
         job = next((job for job in oracle.jobs if job.id == name and not job.deleted), None)
+        if job is not None and not oracle.sees(many, job.create.work_directory):
+            job = None
         if many.only is not None and (job is None or not is_meant(many.only, job)):
             continue
         if refusal := _refusal(many.action, job):

@@ -25,6 +25,7 @@ class Job:
     status: str = "waiting"
     attempt: int = 0
     worker: str | None = None
+    key: str | None = None  # the one it was claimed with
     claim_id: str | None = None
     lease: float | None = None
     lease_ends: int | None = None
@@ -77,6 +78,7 @@ class Job:
             "created_at": self.created_at,
             "available_at": self.available_at,
             "attempt": self.attempt,
+            "claimed_by": self.key,
             "worker_id": self.worker,
             "lease_token": self.token,
             "lease_expires_at": self.lease_ends,
@@ -98,8 +100,9 @@ class Job:
         self.touched = True
         self.attempt += 1
         self.tokens[f"{self.id}/{self.attempt}"] = (self.attempt, None)
-        self.status, self.worker, self.claim_id, self.lease = (
+        self.status, self.key, self.worker, self.claim_id, self.lease = (
             "working",
+            claim.by.name,
             claim.worker_id,
             claim.claim_id,
             claim.lease_seconds,
@@ -161,7 +164,7 @@ class Job:
     def _end_lease(self, how: str) -> None:
         self.touched = True
         self.tokens = {token: (attempt, was or how) for token, (attempt, was) in self.tokens.items()}
-        self.lease = self.lease_ends = self.deadline = self.claim_id = None
+        self.lease = self.lease_ends = self.deadline = self.claim_id = self.key = None
 
     # What falls due
 
@@ -228,6 +231,10 @@ class Job:
                 self.back("released", now + round((message.delay_seconds or 0) * 1000), now)
         return None
 
+    def _foreign(self, message: Any) -> Any:
+        is_mine = self.key is None or message.by.name == self.key
+        return None if is_mine or "admin" in message.by.scopes else "NotTheHolder"
+
     def _fail(self, message: Any, again: bool, now: int) -> None:
         if not again or not self.retries_left:
             self.end("failed", now, "failed", message.error_message, getattr(message, "result", None))
@@ -246,12 +253,12 @@ class Job:
             if self.status != "working":
                 return "InvalidState"
             worker = getattr(message, "worker_id", None)
-            return "LeaseLost reassigned" if worker and worker != self.worker else None
+            return "LeaseLost reassigned" if worker and worker != self.worker else self._foreign(message)
         if message.lease_token not in self.tokens:
             return "LeaseLost unknown_token"
         attempt, end = self.tokens[message.lease_token]
         if end is None:
-            return None
+            return self._foreign(message)
         verb = message.status if isinstance(message, Complete) else "failed" if isinstance(message, Fail) else None
         again = end == verb == self.status or (end == "retried" and verb == "failed")
         if again and attempt == self.attempt:

@@ -51,6 +51,9 @@ class Oracle:
 
     def say(self, key: object, message: Message[Any], now: int) -> Any:
         """The answer, or None if the claim is parked."""
+        if not all(self.sees(message, path) for path in _places(message)):
+            self._settle(now)
+            return "OutOfReach"
         match message:
             case Create():
                 answer: Any = create(self, message, now)
@@ -152,7 +155,7 @@ class Oracle:
         if self.draining:
             return []
         if claim.claim_id:  # said again, it takes the place of the one that still waits
-            same = [it for it in self.parked if (it.claim.claim_id, it.claim.worker_id) == _name(claim)]
+            same = [it for it in self.parked if _name(it.claim) == _name(claim)]
             self._dismiss(same)
         tasks = self._held_as(claim) or take(self, claim, now)
         if tasks or not claim.wait_seconds:
@@ -163,7 +166,9 @@ class Oracle:
     def _held_as(self, claim: Claim) -> list[Any]:
         if not claim.claim_id:
             return []
-        held = [job for job in self.jobs if job.status == "working" and (job.claim_id, job.worker) == _name(claim)]
+        held = [
+            job for job in self.jobs if job.status == "working" and (job.claim_id, job.worker, job.key) == _name(claim)
+        ]
         return [job.summary() for job in held if job.create.work_directory in claim.work_directories]
 
     def _held_by(self, held: Held) -> list[Any]:
@@ -201,9 +206,16 @@ class Oracle:
     def ids(self) -> list[str]:
         return [job.id for job in self.jobs if not job.deleted]
 
+    def sees(self, message: Message[Any], path: str) -> bool:
+        """As the keys of strategies.CALLERS say."""
+        return path in {"ann": ["/a"], "bob": ["/a", "/b"]}.get(message.by.name or "", [path])
+
+    def known_to(self, message: Message[Any]) -> list[str]:
+        return [job.id for job in self.jobs if not job.deleted and self.sees(message, job.create.work_directory)]
+
     def speak_of_one(self, message: Any, now: int) -> Any:
         job = next((job for job in self.jobs if job.id == message.task_id and not job.deleted), None)
-        if job is None:
+        if job is None or not self.sees(message, job.create.work_directory):
             return "TaskNotFound"
         if getattr(message, "if_version", None) == 1 and job.touched:
             return "VersionConflict"
@@ -244,5 +256,15 @@ class Oracle:
         return None
 
 
-def _name(claim: Claim) -> tuple[str | None, str | None]:
-    return claim.claim_id, claim.worker_id
+def _name(claim: Claim) -> tuple[str | None, str | None, str | None]:
+    return claim.claim_id, claim.worker_id, claim.by.name
+
+
+def _places(message: Message[Any]) -> list[str]:
+    match message:
+        case Claim():
+            return list(message.work_directories)
+        case Create() | Regulate():
+            return [message.work_directory]
+        case _:
+            return []

@@ -10,6 +10,7 @@ from typing import Any
 from attrs import asdict, evolve
 from hypothesis import strategies as st
 
+from dispatcher.caller import ANYONE, Caller, Reach
 from dispatcher.fields import UNSET, Priority
 from dispatcher.messages import (
     FOREVER,
@@ -44,6 +45,13 @@ WAITS = [1.003, 5.007]  # never over when something else happens: if that is in 
 MOMENTS = [-1000, 0, 500, 1000, 3000, 10_000]  # milliseconds from now
 PROMPTS = ["do it", "write the tests"]
 
+# None sees more of the directories than Oracle.seen_by says.
+CALLERS = (
+    Caller("ann", frozenset({"work"}), Reach(("/a",))),
+    Caller("bob", frozenset({"work"}), Reach(("/a*", "/b"))),
+    Caller("eve", frozenset({"admin"})),
+)
+
 directories = st.sampled_from(["/a", "/a", "/b", "/c"])
 workers = st.sampled_from([None, *WORKERS])
 tags = st.sampled_from([(), (), (), ("x",), ("y",), ("x", "y")])
@@ -51,6 +59,7 @@ priorities = st.sampled_from(Priority)
 delays = st.sampled_from([None, 0, *SECONDS])
 seconds = st.sampled_from([None, *SECONDS])
 now_and_then = st.sampled_from([False, False, False, True])
+callers = st.sampled_from([*[ANYONE] * 5, *CALLERS])
 
 
 @st.composite
@@ -271,7 +280,13 @@ def endings(draw: st.DrawFn) -> Message[Any]:
 
 @st.composite
 def everything(draw: st.DrawFn) -> Message[Any]:
-    """Any message; rather one that makes sense now."""
+    """Any message, by anyone or with a key."""
+    return evolve(draw(_anything()), by=draw(callers))
+
+
+@st.composite
+def _anything(draw: st.DrawFn) -> Message[Any]:
+    """Rather one that makes sense now."""
     jobs = draw(st.runner()).oracle.jobs
     kinds = [
         creates,
