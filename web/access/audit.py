@@ -4,7 +4,6 @@ away is told in few entries, however many try."""
 import asyncio
 import logging
 import os
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from dispatcher.audit import AuditEntry, AuditLog, Deed
 from dispatcher.errors import RecordFailed
 from dispatcher.fields import UNSET, to_json
 from dispatcher.ports import Clock
+from web.access.audit_texts import clean, clean_or_none, written
 from web.access.calling import caller
 from web.answers import RETRY_AFTER_SECONDS, Failure, failure, name_of
 from web.codec import rfc3339
@@ -37,14 +37,6 @@ RETRY_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0  # how long whatever matters waits, while the log cannot be written, before it is turned down
 REFUSED_SECONDS = 2.0  # how long what was refused anyway waits for its entry
 LAST_SECONDS = 1.5  # for what is left when the server stops
-
-TEXT_MAX = 512  # characters of a text, longer ones are cut
-VALUES_MAX = 100  # of a list or mapping
-DEPTH_MAX = 4
-DETAILS_MAX = 16 * 1024  # characters in all; beyond, only the names of the details are kept
-
-# Control characters, what reorders or breaks lines, lone surrogates: nothing of these in a log.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 TOLD: Final = RequestKey("told", dict[str, Any])
 WHO: Final = RequestKey[str | None]("who")
@@ -86,34 +78,6 @@ def operation_of(request: Request) -> str | None:
     """Its method and the pattern of its path; None if that is none of ours."""
     route = request.match_info.route
     return f"{route.method} {route.resource.canonical}" if route.resource else None
-
-
-def clean(text: str) -> str:
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text[:TEXT_MAX])
-
-
-def _clean_or_none(text: str | None) -> str | None:
-    return None if text is None else clean(text)
-
-
-def written(details: Mapping[str, object]) -> str:
-    """As JSON, cut down to what may be kept."""
-    text = to_json(_cut(details))
-    return text if len(text) <= DETAILS_MAX else to_json({"too_long": sorted(map(clean, details))[:VALUES_MAX]})
-
-
-def _cut(value: Any, depth: int = DEPTH_MAX) -> Any:
-    match value:
-        case None | bool() | float():
-            return value
-        case int():
-            return value if abs(value) < 2**63 else str(value)[:TEXT_MAX]
-        case dict() if depth:
-            return {clean(str(name)): _cut(it, depth - 1) for name, it in list(value.items())[:VALUES_MAX]}
-        case list() | tuple() if depth:
-            return [_cut(it, depth - 1) for it in value[:VALUES_MAX]]
-        case _:
-            return clean(str(value))
 
 
 @define
@@ -199,7 +163,7 @@ class Audit:
                 at=self._clock(),
                 action=action,
                 outcome=outcome,
-                target=_clean_or_none(target),
+                target=clean_or_none(target),
                 details=written(details or {}),
             )
         )
@@ -211,10 +175,10 @@ class Audit:
         target = told.get("target") or known.get("task_id") or known.get("name") or request.query.get("path")
         return Deed(
             at=self._clock(),
-            who=_clean_or_none(caller.get().name),
-            address=_clean_or_none(address_of(request)),
+            who=clean_or_none(caller.get().name),
+            address=clean_or_none(address_of(request)),
             action=action,
-            target=_clean_or_none(target),
+            target=clean_or_none(target),
             outcome=outcome,
             request_id=name_of(request),
             details=written(told.get("details", {})),
@@ -253,8 +217,8 @@ class Audit:
             if (found := self._refused.get(kind)) is None:
                 deed = Deed(
                     at=now,
-                    who=_clean_or_none(who),
-                    address=_clean_or_none(address),
+                    who=clean_or_none(who),
+                    address=clean_or_none(address),
                     action=ACCESS,
                     outcome=refusal.code,
                     request_id=name_of(request),
