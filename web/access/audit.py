@@ -11,28 +11,24 @@ from getpass import getuser
 from typing import Any, Final
 
 from aiohttp.web import Request, RequestKey, StreamResponse
-from attrs import asdict, define, evolve, field
+from attrs import asdict, define
 
 from dispatcher.audit import AuditEntry, AuditLog, Deed
 from dispatcher.errors import RecordFailed
-from dispatcher.fields import UNSET, to_json
+from dispatcher.fields import UNSET
 from dispatcher.ports import Clock
 from web.access.audit_texts import clean, clean_or_none, written
 from web.access.calling import caller
+from web.access.strangers import Strangers
 from web.answers import RETRY_AFTER_SECONDS, Failure, failure, name_of
-from web.codec import rfc3339
 from web.settings import Logging
 
 OK = "ok"
 UNKNOWN = "unknown"  # the caller left before it was known
-ACCESS = "access"  # the action of whoever was turned away
 TURNED_AWAY = (401, 403, 429)
 
 BATCH = 100  # deeds in a transaction
 TICK_SECONDS = 1.0  # so soon the first refusal of its kind is on record
-REPEAT_SECONDS = 60  # and those after it, counted
-KINDS_MAX = 50  # of refusals at a time, by caller, address and code; of any more only their number is told
-OPERATIONS_MAX = 5  # named of those that were refused
 RETRY_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0  # how long whatever matters waits, while the log cannot be written, before it is turned down
 REFUSED_SECONDS = 2.0  # how long what was refused anyway waits for its entry
@@ -80,18 +76,6 @@ def operation_of(request: Request) -> str | None:
     return f"{route.method} {route.resource.canonical}" if route.resource else None
 
 
-@define
-class _Refused:
-    """Of one kind; `number` since they were told the last time."""
-
-    deed: Deed
-    due: int
-    number: int = 0
-    first_at: int = 0
-    last_at: int = 0
-    operations: list[str] = field(factory=list)
-
-
 @define(eq=False)
 class _Waiting:
     """`tried`: whether it could be written the first time."""
@@ -111,16 +95,24 @@ class Audit:
         self.log, self._clock, self._timeout_seconds, self._is_full = log, clock, timeout_seconds, is_full
         self._waiting: deque[_Waiting] = deque()
         self._doubtful = 0  # so many of the first may be on record, or not
-        self._refused: dict[tuple[str | None, ...], _Refused] = {}
+        self._strangers = Strangers(clock)
         self._due, self._well = asyncio.Event(), asyncio.Event()
         self._well.set()
         self._ended = False
         self._redact = True
-        self.entries = self.refusals = self.unnamed = 0
+        self.entries = 0
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def refusals(self) -> int:
+        return self._strangers.refusals
+
+    @property
+    def unnamed(self) -> int:
+        return self._strangers.unnamed
 
     # What matters
 
@@ -203,42 +195,11 @@ class Audit:
     # Who was turned away
 
     def turn_away(self, request: Request, refusal: Failure, operation: str | None) -> None:
-        """Counted at once, told later: the first of its kind soon, then so many a minute in one entry."""
+        """Counted at once, told later."""
         if refusal.status == 429 and WHO in request:
             return  # they are too fast, but who they are is known
-        self.refusals += 1
-        who, address, now = request.get(WHO), address_of(request), self._clock()
-        kind: tuple[str | None, ...] = (who, address, refusal.code)
-        found = self._refused.get(kind)
-        if found is None:
-            if len(self._refused) >= KINDS_MAX:
-                self.unnamed += 1
-                kind, who, address = (None, "others", None), None, None
-            if (found := self._refused.get(kind)) is None:
-                deed = Deed(
-                    at=now,
-                    who=clean_or_none(who),
-                    address=clean_or_none(address),
-                    action=ACCESS,
-                    outcome=refusal.code,
-                    request_id=name_of(request),
-                    details=to_json({"reason": clean(refusal.message)}),
-                )
-                found = self._refused[kind] = _Refused(deed, now)
-        found.number += 1
-        found.first_at, found.last_at = found.first_at or now, now
-        if operation and operation not in found.operations and len(found.operations) < OPERATIONS_MAX:
-            found.operations.append(operation)
-
-    def _tell_refused(self, *, all_of_them: bool = False) -> None:
-        now = self._clock()
-        for kind, found in [*self._refused.items()]:
-            if not found.number and found.due <= now:
-                del self._refused[kind]
-            elif found.number and (found.due <= now or all_of_them):
-                self._hand_in(_told(found))
-                found.due, found.number, found.first_at = now + REPEAT_SECONDS * 1000, 0, 0
-                found.operations = []
+        who, address = clean_or_none(request.get(WHO)), clean_or_none(address_of(request))
+        self._strangers.note(who, address, refusal.code, refusal.message, operation, name_of(request))
 
     # Writing
 
@@ -251,15 +212,20 @@ class Audit:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._due.wait()
-            self._tell_refused()
+            if self._well.is_set():  # else they go on being counted
+                self._tell_strangers()
             if self._waiting and not await self._write():
                 await asyncio.sleep(RETRY_SECONDS)
             if not self._waiting:
                 self._due.clear()
-        self._tell_refused(all_of_them=True)
+        self._tell_strangers(all_of_them=True)
         if not await self._write():
             await asyncio.sleep(RETRY_SECONDS)
             await self._write()
+
+    def _tell_strangers(self, *, all_of_them: bool = False) -> None:
+        for deed in self._strangers.due(all_of_them=all_of_them):
+            self._hand_in(deed)
 
     def end(self) -> None:
         self._ended = True
@@ -307,18 +273,6 @@ class Audit:
 def _settle(waiting: _Waiting, was_written: bool) -> None:
     if not waiting.tried.done():
         waiting.tried.set_result(was_written)
-
-
-def _told(found: _Refused) -> Deed:
-    details = to_json(
-        {
-            "count": found.number,
-            "first_at": rfc3339(found.first_at),
-            "last_at": rfc3339(found.last_at),
-            "operations": found.operations,
-        }
-    )
-    return evolve(found.deed, at=found.last_at, details=f"{found.deed.details[:-1]},{details[1:]}")
 
 
 def _say(deed: Deed, redact: bool, level: int = logging.INFO, **more: object) -> None:
