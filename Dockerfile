@@ -9,9 +9,9 @@ FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /app
 WORKDIR /src
-# The locked packages first, for either record: this layer is made anew only when the lock changes.
-COPY requirements-postgres.txt ./
-RUN /app/bin/pip install --require-hashes -r requirements-postgres.txt
+# The locked packages first, for any record: this layer is made anew only when the lock changes.
+COPY requirements-postgres.txt requirements-encryption.txt ./
+RUN /app/bin/pip install --require-hashes -r requirements-postgres.txt -r requirements-encryption.txt
 COPY . .
 # What only installs packages has no place in what runs.
 RUN /app/bin/pip install --no-deps --no-build-isolation . \
@@ -31,6 +31,6 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8080
 # Not urllib: it would ask a proxy that the environment names. Another port is set with SERVER_PORT, so that this line knows it.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['SERVER_PORT']), timeout=4); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "import http.client, os, ssl, sys; at = ('127.0.0.1', int(os.environ['SERVER_PORT'])); c = http.client.HTTPSConnection(*at, timeout=4, context=ssl._create_unverified_context()) if os.environ.get('APP_SERVER_TLS_CERT') else http.client.HTTPConnection(*at, timeout=4); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["task-orchestrator"]
 CMD ["serve"]

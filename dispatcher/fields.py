@@ -18,6 +18,9 @@ from attrs import frozen
 TASK_ID = re.compile("[A-Za-z0-9_-]{1,100}")
 KEY_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._@:+-]{0,99}")
 
+KEY_NAMES_TAKEN = ("api_key", "anonymous")  # the key that is a setting, and who has none
+
+_IPV4 = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NEXT_PATH = re.compile(r",(?=/|[A-Za-z]:[\\/])")
@@ -102,11 +105,11 @@ def directory_pattern(pattern: str) -> str:
 
 
 def key_name(name: str) -> str:
-    """1 to 100 letters, digits and `. _ @ : + -`, the first one a letter or digit; not `api_key`, the setting's."""
+    """1 to 100 letters, digits and `. _ @ : + -`, the first a letter or digit; none of KEY_NAMES_TAKEN, no address."""
     if not KEY_NAME.fullmatch(name):
         raise ValueError("must be 1 to 100 letters, digits and . _ @ : + -, the first one a letter or digit")
-    if name == "api_key":
-        raise ValueError("must not be api_key: so the key is called that is a setting")
+    if name in KEY_NAMES_TAKEN or _IPV4.fullmatch(name):
+        raise ValueError(f"must not be {name}, which means another caller")
     return name
 
 

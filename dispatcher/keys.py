@@ -29,6 +29,9 @@ class Keyring(Protocol):
     async def keys(self) -> Sequence[Key]:
         """All that there have ever been, in the order in which they were made."""
 
+    async def key(self, digest: str) -> Key | None:
+        """One in force that this server may not have heard of yet; None also where nobody else can make any."""
+
     async def add(self, key: Key) -> None:
         """Raises KeyExists."""
 

@@ -160,11 +160,12 @@ class SharedNeeds:
 
 @frozen
 class Lease:
-    """What the history knows of a lease: whose and which attempt it was, the type of the entry that ended it, and
-    whether a result came too late."""
+    """What the history knows of a lease: whose and which attempt it was, the name of the key that claimed it, the type
+    of the entry that ended it, and whether a result came too late."""
 
     attempt: int
     worker_id: str | None
+    claimed_by: str | None
     ended_by: str | None
     has_late_result: bool
 

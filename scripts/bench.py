@@ -1,6 +1,6 @@
 """How fast is the server, and how much of what aiohttp alone can do is that?
 
-    .venv/bin/python scripts/bench.py [--seconds 5] [--connections 1,10,100]
+    .venv/bin/python scripts/bench.py [--seconds 5] [--connections 1,10,100] [--encrypted]
 
 Each connection goes through life cycles, one request after the other: create a task, claim it, complete it. First
 each works in a directory of its own, then all share one. The server runs with its default settings on a new database
@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import platform
+import secrets
 import sqlite3
 import statistics
 import subprocess
@@ -246,9 +247,13 @@ def stop(process: "subprocess.Popen[str]") -> None:
 
 
 @contextmanager
-def our_server() -> Iterator[str]:
+def our_server(encrypted: bool = False) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        options = ("--port", "0", "--database", f"sqlite:///{directory}/tasks.db", "--log-level", "warning")
+        options = ["--port", "0", "--database", f"sqlite:///{directory}/tasks.db", "--log-level", "warning"]
+        if encrypted:
+            settings = Path(directory, "settings.toml")
+            settings.write_text(f'[database]\nencryption_key = "{secrets.token_hex(32)}"\n')
+            options += ["--config", str(settings)]
         with serving("-m", "task_orchestrator", "serve", *options) as url:
             yield url
 
@@ -300,7 +305,7 @@ def about_this_machine() -> str:
     return f"{versions}, {os.cpu_count()} cores, {fsync}"
 
 
-def bench(connections: list[int], seconds: float) -> None:
+def bench(connections: list[int], seconds: float, encrypted: bool) -> None:
     print(about_this_machine(), flush=True)
     print(f"{'':22}{'life':>8}{'':9}{'ms per call':^21}{'messages':>10}{'x bare':>8}{'load':>7}")
     print(f"{'connections':22}{'cycles/s':>8}{'req/s':>9}{'p50':>7}{'p95':>7}{'p99':>7}{'/commit':>10}", end="")
@@ -311,7 +316,7 @@ def bench(connections: list[int], seconds: float) -> None:
             show(count, "bare GET", gets, gets)
             show(count, "bare POST", measure(url, "bare POST", count, seconds), gets)
         for script in ("own directories", "one directory"):
-            with our_server() as url:
+            with our_server(encrypted) as url:
                 show(count, script, measure(url, script, count, seconds), gets)
 
 
@@ -329,6 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5, help="how long each line is measured (5)")
     parser.add_argument("--connections", default="1,10,100", help="how many at a time, separated by commas (1,10,100)")
+    parser.add_argument("--encrypted", action="store_true", help="the database is")
     for internal in ("--role", "--url", "--script"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -339,7 +345,7 @@ def main() -> None:
         uvloop.run(load(asked.url, asked.script, connections[0], asked.seconds))
     else:
         os.chdir(Path(__file__).parents[1])
-        bench(connections, asked.seconds)
+        bench(connections, asked.seconds, asked.encrypted)
 
 
 if __name__ == "__main__":

@@ -15,3 +15,7 @@ class TooNew(StorageError):
 
 class NotOurs(StorageError):
     """It is not a database of this program."""
+
+
+class KeyFault(StorageError):
+    """It is encrypted with another key than the one given, if at all; or that key cannot be had."""

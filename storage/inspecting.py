@@ -9,8 +9,10 @@ from typing import Any
 
 from dispatcher.audit import AuditEntry, AuditFilter, AuditLog
 from dispatcher.errors import RecordFailed
+from storage.encryption import EncryptionKey
 from storage.errors import StorageError
 from storage.sqlite import audit
+from storage.sqlite.driver import connect
 from storage.store import path_of
 
 
@@ -19,10 +21,10 @@ async def _refuse(*_: Any) -> Any:
 
 
 @asynccontextmanager
-async def open_audit_log(url: str) -> AsyncIterator[AuditLog]:
+async def open_audit_log(url: str, key: EncryptionKey | None = None) -> AsyncIterator[AuditLog]:
     """Raises StorageError, also later."""
     if path := path_of(url):
-        with _opened(path) as db:
+        with _opened(path, key) as db:
 
             async def read(only: AuditFilter, limit: int, after: int | None, before: int | None) -> Any:
                 return await asyncio.to_thread(_page, path, db, only, limit, after, before)
@@ -37,10 +39,12 @@ async def open_audit_log(url: str) -> AsyncIterator[AuditLog]:
         yield opened
 
 
-def _opened(path: Path) -> "closing[sqlite3.Connection]":
+def _opened(path: Path, key: EncryptionKey | None) -> "closing[sqlite3.Connection]":
     try:
-        return closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False))
-    except sqlite3.Error as error:
+        return closing(connect(path, "ro", key, check_same_thread=False))
+    except StorageError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (OSError, sqlite3.Error) as error:
         raise StorageError(f"{path}: {error}") from None
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from attrs import frozen
 
 from storage.contents import TABLES, Checksum, End, Part, Place, Row
+from storage.encryption import EncryptionKey
 from storage.errors import StorageError
 from storage.sqlite.moving import sqlite_source, sqlite_target
 
@@ -59,9 +60,17 @@ class Moved:
         return all(comparison.is_same for comparison in self.tables)
 
 
-async def move(source_url: str, target_url: str, listener: Listener, *, restart: bool = False) -> Moved:
+async def move(
+    source_url: str,
+    target_url: str,
+    listener: Listener,
+    *,
+    restart: bool = False,
+    source_key: EncryptionKey | None = None,
+    target_key: EncryptionKey | None = None,
+) -> Moved:
     """Raises StorageError. What `restart` removes is only what an unfinished move has written into the target."""
-    async with open_source(source_url) as source, open_target(target_url) as target:
+    async with open_source(source_url, source_key) as source, open_target(target_url, target_key) as target:
         place = await _begin(source, target, restart)
         resumed = sum(place.done.values()) + place.rows
         for table in TABLES:
@@ -73,9 +82,16 @@ async def move(source_url: str, target_url: str, listener: Listener, *, restart:
         return result
 
 
-async def compare(source_url: str, target_url: str, listener: Listener) -> Moved:
+async def compare(
+    source_url: str,
+    target_url: str,
+    listener: Listener,
+    *,
+    source_key: EncryptionKey | None = None,
+    target_key: EncryptionKey | None = None,
+) -> Moved:
     """The same look at two records as at the end of a move. Raises StorageError."""
-    async with open_source(source_url) as source, open_source(target_url) as target:
+    async with open_source(source_url, source_key) as source, open_source(target_url, target_key) as target:
         return Moved(source.name, target.name, await _compare_all(source, target, listener))
 
 
@@ -146,19 +162,19 @@ async def _read_again(end: End, table: str, before: int, total: int, listener: L
     return found
 
 
-def open_source(url: str) -> AbstractAsyncContextManager[End]:
-    """A record to be read, which nobody else uses from now on. Raises StorageError."""
+def open_source(url: str, key: EncryptionKey | None = None) -> AbstractAsyncContextManager[End]:
+    """A record to be read, which nobody else uses from now on; the key is a file's. Raises StorageError."""
     if url.startswith(SQLITE):
-        return sqlite_source(Path(url.removeprefix(SQLITE)))
+        return sqlite_source(Path(url.removeprefix(SQLITE)), key)
     with _asyncpg():
         from storage.postgres.moving import postgres_source
     return postgres_source(url)
 
 
-def open_target(url: str) -> AbstractAsyncContextManager[End]:
-    """Where a record may be moved to, which nobody else uses from now on. Raises StorageError."""
+def open_target(url: str, key: EncryptionKey | None = None) -> AbstractAsyncContextManager[End]:
+    """Where a record may be moved to, which nobody else uses from now on; the key is a file's. Raises StorageError."""
     if url.startswith(SQLITE):
-        return sqlite_target(Path(url.removeprefix(SQLITE)))
+        return sqlite_target(Path(url.removeprefix(SQLITE)), key)
     with _asyncpg():
         from storage.postgres.moving import postgres_target
     return postgres_target(url)

@@ -14,6 +14,7 @@ from dispatcher.messages import Heed
 from dispatcher.ports import Changes, Clock, Entry, Journal, Snapshot
 from dispatcher.presence import Presence
 from dispatcher.record import Record
+from storage.encryption import EncryptionKey
 from storage.errors import StorageError
 
 SQLITE = "sqlite:///"
@@ -93,13 +94,14 @@ async def open_store(
     timeout_seconds: float = 30,
     max_connections: int = 100,
     min_connections: int = 10,
+    key: EncryptionKey | None = None,
 ) -> AsyncIterator[Store]:
-    """Raises StorageError. The connections are PostgreSQL's."""
+    """Raises StorageError. The connections are PostgreSQL's, the key is that of a file."""
     opened: AbstractAsyncContextManager[Store]
     if path := path_of(url):
         from storage.sqlite import store as sqlite
 
-        opened = sqlite.open_store(path, synchronous=synchronous, timeout_seconds=timeout_seconds)
+        opened = sqlite.open_store(path, synchronous=synchronous, timeout_seconds=timeout_seconds, key=key)
     else:
         try:
             from storage.postgres import store as postgres

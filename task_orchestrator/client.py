@@ -22,7 +22,8 @@ class Client(Session):
     Every method returns the `data` of the server's answer as plain dicts and lists, and raises `Refused` when the
     server said no and `Unreachable` when no answer came. Times are RFC 3339 strings, durations seconds.
     Keyword arguments that are left out (None) are not sent, so the server's defaults hold. Raises ValueError for
-    an address that is not http:// or https://, or a key that does not fit into a header.
+    an address that is not http:// or https://, a key that does not fit into a header, or a `ca_file` (the authorities
+    to be believed, instead of the system's) that cannot be read.
     """
 
     async def submit(

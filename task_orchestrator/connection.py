@@ -24,10 +24,14 @@ class Connection:
         The server's address; http://127.0.0.1:8080 if nothing is said.
     api_key
         The key, where the server asks for one. Better in the environment: other users see options.
+    ca_file
+        Certificates in PEM, one of which must have signed that of an https server; without it those that the system
+        trusts.
     """
 
     url: Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_URL")] = None
     api_key: Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_API_KEY")] = None
+    ca_file: Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_CA_FILE")] = None
 
     def open(self) -> "Client":
         """The client; ends the process with a usage error if the address or the key cannot be one."""
@@ -35,6 +39,6 @@ class Connection:
         from task_orchestrator.session import DEFAULT_URL
 
         try:
-            return Client(self.url or DEFAULT_URL, self.api_key)
+            return Client(self.url or DEFAULT_URL, self.api_key, ca_file=self.ca_file)
         except ValueError as error:
             refuse_usage(str(error))

@@ -1,5 +1,6 @@
 """A session with one server: requests go out, and the server's envelope comes back or an exception."""
 
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -17,13 +18,21 @@ Json = dict[str, Any]
 
 
 class Session:
-    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, answer_seconds: float = ANSWER_SECONDS):
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        ca_file: str | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         if not url.startswith(("http://", "https://")) or not URL(url).host:
             raise ValueError(f"not the address of a server (it should look like {DEFAULT_URL}): {url!r}")
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise ValueError("an API key is printable ASCII")
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._authorities = _authorities(ca_file) if ca_file else None
         self._answer_seconds = answer_seconds
         self._session: aiohttp.ClientSession | None = None
 
@@ -86,7 +95,8 @@ class Session:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers)
+            connector = aiohttp.TCPConnector(ssl=self._authorities or True)
+            self._session = aiohttp.ClientSession(headers=self._headers, connector=connector)
         return self._session.request(
             method,
             URL(self.url + path, encoded=True),
@@ -96,6 +106,16 @@ class Session:
             timeout=timeout,
             allow_redirects=False,
         )
+
+
+def _authorities(file: str) -> ssl.SSLContext:
+    """Only certificates that these have signed are believed."""
+    try:
+        return ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        raise ValueError(f"the CA file {file!r} holds no certificate in PEM") from None
+    except OSError as error:
+        raise ValueError(f"the CA file {file!r} cannot be read: {error.strerror}") from None
 
 
 def _text(value: Any) -> str:

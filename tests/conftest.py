@@ -2,18 +2,26 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from storage.encryption import EncryptionKey
+from storage.sqlite.driver import Mode, connect
 from tests.postgres import Cluster, postgres
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
+
+ENCRYPTED = "encrypted"  # a record in a file of the server's own, by KEY
+KEY = "5ec2e7" * 10 + "00ff"
+ENCRYPTION_KEY = "APP_DATABASE_ENCRYPTION_KEY"
 
 START_SECONDS = 30
 STOP_SECONDS = 10
@@ -25,11 +33,13 @@ class ServerProcess:
     def __init__(
         self, directory: Path, *options: str, environ: dict[str, str] | None = None, record: str | None = None
     ) -> None:
-        """`record`: the URL of the database, if not of a file of its own."""
+        """`record`: the URL of the database, if not of a file of its own, or ENCRYPTED."""
         self.database = directory / "tasks.db"
-        self.record = record or f"sqlite:///{self.database}"
+        self.record = record if record not in (None, ENCRYPTED) else f"sqlite:///{self.database}"
         self.log = directory / "server.log"
         self.options, self.environ = options, environ or {}
+        if record == ENCRYPTED:
+            self.environ = {**self.environ, ENCRYPTION_KEY: KEY}
         self.under: tuple[str, ...] = ()  # a program that starts it
         self.port = 0
         self.url = ""
@@ -50,6 +60,11 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def opened(self, mode: Mode = "rw") -> "closing[sqlite3.Connection]":
+        """The file of its record, as somebody else may open it."""
+        text = self.environ.get(ENCRYPTION_KEY) or os.environ.get(ENCRYPTION_KEY)
+        return closing(connect(self.database, mode, EncryptionKey(text, "the tests") if text else None))
 
     def terminate(self) -> int:
         """SIGTERM; its exit status."""
@@ -74,23 +89,27 @@ class ServerProcess:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The tests of the contract are asked of a server on each kind of record: a module says so by ON_EVERY_RECORD, but
-    for those whose answer does not come from the record."""
+    for those whose answer does not come from the record. Some are enough to know that an encrypted file is as a plain
+    one: ON_ENCRYPTED_RECORD; with APP_DATABASE_ENCRYPTION_KEY in the environment all files are encrypted.
+    """
     if "record" in metafunc.fixturenames:
         everywhere = getattr(metafunc.module, "ON_EVERY_RECORD", False)
         alone = metafunc.definition.get_closest_marker("once") is not None
         kinds = ["sqlite", "postgres"] if everywhere and not alone else ["sqlite"]
+        if getattr(metafunc.module, "ON_ENCRYPTED_RECORD", False) and not alone:
+            kinds.append(ENCRYPTED)
         metafunc.parametrize("record", kinds, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def record(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """The URL of an empty database; None: a file of the server's own."""
+    """The URL of an empty database; None, or ENCRYPTED: a file of the server's own."""
     yield from _empty_database(request, getattr(request, "param", "sqlite"))
 
 
 def _empty_database(request: pytest.FixtureRequest, kind: str) -> Iterator[str | None]:
-    if kind == "sqlite":
-        yield None
+    if kind in ("sqlite", ENCRYPTED):
+        yield None if kind == "sqlite" else ENCRYPTED
         return
     cluster = request.getfixturevalue("cluster")
     name = cluster.create_database()
@@ -98,16 +117,20 @@ def _empty_database(request: pytest.FixtureRequest, kind: str) -> Iterator[str |
     cluster.drop_database(name)
 
 
+def kind_of(record: str | None) -> str:
+    return "sqlite" if record is None else ENCRYPTED if record == ENCRYPTED else "postgres"
+
+
 @pytest.fixture(scope="module")
 def other_record(request: pytest.FixtureRequest, record: str | None) -> Iterator[str | None]:
     """Another one, for a second server that does not share."""
-    yield from _empty_database(request, "postgres" if record else "sqlite")
+    yield from _empty_database(request, kind_of(record))
 
 
 @pytest.fixture
 def own_record(request: pytest.FixtureRequest, record: str | None) -> Iterator[str | None]:
     """One for a test alone."""
-    yield from _empty_database(request, "postgres" if record else "sqlite")
+    yield from _empty_database(request, kind_of(record))
 
 
 @pytest.fixture

@@ -17,19 +17,20 @@ from aiohttp.web import (
 )
 
 from web import docs
+from web.access.addresses import ADDRESSES, PROBES, WHENCE, Addresses
 from web.access.audit import TURNED_AWAY, WHO, operation_of
+from web.access.browsers import BROWSERS, Browsers
 from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.access.keys import Admitted
-from web.access.limiting import PROBES, STANDING, Visit, headers
+from web.access.limiting import STANDING, Visit, headers
 from web.answers import REQUEST_ID, Failure, failed, failure, name_of
-from web.codec import Malformed, decode, decode_query, encode
+from web.codec import Invalid, Malformed, decode, decode_query, encode
 from web.delivery import deliver
 from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe, operation_id
 from web.operations import told_of
 from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES, endpoint_class
-from web.security import check_origin
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
@@ -42,6 +43,9 @@ def make_app(service: Service) -> Application:
     app = Application(middlewares=[guard], client_max_size=service.settings.server.max_body_bytes)
     app[SERVICE] = service
     app[docs.DOCUMENT] = encode(describe(ROUTES, service.version))
+    app[ADDRESSES], app[BROWSERS] = Addresses(), Browsers()
+    service.follow(app[ADDRESSES].adopt)
+    service.follow(app[BROWSERS].adopt)
     app.on_response_prepare.append(_mark)
     methods: dict[str, dict[str, Handler]] = {}
     for route in ROUTES:
@@ -77,8 +81,11 @@ async def guard(request: Request, handler: Handler) -> StreamResponse:
 
 async def _answer(service: Service, request: Request, handler: Handler) -> StreamResponse:
     """Only those who may get through; whatever goes wrong is answered in the envelope."""
+    addresses, browsers = request.app[ADDRESSES], request.app[BROWSERS]
     try:
-        check_origin(request, is_open=service.door.is_open)
+        whence = request[WHENCE] = addresses.find(request)
+        addresses.check(request, whence)
+        browsers.check(request, whence, is_open=service.door.is_open)
         response = await _let_in(service, request, handler)
         if (
             isinstance(response, Response)
@@ -128,8 +135,7 @@ async def _admit(service: Service, request: Request, needs_none: bool) -> Admitt
     door = service.door
     admitted = OPEN
     if not needs_none:
-        await door.look_up(request)
-        admitted = visit.admit(door.shown(request), partial(door.admit, request))
+        admitted = await visit.admit(door.shown(request), partial(door.admit, request))
         request[WHO] = admitted.caller.name
     visit.identify(admitted.caller.name)
     return admitted
@@ -139,21 +145,24 @@ async def _mark(request: Request, response: StreamResponse) -> None:
     response.headers[REQUEST_ID] = name_of(request)
     if (standing := request.get(STANDING)) is not None:
         response.headers.update(headers(standing))
-    response.headers.setdefault("Cache-Control", "no-store")
+    request.app[BROWSERS].mark(request, response)
 
 
 async def _expect(request: Request) -> StreamResponse | None:
     """A client that asks first is told at once if it need not send the body."""
-    service = request.app[SERVICE]
+    service, addresses = request.app[SERVICE], request.app[ADDRESSES]
     try:
+        whence = request[WHENCE] = addresses.find(request)
+        addresses.check(request, whence)
         if request.headers["Expect"].lower() != "100-continue":
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
         _check_length(service, request)
         if request.path not in PROBES:
             Visit(service.rates, request, endpoint_class(request)).arrive()
-    except Failure as failure:
-        witness(service, request, name_of(request), failure.status, 0)
-        return failed(failure, service.clock())
+    except (Failure, Invalid) as error:
+        refusal = failure(error)
+        witness(service, request, name_of(request), refusal.status, 0)
+        return failed(refusal, service.clock())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not the answer yet
     return None

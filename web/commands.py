@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -15,10 +16,12 @@ from cyclopts import App, Parameter
 
 from dispatcher.audit import head_of, verify
 from dispatcher.errors import KeyExists, RecordFailed
-from storage.errors import StorageError
+from storage.encryption import given_key, read_key
+from storage.errors import KeyFault, StorageError
 from storage.inspecting import open_audit_log
 from storage.moving import Moved, compare, move
 from storage.sqlite.rebuild import NEVER, rebuild_file
+from storage.sqlite.rekey import rekey_file
 from storage.store import open_store
 from web.access.audit import by_command
 from web.access.keys import Keys
@@ -29,8 +32,10 @@ from web.keys import CreatedKey, created, told_of_key
 from web.migrating import aligned, listener
 from web.openapi import describe
 from web.routes import ROUTES
-from web.settings import SettingsError, database_url
+from web.settings import SQLITE, SettingsError, database_url
 from web.sources import gather, load, settings_of
+
+Flag = Annotated[bool, Parameter(negative="")]
 
 description = App(name="openapi", help="Print the description of the contract, OpenAPI 3.1 in JSON.")
 
@@ -49,16 +54,17 @@ def rebuild_statistics(
 ) -> int:
     """Count everything in the history once more, while no server runs. What the history no longer tells is kept."""
     try:
-        path = load({"database": database}, os.environ, config).database.path
+        settings = load({"database": database}, os.environ, config).database
+        path = settings.path
         if path is None:
             raise StorageError("this is for SQLite: on PostgreSQL the statistics are kept by the servers")
-        since = rebuild_file(path, tell_progress)
+        since = rebuild_file(path, tell_progress, given_key(settings.encryption_key_file, settings.encryption_key))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
     except StorageError as error:
         print(f"the statistics cannot be rebuilt: {error}", file=sys.stderr)
-        return 1
+        return exit_code(error)
     whole = {0: "the whole history", NEVER: "nothing: the end of the history is missing"}
     print(f"{path}: rebuilt from {whole.get(since) or f'the history since {rfc3339(since)}'}")
     return 0
@@ -68,15 +74,21 @@ async def verify_audit(database: str | None, config: Path | None, head: str | No
     """What `task-orchestrator audit verify` finds without a server, or its exit code, once said why."""
     try:
         known = head_of(head) if head else None
-        url = load({"database": database}, os.environ, config).database.url
-        async with open_audit_log(url) as log:
+        settings = load({"database": database}, os.environ, config).database
+        key = given_key(settings.encryption_key_file, settings.encryption_key)
+        async with open_audit_log(settings.url, key) as log:
             return verified(await verify(log, known))
     except (SettingsError, ValueError) as error:
         print(error if isinstance(error, SettingsError) else f"--head: {error}", file=sys.stderr)
         return 2
     except (StorageError, TimeoutError) as error:
         print(f"the audit log cannot be read: {error or 'the database does not answer'}", file=sys.stderr)
-        return 1
+        return exit_code(error)
+
+
+def exit_code(error: Exception) -> int:
+    """A wrong encryption key is a wrong setting."""
+    return 2 if isinstance(error, KeyFault) else 1
 
 
 async def make_key(
@@ -87,7 +99,9 @@ async def make_key(
     asked = {"name": name, "scopes": list(scopes), "work_directories": list(work_directories), "expires_at": expires_at}
     try:
         new = structure(asked, NewKey)
-        async with open_store(settings_of(gather({"database": database}, os.environ, None)).database.url) as store:
+        settings = settings_of(gather({"database": database}, os.environ, None)).database
+        encryption = given_key(settings.encryption_key_file, settings.encryption_key)
+        async with open_store(settings.url, key=encryption) as store:
             clock = store.clock(await store.load())
             keys = Keys(store.keyring, clock, None)
             await keys.load()
@@ -105,7 +119,7 @@ async def make_key(
         sys.exit(2)
     except (StorageError, KeyExists, RecordFailed) as error:
         print(f"the key cannot be made: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(exit_code(error))
 
 
 def tell_progress(seq: int, last: int) -> None:
@@ -113,13 +127,52 @@ def tell_progress(seq: int, last: int) -> None:
         print(f"\r{seq:,} of {last:,}", end="\r", file=sys.stderr, flush=True)
 
 
-Flag = Annotated[bool, Parameter(negative="")]
+def rekey(
+    *,
+    new_key_file: Path | None = None,
+    plain: Flag = False,
+    config: Annotated[Path | None, Parameter(help="A TOML file with settings.")] = None,
+    database: Annotated[str | None, Parameter(help="sqlite:///relative/path.db or sqlite:////absolute/path.db")] = None,
+) -> int:
+    """Encrypt the database file, decrypt it, or give it another key, while no server runs.
+
+    The key that it has now is the one in the settings. The file is copied first, which takes as much room as it does:
+    at any moment it is either as before or done.
+
+    Parameters
+    ----------
+    new_key_file
+        Where the key is that it shall have: /dev/stdin is the standard input.
+    plain
+        It shall have none.
+    """
+    if (new_key_file is None) != plain:
+        print("give either --new-key-file or --plain", file=sys.stderr)
+        return 2
+    try:
+        settings = load({"database": database}, os.environ, config).database
+        if settings.path is None:
+            raise StorageError("this is for SQLite: what PostgreSQL keeps is encrypted where it keeps it")
+        new_key = read_key(new_key_file, "--new-key-file") if new_key_file else None
+        present = given_key(settings.encryption_key_file, settings.encryption_key)
+        changed = rekey_file(settings.path, present, new_key)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except StorageError as error:
+        print(f"nothing was changed: {error}", file=sys.stderr)
+        return exit_code(error)
+    state = "encrypted with the new key" if new_key else "not encrypted"
+    print(f"{settings.path}: {state if changed else f'it is {state} already'}")
+    return 0
 
 
 def migrate(
     *,
     source: Annotated[str, Parameter(name="--from")],
     target: Annotated[str, Parameter(name="--to")],
+    from_key_file: Path | None = None,
+    to_key_file: Path | None = None,
     restart: Flag = False,
     verify_only: Flag = False,
     json: Flag = False,
@@ -134,6 +187,10 @@ def migrate(
         Where it is: sqlite:///relative/path.db, sqlite:////absolute/path.db or postgresql://user@host/database.
     target
         Where it goes, likewise: nothing must be there yet but what an interrupted move has written.
+    from_key_file
+        The key of the file that it is in, if that is encrypted.
+    to_key_file
+        The key of the file that it goes to, which is encrypted then.
     restart
         Start over: what an interrupted move has written is removed first.
     verify_only
@@ -141,23 +198,28 @@ def migrate(
     json
         Print what was compared as JSON.
     """
-    for option, url in (("--from", source), ("--to", target)):
+    for option, url, key_file in (("--from", source, from_key_file), ("--to", target, to_key_file)):
         try:
             database_url(url)
         except ValueError as error:  # without the URL: there may be a password in it
             print(f"{option}: {error}", file=sys.stderr)
+            return 2
+        if key_file and not url.startswith(SQLITE):
+            print(f"{option}-key-file is for SQLite", file=sys.stderr)
             return 2
     if source == target:
         print("--from and --to are the same", file=sys.stderr)
         return 2
     began = monotonic()
     try:
+        source_key = read_key(from_key_file, "--from-key-file") if from_key_file else None
+        target_key = read_key(to_key_file, "--to-key-file") if to_key_file else None
         with listener() as told:
-            work = compare(source, target, told) if verify_only else move(source, target, told, restart=restart)
-            result = asyncio.run(work)
+            ends, act = (source, target, told), compare if verify_only else partial(move, restart=restart)
+            result = asyncio.run(act(*ends, source_key=source_key, target_key=target_key))
     except StorageError as error:
         print(error, file=sys.stderr)
-        return 1
+        return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted: say the same again, and it goes on", file=sys.stderr)
         return 130

@@ -8,8 +8,6 @@ from importlib.metadata import version
 from socket import socket
 from typing import Any
 
-from aiohttp.web import SockSite
-
 from dispatcher.actor import Dispatcher
 from dispatcher.errors import RecordFailed, Unavailable
 from dispatcher.hub import Hub
@@ -22,19 +20,19 @@ from web.access.audit import LAST_SECONDS, Audit
 from web.access.door import Door
 from web.access.first_key import FIRST, make_first_key, refuse_open_door
 from web.access.keys import Keys
+from web.access.networks import is_loopback
+from web.access.tls import Certificate
 from web.app import make_app
 from web.configuration import Configuration, begin
-from web.connections import LINE_BYTES_MAX, Runner
+from web.connections import LINE_BYTES_MAX, Runner, Site
 from web.feed import Feed
 from web.membership import Membership
 from web.metrics import Metrics
 from web.pulse import beating
 from web.reconfiguring import keep_step
-from web.security import is_loopback
 from web.server_log import Log
 from web.service import Service
 from web.sources import Given
-from web.starting import BACKLOG
 from web.webhooks import Courier
 
 DRAIN_SECONDS = 2  # how long the record may take to note that the server stops
@@ -147,7 +145,9 @@ async def aside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def listen(service: Service, sockets: Sequence[socket]) -> AsyncIterator[str]:
+async def listen(
+    service: Service, sockets: Sequence[socket], certificate: Certificate | None = None
+) -> AsyncIterator[str]:
     """Take requests on these sockets, at the URL given. At the end whoever waits is sent away first, so that nobody
     holds it up."""
     server = service.settings.server
@@ -163,9 +163,10 @@ async def listen(service: Service, sockets: Sequence[socket]) -> AsyncIterator[s
     await runner.setup()
     try:
         for each in sockets:
-            await SockSite(runner, each, backlog=BACKLOG).start()
+            await Site(runner, each, certificate.options(server) if certificate else {}).start()
         host, port = runner.addresses[0][:2]
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if certificate else "http"
+        yield f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         for site in runner.sites:
             await site.stop()
     finally:

@@ -6,6 +6,7 @@ from typing import TypedDict
 from aiohttp.web import Request, Response
 
 from dispatcher.configuration import ConfigVersion
+from web.access.addresses import check_stays
 from web.access.audit import tell
 from web.access.calling import caller
 from web.answers import ok
@@ -18,6 +19,7 @@ from web.settings import SETTINGS, Settings
 from web.sources import Source
 
 DEFAULTS = Settings()
+ALLOW_LIST = "security.ip_allowlist"
 
 
 class SettingSays(TypedDict):
@@ -58,7 +60,11 @@ async def show(service: Service, asked: Nothing, request: Request) -> Response:
 async def change(service: Service, asked: ChangeSettings, request: Request) -> Response:
     """Change settings while the server runs, all of them or none."""
     tell(request, {"settings": sorted(asked.changes), "reason": asked.reason})
-    after = await reconfigure(service, lambda now: now.with_changes(asked.changes), _who(), asked.reason)
+
+    def plan(now: Configuration) -> Configuration:
+        return _letting_in(now, now.with_changes(asked.changes), request, f"changes.{ALLOW_LIST}")
+
+    after = await reconfigure(service, plan, _who(), asked.reason)
     tell(request, {"version": after.version})
     return ok(_config(after), service.clock())
 
@@ -78,9 +84,20 @@ async def rollback(service: Service, asked: Rollback, request: Request) -> Respo
         raise Invalid([Fault("version", f"there is no version {asked.version}")])
     runtime = then.runtime if then else {}
     reason = asked.reason or f"rollback to version {asked.version}"
-    after = await reconfigure(service, lambda now: now.as_at(asked.version, runtime), _who(), reason)
+
+    def plan(now: Configuration) -> Configuration:
+        return _letting_in(now, now.as_at(asked.version, runtime), request, "version")
+
+    after = await reconfigure(service, plan, _who(), reason)
     tell(request, {"version": after.version})
     return ok(_config(after), service.clock())
+
+
+def _letting_in(now: Configuration, after: Configuration, request: Request, field: str) -> Configuration:
+    """Whoever changes the allow-list must still be let in afterwards; raises Invalid."""
+    if after.settings.security.ip_allowlist != now.settings.security.ip_allowlist:
+        check_stays(after.settings, request, field)
+    return after
 
 
 def _who() -> str:

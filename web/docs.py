@@ -6,17 +6,14 @@ from importlib.resources import files
 
 from aiohttp.web import AppKey, Application, Request, Response
 
+from web.access.browsers import PAGE_POLICY
 from web.bodies import Nothing
 from web.route import others
 from web.service import Service
 
 DOCUMENT = AppKey("document", bytes)
 CACHED = {"Cache-Control": "no-cache"}  # kept, but asked for again
-POLICY = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+POLICY = {"Content-Security-Policy": PAGE_POLICY}
 FILES: Mapping[str, tuple[str, str]] = {
     "swagger-ui.css": ("swagger-ui/swagger-ui.css", "text/css"),
     "swagger-ui-bundle.js": ("swagger-ui/swagger-ui-bundle.js", "text/javascript"),

@@ -7,6 +7,7 @@ from aiohttp.web import Request, Response
 
 from dispatcher.caller import Scope
 from dispatcher.keys import Key
+from web.access.addresses import came_securely
 from web.access.audit import tell
 from web.access.calling import caller
 from web.access.door import no_longer_in_force
@@ -91,16 +92,17 @@ async def open_(service: Service, asked: Credential, request: Request) -> Respon
     """Open a session for a browser: the answer sets a cookie, which stands for the key."""
     now = service.clock()
     visit = Visit(service.rates, request, "open")
-    admitted, digest = visit.admit(asked.key, partial(_find, service, asked.key))
+    admitted, digest = await visit.admit(asked.key, partial(_find, service, asked.key))
     name, ends = admitted.caller.name or "", now + HOURS * 3_600_000
     caller.set(admitted.caller)
     response = ok(_session(), now, 201)
     expires_at = min(ends, admitted.expires_at or ends)
-    open_session(response, name, digest, expires_at, now, secure=request.secure)
+    open_session(response, name, digest, expires_at, now, secure=came_securely(request))
     return response
 
 
-def _find(service: Service, secret: str) -> tuple[Admitted, str]:
+async def _find(service: Service, secret: str) -> tuple[Admitted, str]:
+    await service.door.keys.look_up(secret)
     admitted = service.door.keys.find(secret)
     if admitted is None or admitted.digest is None:
         raise no_longer_in_force()
@@ -110,7 +112,7 @@ def _find(service: Service, secret: str) -> tuple[Admitted, str]:
 async def close(service: Service, asked: Nothing, request: Request) -> Response:
     """End the session of a browser: its cookie is taken away."""
     response = ok(_session(), service.clock())
-    close_session(response, secure=request.secure)
+    close_session(response, secure=came_securely(request))
     return response
 
 

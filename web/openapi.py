@@ -10,8 +10,8 @@ import attrs
 
 from dispatcher.fields import KEY_NAME, TASK_ID
 from web import envelopes
+from web.access.addresses import PROBES
 from web.access.door import is_open
-from web.access.limiting import PROBES
 from web.answers import REQUEST_ID
 from web.bodies import Path
 from web.envelopes import TEXT

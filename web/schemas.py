@@ -19,6 +19,8 @@ from dispatcher.audit import HEAD, head_of
 from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
+from web.access.network_settings import cors_origin
+from web.access.networks import network
 from web.access.rate_settings import ENDPOINT_RATE, endpoint_rate
 from web.bodies import Batch, ChangeSettings, ClaimBody, Many
 from web.settings import LEVELS, SETTINGS, level, webhook_url
@@ -38,11 +40,15 @@ _RULES: Mapping[Any, Schema] = {
     fields.text: {"description": "Without NUL characters.", "pattern": r"^[^\u0000]*$"},
     fields.not_blank: {"pattern": r"[^\s\u001c-\u001f\u0085]"},
     fields.task_id: {"pattern": f"^{fields.TASK_ID.pattern}$"},
-    fields.key_name: {"pattern": rf"^(?!api_key$){fields.KEY_NAME.pattern}$"},
+    fields.key_name: {
+        "pattern": rf"^(?!({'|'.join(fields.KEY_NAMES_TAKEN)}|[0-9]+(\.[0-9]+){{3}})$){fields.KEY_NAME.pattern}$"
+    },
     fields.task_id_or_ref: {"pattern": rf"^({fields.TASK_ID.pattern}|ref:[^\u0000]+)$"},
     fields.distinct: {"uniqueItems": True},
     event_type: {"enum": list(EVENT_TYPES)},
     level: {"enum": [*LEVELS, *map(str.upper, LEVELS)], "description": "How much is logged."},
+    network: {"pattern": "^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$"},
+    cors_origin: {"pattern": r"^(\*|https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$"},
     endpoint_rate: {"pattern": f"^{ENDPOINT_RATE.pattern}$"},
     webhook_url: {"pattern": "^https?://[A-Za-z0-9.-]+"},
     head_of: {"pattern": f"^{HEAD.pattern}$"},

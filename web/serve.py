@@ -18,9 +18,11 @@ import uvloop
 from cyclopts import App, Parameter
 
 from dispatcher.errors import RecordFailed, Unavailable
-from storage.errors import StorageError
+from storage.encryption import given_key
+from storage.errors import KeyFault, StorageError
 from storage.store import open_store
 from web.access.first_key import refuse_open_record
+from web.access.tls import Certificate, certificate_of
 from web.composition import compose, listen
 from web.reconfiguring import read_again
 from web.server_log import Log
@@ -66,14 +68,15 @@ def serve(
     allow_many_connections()
     collect_rarely()
     try:
-        return uvloop.run(run(given, gather_again, log))
+        certificate = certificate_of(settings.server)
+        return uvloop.run(run(given, gather_again, log, certificate))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
     except (StorageError, OSError, Unavailable, RecordFailed) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"task-orchestrator cannot start: {why}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, KeyFault) else 1
     finally:
         log.close()
 
@@ -90,12 +93,12 @@ def collect_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def run(given: Given, gather_again: Callable[[], Given], log: Log) -> int:
+async def run(given: Given, gather_again: Callable[[], Given], log: Log, certificate: Certificate | None = None) -> int:
     """Serve until a signal comes (0) or the record can no longer be written (1). SIGHUP reads the settings again."""
     stop, hangup, listening = asyncio.Event(), asyncio.Event(), asyncio.Event()
     for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hangup)):
         asyncio.get_running_loop().add_signal_handler(number, event.set)
-    serving = asyncio.create_task(serve_until(stop, listening, hangup, given, gather_again, log))
+    serving = asyncio.create_task(serve_until(stop, listening, hangup, given, gather_again, log, certificate))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -113,21 +116,23 @@ async def serve_until(
     given: Given,
     gather_again: Callable[[], Given],
     log: Log,
+    certificate: Certificate | None,
 ) -> int:
     settings = settings_of(given)
     database = settings.database
     async with (
-        starting(settings.server, log) as hand_over,
+        starting(settings.server, log, certificate) as hand_over,
         open_store(
             database.url,
             synchronous=database.synchronous,
             timeout_seconds=database.timeout_seconds,
             max_connections=database.max_connections,
             min_connections=database.min_connections,
+            key=given_key(database.encryption_key_file, database.encryption_key),
         ) as store,
         compose(given, store, log) as (service, deciding),
-        listen(service, hand_over()) as url,
-        heeding(hangup, partial(hang_up, service, gather_again)),
+        listen(service, hand_over(), certificate) as url,
+        heeding(hangup, partial(hang_up, service, gather_again, certificate)),
     ):
         listening.set()
         with suppress(OSError):  # nobody need read it
@@ -143,8 +148,11 @@ async def serve_until(
     return 0
 
 
-async def hang_up(service: Service, gather_again: Callable[[], Given]) -> None:
-    """What SIGHUP does: the settings are read again, and the file of the log is opened anew, for it may have moved."""
+async def hang_up(service: Service, gather_again: Callable[[], Given], certificate: Certificate | None) -> None:
+    """What SIGHUP does: the certificate and the settings are read again, and the file of the log is opened anew, for it
+    may have moved."""
+    if certificate:
+        await asyncio.to_thread(certificate.read_again)
     await read_again(service, gather_again)
     service.log.configure(service.settings.logging)
 

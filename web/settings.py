@@ -18,6 +18,7 @@ from attrs import Attribute, Factory, field, fields, frozen
 from dispatcher.events import EventType
 from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
+from web.access.network_settings import CorsOrigin, Network, Proxy
 from web.access.rate_settings import RateLimit
 from web.codec import Fault
 
@@ -101,11 +102,20 @@ def webhook_secret(value: str) -> str:
     return value
 
 
+def encryption_key(value: str) -> str:
+    """A passphrase, or 64 hexadecimal digits: the key itself."""
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("must be one line of text without spaces around it")
+    return value
+
+
 Timeout = Annotated[float, Gt(0), Le(3600)]
 DatabaseUrl = Annotated[str, MaxLen(4096), Rule(database_url)]
 ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
+FileName = Annotated[str, MinLen(1), MaxLen(4096)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
+EncryptionKey = Annotated[str, MinLen(1), MaxLen(1000), Rule(encryption_key)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
 
@@ -124,6 +134,16 @@ class Server:
     port: Annotated[int, Ge(0), Le(65535)] = field(default=8080, metadata=_also("SERVER_PORT", "port"))
     max_body_bytes: Annotated[int, Ge(1024), Le(2**30)] = 16 * 2**20
     request_timeout_seconds: Timeout = 30
+    tls_cert: FileName | None = None
+    tls_key: FileName | None = None
+    hsts_seconds: Annotated[int, Ge(0), Le(63_072_000)] = 31_536_000
+    trusted_proxies: Annotated[tuple[Proxy, ...], MaxLen(1000)] = ()
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.tls_cert is None and self.tls_key is not None:
+            yield "tls_cert", "is required with tls_key"
+        if self.tls_key is None and self.tls_cert is not None:
+            yield "tls_key", "is required with tls_cert"
 
 
 @frozen(kw_only=True)
@@ -137,6 +157,8 @@ class Database:
     timeout_seconds: Timeout = 30
     max_connections: Annotated[int, Ge(3), Le(10_000)] = 100
     min_connections: Annotated[int, Ge(0), Le(10_000)] = 10
+    encryption_key_file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    encryption_key: EncryptionKey | None = field(default=None, repr=False, metadata=SECRET)
 
     @property
     def path(self) -> Path | None:
@@ -156,6 +178,12 @@ class Database:
     def faults(self) -> Iterable[tuple[str, str]]:
         if self.min_connections > self.max_connections:
             yield "min_connections", "must not be more than max_connections"
+        keys = {"encryption_key_file": self.encryption_key_file, "encryption_key": self.encryption_key}
+        given = [name for name, key in keys.items() if key is not None]
+        if given and self.path is None:
+            yield given[0], "is for SQLite: what PostgreSQL keeps is encrypted where it keeps it"
+        elif len(given) > 1:
+            yield "encryption_key", "must not be set with encryption_key_file: only one of them is the key"
 
 
 @frozen(kw_only=True)
@@ -188,13 +216,18 @@ class Security:
         default=None, metadata={"option": "initial_key_file"}
     )
     open_metrics: bool = False
+    ip_allowlist: Annotated[tuple[Network, ...], MaxLen(1000)] = field(default=(), metadata=RELOADABLE)
+    enable_cors: bool = field(default=False, metadata={"variable": "ENABLE_CORS"} | RELOADABLE)
+    cors_origins: Annotated[tuple[CorsOrigin, ...], MaxLen(100), Rule(distinct)] = field(
+        default=(), metadata=RELOADABLE
+    )
 
 
 @frozen(kw_only=True)
 class Logging:
     level: Level = field(default="info", metadata=_also("LOG_LEVEL", "log_level") | RELOADABLE)
     format: Literal["json", "pretty"] | None = field(default=None, metadata=_also("LOG_FORMAT", "log_format"))
-    file: Annotated[str, MinLen(1), MaxLen(4096)] | None = None
+    file: FileName | None = None
     redact: bool = field(default=True, metadata=RELOADABLE)
 
 

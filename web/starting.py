@@ -5,20 +5,22 @@ import errno
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from aiohttp.web import BaseRequest, Response
 
 from dispatcher.errors import Unavailable
 from web import health
+from web.access.addresses import WHENCE, Addresses, address_of
+from web.access.browsers import GUARDS
+from web.access.tls import Certificate
 from web.answers import REQUEST_ID, failed, failure, name_of, plain
-from web.codec import rfc3339
-from web.connections import LINE_BYTES_MAX, Connections
+from web.codec import Invalid, rfc3339
+from web.connections import BACKLOG, LINE_BYTES_MAX, Connections
 from web.server_log import Answered, Log
-from web.settings import Server
+from web.settings import Server, Settings
 
-BACKLOG = 1024  # connections that the system keeps until they are accepted
 LEAVE_SECONDS = 0.1  # how long a request to which the answer was given may still take to send its body, at the end
 
 
@@ -65,7 +67,9 @@ def _close(sockets: Sequence[socket.socket]) -> None:
 
 
 @asynccontextmanager
-async def starting(server: Server, log: Log) -> AsyncIterator[Callable[[], Sequence[socket.socket]]]:
+async def starting(
+    server: Server, log: Log, certificate: Certificate | None = None
+) -> AsyncIterator[Callable[[], Sequence[socket.socket]]]:
     """Answers at the addresses of the server until it is called for the sockets, to be listened on from then on.
 
     Who has connected by then but asked for nothing yet is still answered here, though it asks later; and who comes
@@ -74,10 +78,13 @@ async def starting(server: Server, log: Log) -> AsyncIterator[Callable[[], Seque
     sockets = bind(server)
     try:
         connections = Connections(
-            _Answering(log), access_log=None, max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX
+            _Answering(log, server), access_log=None, max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX
         )
         loop = asyncio.get_running_loop()
-        accepting = [await loop.create_server(connections, sock=each.dup(), backlog=BACKLOG) for each in sockets]
+        options = certificate.options(server) if certificate else {}
+        accepting = [
+            await loop.create_server(connections, sock=each.dup(), backlog=BACKLOG, **options) for each in sockets
+        ]
 
         def hand_over() -> Sequence[socket.socket]:
             for each in accepting:
@@ -95,19 +102,23 @@ async def starting(server: Server, log: Log) -> AsyncIterator[Callable[[], Seque
 
 
 class _Answering:
-    def __init__(self, log: Log) -> None:
-        self._log, self._version = log, version("task-orchestrator")
+    def __init__(self, log: Log, server: Server) -> None:
+        self._log, self._version, self._addresses = log, version("task-orchestrator"), Addresses()
+        self._addresses.adopt(Settings(server=server))
 
     async def __call__(self, request: BaseRequest) -> Response:
         """Every connection is for one request: the next one shall find the server."""
         began, now = time.perf_counter(), time.time_ns() // 1_000_000
+        with suppress(Invalid):
+            request[WHENCE] = self._addresses.find(request)
         response = self._answer(request, now)
         name = name_of(request)
-        response.headers.update({REQUEST_ID: name, "Cache-Control": "no-store"})
+        response.headers[REQUEST_ID] = name
+        response.headers.merge(GUARDS)
         response.force_close()
         if self._log.tells_requests:
             asked, seconds = (name, request.method, None, None, request.path), time.perf_counter() - began
-            self._log.request(Answered(now, *asked, response.status, seconds, request.remote))
+            self._log.request(Answered(now, *asked, response.status, seconds, address_of(request)))
         return response
 
     def _answer(self, request: BaseRequest, now: int) -> Response:

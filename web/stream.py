@@ -168,8 +168,8 @@ class _Assignment:
                 await self._tell_lost(news.task_id, LOST[news.type])
             self._listen_for_life(news)
         if news.status is Status.WORKING:
-            if self._is_mine(news):
-                self.held[news.task_id] = news.attempt
+            if self._may_be_mine(news) and self.held.get(news.task_id) != news.attempt:
+                await self._look_for(heard, news.task_id)
         elif self.held.get(news.task_id) == news.attempt:  # or it has come back to us already, as a later attempt
             del self.held[news.task_id]
             self.service.hub.unfollow(heard, about_task(news.task_id))
@@ -188,8 +188,16 @@ class _Assignment:
             self.silent = False
             self.suspects.clear()
 
-    def _is_mine(self, news: News) -> bool:
+    def _may_be_mine(self, news: News) -> bool:
         return self.asked.worker_id in news.workers and news.work_directory == self.asked.work_path
+
+    async def _look_for(self, heard: Listener, task_id: str) -> None:
+        """The worker has claimed it elsewhere; or another one of the same name has, with another key."""
+        assert self.asked.worker_id
+        for task in await self.service.ask(Held(self.asked.worker_id, self.asked.work_path)):
+            if task.task_id == task_id:
+                self.service.hub.follow(heard, about_task(task_id))
+                self.held[task_id] = task.attempt
 
     async def _recount(self, heard: Listener) -> None:
         """Compare with the record what is held, and tell of what was lost meanwhile."""

@@ -2,6 +2,7 @@
 
 from aiohttp.web import Request
 
+from web.access.addresses import address_of
 from web.metrics import OTHER
 from web.server_log import Answered
 from web.service import Service
@@ -26,6 +27,6 @@ def witness(service: Service, request: Request, request_id: str, status: int | N
                 request.path,
                 status,
                 seconds,
-                request.remote,
+                address_of(request),
             )
         )

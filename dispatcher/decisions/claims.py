@@ -38,7 +38,8 @@ def hand_out(board: Board, claim: Claim, now: int) -> tuple[Task, ...]:
 
 def held(board: Board, held: Held, now: int) -> tuple[Task, ...]:
     holder = (held.worker_id, held.work_directory)
-    return tuple(task for task in board.working.values() if (task.worker_id, task.work_directory) == holder)
+    held_there = (task for task in board.working.values() if (task.worker_id, task.work_directory) == holder)
+    return tuple(task for task in held_there if task.claimed_by == held.by.name)
 
 
 def leave(board: Board, leave: Leave, now: int) -> None:
@@ -72,4 +73,5 @@ def _lend(board: Board, task: Task, claim: Claim, now: int) -> Task:
         progress_told_at=None,
     )
     waiting_seconds = (now - max(task.created_at, task.available_at)) / 1000
-    return board.put(task, lent, now, "task.claimed", waiting_seconds=waiting_seconds)
+    whose = claim.by.name
+    return board.put(task, lent, now, "task.claimed", waiting_seconds=waiting_seconds, claimed_by=whose)

@@ -8,6 +8,7 @@ from dispatcher.decisions.moments import later, lease_end
 from dispatcher.decisions.returns import end, give_back
 from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, LossReason, NotTheHolder, PromptMismatch
 from dispatcher.messages import Complete, Fail, Heartbeat, LeaseMessage, Release
+from dispatcher.ports import Lease
 from dispatcher.prompts import similarity
 from dispatcher.task import Status, Task
 
@@ -86,7 +87,10 @@ def leased(board: Board, message: LeaseMessage, worker_id: str | None = None) ->
     if token is not None:
         if task.leased_by(token):
             return _reported_by(message, task)
-        raise LeaseLost(_loss(board, task, token), task.status, task.attempt)
+        lease = board.lease(task.task_id, token)
+        if lease and not message.by.may_report(lease.claimed_by):
+            raise NotTheHolder
+        raise LeaseLost(_loss(lease, task), task.status, task.attempt)
     if board.rules.require_lease_token:
         raise LeaseTokenRequired
     if task.status is not Status.WORKING:
@@ -102,8 +106,7 @@ def _reported_by(message: LeaseMessage, task: Task) -> Task:
     return task
 
 
-def _loss(board: Board, task: Task, token: str) -> LossReason:
-    lease = board.lease(task.task_id, token)
+def _loss(lease: Lease | None, task: Task) -> LossReason:
     if lease is None:
         return "unknown_token"
     return "reassigned" if lease.attempt < task.attempt else LOSSES[lease.ended_by]

@@ -68,7 +68,7 @@ READY_WITH_TAGS = f"""
             and other.priority = one.priority and other.arrival = one.arrival))
     order by one.priority desc, one.arrival limit $4 for update of tasks skip locked"""
 CLAIM_UNDER = """
-    select seq, attempt, worker_id from history
+    select seq, attempt, worker_id, details::json ->> 'claimed_by' from history
     where task_id = $1 and type = 'task.claimed' and lease_token = $2"""
 END_OF_LEASE = """
     select type from history where task_id = $1 and attempt = $2 and seq > $3 and type in (
@@ -185,10 +185,10 @@ class Fetch:
         claim = await self._db.fetchrow(CLAIM_UNDER, task_id, token)
         if claim is None:
             return None
-        seq, attempt, worker_id = claim
+        seq, attempt, worker_id, claimed_by = claim
         end = await self._db.fetchval(END_OF_LEASE, task_id, attempt, seq)
         late = await self._db.fetchrow(LATE_RESULT, task_id, attempt)
-        return Lease(attempt, worker_id, end, late is not None)
+        return Lease(attempt, worker_id, claimed_by, end, late is not None)
 
     async def _due(self, moment: int) -> tuple[tuple[Task, ...], int | None]:
         """Others may be about to see to some of them."""

@@ -169,7 +169,7 @@ class Follower:
         self._news.set()
 
     def _hear_of_keys(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        if self._member:
+        if self._member and payload != self._instance_id:
             self._member.change_keys()
 
     def _hear(self, connection: object, pid: int, channel: str, payload: object) -> None:

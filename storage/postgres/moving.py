@@ -12,6 +12,7 @@ from storage.contents import TABLES, Key, Origin, Part, Place, Row, characters
 from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
 from storage.postgres.connections import Address
 from storage.postgres.forms import FORMS
+from storage.postgres.tls import refuse_unusable, told
 from storage.postgres.versions import MOVING, OURS, migrate, version_of
 from storage.steps import steps
 
@@ -166,6 +167,7 @@ async def postgres_target(url: str) -> AsyncIterator[PostgresEnd]:
 async def _end(url: str) -> AsyncIterator[PostgresEnd]:
     name = shown(url)
     with _told_of(name):
+        refuse_unusable(url)
         connection = await Address(url=url).connect(**SESSION)
     try:
         with _told_of(name):
@@ -206,7 +208,7 @@ def _told_of(name: str) -> Iterator[None]:
     except StorageError as error:
         raise type(error)(f"{name}: {error}") from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise StorageError(f"{name}: {str(error) or type(error).__name__}") from error
+        raise StorageError(f"{name}: {told(error)}") from error
 
 
 def shown(url: str) -> str:

@@ -32,6 +32,7 @@ from storage.postgres.presence import written
 from storage.postgres.queries import NOW
 from storage.postgres.reading import Reader
 from storage.postgres.record import PostgresRecord
+from storage.postgres.tls import doubts, is_hopeless, refuse_unusable, told
 from storage.postgres.versions import migrate
 from storage.steps import steps
 from storage.store import Member
@@ -75,7 +76,7 @@ class PostgresStore:
         self._timeout_seconds = address.timeout_seconds
         self.record = PostgresRecord(pool, address.timeout_seconds, instance_id)
         self.journal = PostgresJournal(address, instance_id, clock, was_away=was_away)
-        self.keyring = PostgresKeyring(self._alone)
+        self.keyring = PostgresKeyring(self._alone, instance_id)
         self.audit_log = PostgresAuditLog(self._alone, self.record.audit)
         self._keys_changes = 0
         self._follower = Follower(address, self.record, instance_id)
@@ -254,8 +255,14 @@ async def _ever(job: Callable[[], Awaitable[None]]) -> None:
 @asynccontextmanager
 async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
     """Join those who share the database, made ready if need be. Where it cannot be reached it is tried for as long as
-    `timeout_seconds`. Raises StorageError."""
+    `timeout_seconds`, but not if its certificate is refused. Raises StorageError."""
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # what it has to say, we say
+    try:
+        refuse_unusable(address.url)
+    except StorageError as error:
+        raise StorageError(f"PostgreSQL at {address.place}: {error}") from None
+    if doubt := doubts(address.url):
+        log.warning("PostgreSQL at %s: %s", address.place, doubt)
     instance_id, clock = uuid4().hex, DatabaseClock()
     was_away = await _made_ready(address, clock)
     size = max(1, address.max_connections - 2)  # one writes, one listens
@@ -270,7 +277,7 @@ async def open_store(address: Address) -> AsyncIterator[PostgresStore]:
         try:
             await stack.enter_async_context(pool)
         except (*LOST, asyncpg.PostgresError) as error:
-            raise StorageError(f"PostgreSQL at {address.place}: {error or type(error).__name__}") from error
+            raise StorageError(f"PostgreSQL at {address.place}: {told(error)}") from error
         store = PostgresStore(address, pool, instance_id, clock, was_away)
         stack.push_async_callback(store.leave)
         await store.join()
@@ -284,9 +291,9 @@ async def _made_ready(address: Address, clock: DatabaseClock) -> bool:
         try:
             return await _make_ready(address, clock)
         except (*LOST, asyncpg.PostgresError) as error:
-            if not isinstance(error, LOST) or monotonic() > until:
-                raise StorageError(f"PostgreSQL at {address.place}: {error or type(error).__name__}") from error
-            log.warning("waiting for PostgreSQL at %s: %s", address.place, error or type(error).__name__)
+            if not isinstance(error, LOST) or is_hopeless(error) or monotonic() > until:
+                raise StorageError(f"PostgreSQL at {address.place}: {told(error)}") from error
+            log.warning("waiting for PostgreSQL at %s: %s", address.place, told(error))
             await asyncio.sleep(0.5)
 
 

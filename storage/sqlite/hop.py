@@ -6,6 +6,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
+from storage.sqlite.driver import errors_of_sqlite3
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -16,5 +18,12 @@ async def hop(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Do a piece of work in the connection's thread, all of it in one go."""
-    return await connection._execute(work, connection._conn, *args, **kwargs)  # type: ignore[no-any-return,no-untyped-call]
+    """Do a piece of work in the connection's thread, all of it in one go. Raises what it raises, and sqlite3.Error."""
+    return await connection._execute(_told, work, connection._conn, *args, **kwargs)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _told(
+    work: Callable[Concatenate[sqlite3.Connection, P], T], db: sqlite3.Connection, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    with errors_of_sqlite3():
+        return work(db, *args, **kwargs)

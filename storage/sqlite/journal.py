@@ -101,7 +101,7 @@ READY_WITH_TAGS = f"""
             and other.priority = ?2 and other.arrival = one.arrival))
     order by one.arrival limit ?5"""
 CLAIM_UNDER = """
-    select seq, attempt, worker_id from history
+    select seq, attempt, worker_id, json_extract(details, '$.claimed_by') from history
     where task_id = ? and type = 'task.claimed' and lease_token = ?"""
 END_OF_LEASE = """
     select type from history where task_id = ? and attempt = ? and seq > ? and type in (
@@ -255,10 +255,10 @@ def _lease(db: sqlite3.Connection, task_id: str, token: str) -> Lease | None:
     claim = db.execute(CLAIM_UNDER, (task_id, token)).fetchone()
     if claim is None:
         return None
-    seq, attempt, worker_id = claim
+    seq, attempt, worker_id, claimed_by = claim
     end = db.execute(END_OF_LEASE, (task_id, attempt, seq)).fetchone()
     late = db.execute(LATE_RESULT, (task_id, attempt)).fetchone()
-    return Lease(attempt, worker_id, end[0] if end else None, late is not None)
+    return Lease(attempt, worker_id, claimed_by, end[0] if end else None, late is not None)
 
 
 def _runs(db: sqlite3.Connection, needs: Needs) -> dict[LaneKey, Run]:

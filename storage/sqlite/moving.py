@@ -12,7 +12,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import orjson
 
 from storage.contents import Key, Origin, Part, Place, Row, characters
+from storage.encryption import EncryptionKey
 from storage.errors import NotOurs, StorageError
+from storage.sqlite.driver import Mode, connect, errors_of_sqlite3
 from storage.sqlite.forms import FORMS, INSERTS, Convert
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.versions import APPLICATION_ID, migrate
@@ -93,22 +95,22 @@ class SqliteEnd:
 
 
 @asynccontextmanager
-async def sqlite_source(path: Path) -> AsyncIterator[SqliteEnd]:
+async def sqlite_source(path: Path, key: EncryptionKey | None = None) -> AsyncIterator[SqliteEnd]:
     """Raises StorageError, also if there is nothing of ours in it. An older one is brought to the present schema."""
-    with _taken(path, "rw") as end:
+    with _taken(path, "rw", key) as end:
         await end._do(_open_source)
         yield end
 
 
 @asynccontextmanager
-async def sqlite_target(path: Path) -> AsyncIterator[SqliteEnd]:
-    """The file need not exist. Raises StorageError."""
-    with _taken(path, "rwc") as end:
+async def sqlite_target(path: Path, key: EncryptionKey | None = None) -> AsyncIterator[SqliteEnd]:
+    """The file need not exist; with a key it becomes an encrypted one. Raises StorageError."""
+    with _taken(path, "rwc", key) as end:
         yield end
 
 
 @contextmanager
-def _taken(path: Path, mode: str) -> Iterator[SqliteEnd]:
+def _taken(path: Path, mode: Mode, key: EncryptionKey | None) -> Iterator[SqliteEnd]:
     with ExitStack() as stack:
         with _told_of(str(path)):
             if mode == "rwc":
@@ -117,8 +119,7 @@ def _taken(path: Path, mode: str) -> Iterator[SqliteEnd]:
                 raise StorageError("there is no such file")
             lock = OwnerLock(path)
             stack.callback(lock.release)
-            uri = f"{path.resolve().as_uri()}?mode={mode}"
-            db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            db = connect(path, mode, key, check_same_thread=False)
             stack.callback(db.close)
             db.execute(f"pragma cache_size = -{CACHE_KIB}")
         yield SqliteEnd(path, db, stack.enter_context(ThreadPoolExecutor(1, "sqlite")))
@@ -128,7 +129,8 @@ def _taken(path: Path, mode: str) -> Iterator[SqliteEnd]:
 def _told_of(name: str) -> Iterator[None]:
     """What goes wrong is a StorageError that says where."""
     try:
-        yield
+        with errors_of_sqlite3():
+            yield
     except StorageError as error:
         raise type(error)(f"{name}: {error}") from None
     except (OSError, sqlite3.Error) as error:

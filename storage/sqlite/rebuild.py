@@ -8,8 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from dispatcher.statistics import HOUR, MINUTE
+from storage.encryption import EncryptionKey
 from storage.errors import StorageError
 from storage.rows import RANKED
+from storage.sqlite.driver import connect, errors_of_sqlite3
 from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.rollups import add_to_rollups, add_up, put
@@ -38,14 +40,14 @@ LINES = """
     where line.seq >= ? and line.at >= ? and line.task_id is not null order by line.seq"""
 
 
-def rebuild_file(path: Path, tell: Callable[[int, int], None]) -> int:
+def rebuild_file(path: Path, tell: Callable[[int, int], None], key: EncryptionKey | None = None) -> int:
     """The same, of a database that no server uses. Raises StorageError."""
     if not path.exists():
         raise StorageError(f"{path}: there is no such file")
     try:
         lock = OwnerLock(path)
         try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
+            with errors_of_sqlite3(), closing(connect(path, "rw", key)) as db:
                 migrate(db, steps(files("storage.sqlite")))
                 refuse_half_moved(db)
                 return rebuild(db, tell)

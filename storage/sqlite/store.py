@@ -22,15 +22,18 @@ from dispatcher.errors import NoRoom, RecordFailed
 from dispatcher.fields import to_json
 from dispatcher.medium import Room
 from dispatcher.ports import Change, Changes, Clock, Found, Needs, Notice, Ruling, Snapshot
+from storage.encryption import EncryptionKey
 from storage.errors import NotOurs, StorageError
 from storage.sqlite import chores, journal, leftovers, search
 from storage.sqlite.audit import SqliteAuditLog
 from storage.sqlite.chores import Chore, Step
+from storage.sqlite.driver import DatabaseFile, Mode
 from storage.sqlite.hop import P, T, hop
 from storage.sqlite.keys import SqliteKeyring
 from storage.sqlite.moving import refuse_half_moved
 from storage.sqlite.owner import OwnerLock
 from storage.sqlite.record import SqliteRecord
+from storage.sqlite.rekey import remove_draft
 from storage.sqlite.versions import migrate
 from storage.steps import steps
 from storage.store import Member
@@ -44,6 +47,7 @@ PROBE_BYTES = 4120  # how much a probe adds to the log: a page and its header
 ROOM_BYTES = 256 * 1024  # so much must fit on the disk again before it counts as having room
 ROOM_SECONDS = 0.5  # between two looks whether it has
 FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # nothing was written, and it may be tried again
+FULL_BYTES = 32 * 1024  # with less room an I/O error is likely one of these: sqlcipher3 does not tell them apart
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +99,7 @@ class SqliteStore:
         try:
             flushed_seconds = await hop(self._writer, journal.commit, changes)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode not in FULL:
+            if not _is_full(error, self._path):
                 raise
             self._note_full()
             raise NoRoom from error
@@ -252,9 +256,14 @@ class SqliteStore:
 
 @asynccontextmanager
 async def open_store(
-    path: Path, *, synchronous: Literal["full", "normal"] = "full", timeout_seconds: float = 30
+    path: Path,
+    *,
+    synchronous: Literal["full", "normal"] = "full",
+    timeout_seconds: float = 30,
+    key: EncryptionKey | None = None,
 ) -> AsyncIterator[SqliteStore]:
-    """Own the database at `path`, made if need be and brought to the present schema. Raises StorageError.
+    """Own the database at `path`, made if need be and brought to the present schema. With a key it is encrypted.
+    Raises StorageError.
 
     With synchronous="normal" a power failure may take the last commits with it; a crash of the process never does.
     """
@@ -263,14 +272,18 @@ async def open_store(
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = OwnerLock(path)
             stack.callback(lock.release)
-            writer = await stack.enter_async_context(_connect(path, "rwc", timeout_seconds))
+            remove_draft(path)
+            file = await asyncio.to_thread(DatabaseFile, path, key)
+            if key and key.is_short:
+                log.warning("the encryption key (%s) is short: make one with `openssl rand -hex 32`", key.origin)
+            writer = await stack.enter_async_context(_connect(file, "rwc", timeout_seconds))
             await hop(writer, _prepare, synchronous)
-            readers = [await stack.enter_async_context(_connect(path, "ro", timeout_seconds)) for _ in range(READERS)]
+            reading = (_connect(file, "ro", timeout_seconds) for _ in range(READERS))
+            readers = [await stack.enter_async_context(reader) for reader in reading]
         except StorageError as error:
             raise type(error)(f"{path}: {error}") from None
         except (OSError, sqlite3.Error) as error:
-            full = getattr(error, "sqlite_errorcode", None) in FULL
-            raise StorageError(f"{path}: {'the disk is full' if full else error}") from error
+            raise StorageError(f"{path}: {'the disk is full' if _is_full(error, path) else error}") from error
         store = SqliteStore(writer, SqliteRecord(readers, timeout_seconds), path)
         for job in store.jobs():
             stack.push_async_callback(_stop, asyncio.create_task(job))
@@ -278,8 +291,8 @@ async def open_store(
 
 
 @asynccontextmanager
-async def _connect(path: Path, mode: str, timeout_seconds: float) -> AsyncIterator[aiosqlite.Connection]:
-    connection = aiosqlite.connect(_uri(path, mode), uri=True, isolation_level=None, timeout=timeout_seconds)
+async def _connect(file: DatabaseFile, mode: Mode, timeout_seconds: float) -> AsyncIterator[aiosqlite.Connection]:
+    connection = aiosqlite.Connection(lambda: file.connect(mode, timeout=timeout_seconds), iter_chunk_size=64)
     try:
         await connection
     except BaseException:
@@ -289,10 +302,6 @@ async def _connect(path: Path, mode: str, timeout_seconds: float) -> AsyncIterat
         yield connection
     finally:
         await connection.close()
-
-
-def _uri(path: Path, mode: str) -> str:
-    return f"{path.resolve().as_uri()}?mode={mode}"
 
 
 def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
@@ -315,6 +324,11 @@ def _checkpoint(db: sqlite3.Connection, mode: str) -> None:
         db.execute(f"pragma wal_checkpoint({mode})").fetchone()
     finally:
         db.execute(f"pragma busy_timeout = {patience}")
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code in FULL or (code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.resolve().parent).free < FULL_BYTES)
 
 
 def _log_size(path: Path) -> int:

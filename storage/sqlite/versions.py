@@ -20,6 +20,6 @@ def migrate(db: sqlite3.Connection, steps: list[str]) -> None:
         try:
             stamp = f"pragma user_version = {number}; pragma application_id = {APPLICATION_ID}"
             db.executescript(f"begin immediate; {sql}; {stamp}; commit")
-        except sqlite3.Error:
+        except BaseException:
             db.rollback()
             raise

@@ -94,8 +94,14 @@ async def start(
     )
 
 
-async def run_cli(*arguments: str, url: str | None = None, stdin: bytes = b"", cwd: Path | None = None) -> Done:
-    process = await start(*arguments, url=url, cwd=cwd, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+async def run_cli(
+    *arguments: str,
+    url: str | None = None,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    environ: dict[str, str] | None = None,
+) -> Done:
+    process = await start(*arguments, url=url, cwd=cwd, environ=environ, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     try:
         out, err = await asyncio.wait_for(process.communicate(stdin), PATIENCE_SECONDS)
     finally:

@@ -137,7 +137,8 @@ def test_three_equal_ones_share_a_database_that_has_room_for_all():
     assert each * 4 + RESERVED_CONNECTIONS <= most
     url = instances[0]["environment"]["DATABASE_URL"]
     user, name = postgres["environment"]["POSTGRES_USER"], postgres["environment"]["POSTGRES_DB"]
-    assert url == f"postgresql://{user}:{SECRETS['compose.cluster.yaml']['POSTGRES_PASSWORD']}@postgres:5432/{name}"
+    password = SECRETS["compose.cluster.yaml"]["POSTGRES_PASSWORD"]
+    assert url == f"postgresql://{user}:{password}@postgres:5432/{name}?sslmode=disable"
 
 
 def test_only_the_door_is_open_to_other_machines():

@@ -7,14 +7,14 @@ from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, TCPConnector, web
 from attrs import define, field
 
 from tests.conftest import ServerProcess
 from tests.deploy.files import DEPLOY, LONGEST_WAIT_SECONDS
 from tests.deploy.nginx import CONF, UPSTREAM, Nginx, door
 from tests.postgres import free_port
-from tests.web.conftest import TASKS, Events, connected, until
+from tests.web.conftest import TASKS, Api, Events, connected, running, until
 from web.connections import LINE_BYTES_MAX
 from web.delivery import PING_SECONDS
 from web.settings import Settings
@@ -155,6 +155,21 @@ async def test_a_page_of_our_own_may_speak_and_no_other(server, tmp_path, direct
         for origin, status in ((api.url, 201), ("http://elsewhere.example", 403)):
             body = {"work_directory": directory, "prompt": "x"}
             assert (await api.call("POST", TASKS, json=body, headers={"Origin": origin})).status == status
+
+
+async def test_the_server_knows_who_is_asking_whatever_they_say_of_themselves(tmp_path):
+    """Through the proxy, and only because it is trusted."""
+    allowed = {"APP_SECURITY_IP_ALLOWLIST": "127.0.0.2", "APP_SERVER_TRUSTED_PROXIES": "127.0.0.1"}
+    with running(tmp_path, **allowed) as server:
+        async with door(tmp_path, server) as api:
+            said = ({}, {"X-Forwarded-For": "127.0.0.2"}, {"Forwarded": "for=127.0.0.2"}, {"Forwarded": "for=10.0.0.1"})
+            for headers in said:
+                (await api.call("GET", TASKS, headers=headers)).refused(403, "FORBIDDEN")
+            connector = TCPConnector(local_addr=("127.0.0.2", 0))
+            async with ClientSession(connector=connector) as session:
+                other = Api(session, api.url)
+                for headers in said:
+                    assert (await other.call("GET", TASKS, headers=headers)).status == 200
 
 
 async def test_what_is_too_large_or_not_for_everybody_stops_at_the_door(server, tmp_path, directory):

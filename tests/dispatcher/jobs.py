@@ -46,6 +46,7 @@ class Job:
     touched: bool = False  # no longer what it was when it was created
     deleted: bool = False
     tokens: dict[str, tuple[int, str | None]] = field(factory=dict)  # as ID/ATTEMPT: attempt, and how it ended
+    keys: dict[str, str | None] = field(factory=dict)  # with which each was claimed
     late: list[str] = field(factory=list)  # leases with a result that came too late
 
     @property
@@ -100,6 +101,7 @@ class Job:
         self.touched = True
         self.attempt += 1
         self.tokens[f"{self.id}/{self.attempt}"] = (self.attempt, None)
+        self.keys[f"{self.id}/{self.attempt}"] = claim.by.name
         self.status, self.key, self.worker, self.claim_id, self.lease = (
             "working",
             claim.by.name,
@@ -231,10 +233,6 @@ class Job:
                 self.back("released", now + round((message.delay_seconds or 0) * 1000), now)
         return None
 
-    def _foreign(self, message: Any) -> Any:
-        is_mine = self.key is None or message.by.name == self.key
-        return None if is_mine or "admin" in message.by.scopes else "NotTheHolder"
-
     def _fail(self, message: Any, again: bool, now: int) -> None:
         if not again or not self.retries_left:
             self.end("failed", now, "failed", message.error_message, getattr(message, "result", None))
@@ -253,12 +251,12 @@ class Job:
             if self.status != "working":
                 return "InvalidState"
             worker = getattr(message, "worker_id", None)
-            return "LeaseLost reassigned" if worker and worker != self.worker else self._foreign(message)
+            return "LeaseLost reassigned" if worker and worker != self.worker else _foreign(message, self.key)
         if message.lease_token not in self.tokens:
             return "LeaseLost unknown_token"
         attempt, end = self.tokens[message.lease_token]
-        if end is None:
-            return self._foreign(message)
+        if end is None or _foreign(message, self.keys[message.lease_token]):
+            return _foreign(message, self.keys[message.lease_token])
         verb = message.status if isinstance(message, Complete) else "failed" if isinstance(message, Fail) else None
         again = end == verb == self.status or (end == "retried" and verb == "failed")
         if again and attempt == self.attempt:
@@ -266,6 +264,11 @@ class Job:
         if verb and message.lease_token not in self.late:
             self.late.append(message.lease_token)
         return "LeaseLost " + ("reassigned" if attempt < self.attempt else LOSSES.get(end, "finished"))
+
+
+def _foreign(message: Any, key: str | None) -> Any:
+    is_mine = key is None or message.by.name == key
+    return None if is_mine or "admin" in message.by.scopes else "NotTheHolder"
 
 
 def _size(lines: Iterable[str]) -> int:

@@ -142,7 +142,7 @@ class MemoryJournal:
         same = [line for line in lines if line.attempt == claim.attempt]
         ends = (line.type for line in same if line.seq > claim.seq and line.type.removeprefix("task.") in ENDS)
         is_late = any(line.type == "task.late_result" for line in same)
-        return Lease(claim.attempt, claim.worker_id, next(ends, None), is_late)
+        return Lease(claim.attempt, claim.worker_id, claim.details.get("claimed_by"), next(ends, None), is_late)
 
     def _lanes(self, needs: Needs) -> dict[LaneKey, Run]:
         runs: dict[LaneKey, Run] = {}

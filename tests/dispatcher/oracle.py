@@ -172,7 +172,11 @@ class Oracle:
         return [job.summary() for job in held if job.create.work_directory in claim.work_directories]
 
     def _held_by(self, held: Held) -> list[Any]:
-        working = [job for job in self._working_in(held.work_directory) if job.worker == held.worker_id]
+        working = [
+            job
+            for job in self._working_in(held.work_directory)
+            if (job.worker, job.key) == (held.worker_id, held.by.name)
+        ]
         return [job.summary() for job in working]
 
     def _settle(self, now: int) -> None:

@@ -29,8 +29,10 @@ from dispatcher.messages import (
     Retry,
     Tick,
 )
+from storage.encryption import EncryptionKey
 from storage.sqlite import audit, keys
 from storage.sqlite import journal as sqlite
+from storage.sqlite.driver import connect
 from tests.dispatcher.test_board import Desk
 
 BEGIN = 1_700_000_000_000
@@ -182,9 +184,9 @@ def _content(seed: int) -> bytes:
         return db.serialize()
 
 
-def rows_of(path: Path) -> dict[str, list[Any]]:
+def rows_of(path: Path, key: EncryptionKey | None = None) -> dict[str, list[Any]]:
     """Of every table what a move is to bring along; read without any of its code."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+    with closing(connect(path, "ro", key)) as db:
         tables = [name for (name,) in db.execute("select name from sqlite_schema where type = 'table'")]
         ours = sorted(name for name in tables if not name.startswith(MOVED_NOT))
         return {name: sorted(db.execute(f"select * from {name}").fetchall(), key=repr) for name in ours}

@@ -437,7 +437,7 @@ def test_what_became_of_a_lease_is_known(records: Records, report: Any, end: str
     story.say(report({"task_id": task.task_id, "lease_token": task.lease_token}))
     leases = {(task.task_id, str(task.lease_token)), (task.task_id, "unknown"), ("nobody", "unknown")}
     found = records.fetch(Needs(tasks={task.task_id, "nobody"}, leases=leases, now=0)).leases
-    assert found[task.task_id, str(task.lease_token)] == Lease(1, "ann", end, False)
+    assert found[task.task_id, str(task.lease_token)] == Lease(1, "ann", None, end, False)
     assert found[task.task_id, "unknown"] is None
     assert found["nobody", "unknown"] is None
 

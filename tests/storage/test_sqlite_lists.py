@@ -26,6 +26,8 @@ from tests.dispatcher.test_board import Desk
 from tests.storage.test_lists import FILTERS, SORTS, bounds
 from tests.web.conftest import until
 
+ON_ENCRYPTED_FILES = True
+
 MANY = 60_000
 COUNTED = {
     "text": Filter(text="find me"),

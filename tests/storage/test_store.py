@@ -19,9 +19,11 @@ from dispatcher.ports import Change, Configured
 from dispatcher.record import Filter
 from dispatcher.rules import Rules
 from dispatcher.task import Status
-from storage.errors import AlreadyOwned, NotOurs, StorageError, TooNew
+from storage.encryption import EncryptionKey
+from storage.errors import AlreadyOwned, KeyFault, NotOurs, StorageError, TooNew
 from storage.sqlite import journal as sqlite
 from storage.sqlite import lists, queries, store
+from storage.sqlite.driver import connect
 from storage.sqlite.hop import hop
 from storage.sqlite.store import open_store
 from storage.sqlite.versions import migrate
@@ -29,6 +31,8 @@ from storage.steps import steps
 from tests.dispatcher.test_board import Desk
 from tests.dispatcher.world import database
 from tests.web.conftest import until
+
+ON_ENCRYPTED_FILES = True
 
 STATUSES = ", ".join(Status)
 STEPS = steps(files("storage.sqlite"))
@@ -144,12 +148,12 @@ async def test_the_log_that_a_crash_has_left_is_emptied(tmp_path: Path, monkeypa
         assert await total(opened) == 1
 
 
-async def test_a_checkpoint_never_waits_for_a_reader(tmp_path: Path) -> None:
+async def test_a_checkpoint_never_waits_for_a_reader(tmp_path: Path, key: EncryptionKey | None) -> None:
     """Somebody who reads for long, in another process perhaps, does not hold up the commits."""
     desk = Desk()
     async with open_store(tmp_path / "tasks.db", timeout_seconds=1000) as opened:
         await opened.commit(desk.effects(Create(work_directory="/w", prompt="do it")).changes)
-        reader = sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)
+        reader = connect(tmp_path / "tasks.db", "rw", key)
         reader.execute("begin")
         reader.execute("select count(*) from tasks").fetchone()
         await opened.commit(desk.effects(Create(work_directory="/w", prompt="do it")).changes)
@@ -180,13 +184,12 @@ async def test_a_file_with_several_names_is_refused(tmp_path: Path) -> None:
                 pass
 
 
-async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path, key: EncryptionKey | None) -> None:
     path = tmp_path / "tasks.db"
     async with open_store(path):
         pass
-    with sqlite3.connect(path) as db:
+    with closing(connect(path, "rw", key)) as db:
         db.execute("pragma user_version = 99")
-    db.close()
     before = path.read_bytes()
     with pytest.raises(TooNew, match="version 99, this release knows 1"):
         async with open_store(path):
@@ -194,14 +197,15 @@ async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Pat
     assert path.read_bytes() == before
 
 
-async def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path, key: EncryptionKey | None) -> None:
+    theirs = KeyFault if key else NotOurs
     foreign, text = tmp_path / "foreign.db", tmp_path / "notes.txt"
     with sqlite3.connect(foreign) as db:
         db.execute("create table songs (title text)")
     db.close()
     text.write_text("not a database, and long enough for SQLite to look at it twice " * 20)
     before = foreign.read_bytes(), text.read_bytes()
-    for path, refusal in ((foreign, NotOurs), (text, StorageError), (tmp_path, StorageError)):
+    for path, refusal in ((foreign, theirs), (text, StorageError), (tmp_path, StorageError)):
         with pytest.raises(refusal):
             async with open_store(path):
                 pass

@@ -3,16 +3,16 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 from pathlib import Path
-from sqlite3 import connect
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +22,7 @@ from attrs import frozen
 from multidict import CIMultiDict
 from yarl import URL
 
+from storage.sqlite.driver import Mode
 from task_orchestrator.sse import EventParser
 from tests.conftest import ServerProcess
 from tests.postgres import Cluster, binary
@@ -241,6 +242,18 @@ def paused(server: ServerProcess) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
+@contextmanager
+def running(directory: Path, *options: str, **environ: str) -> Iterator[ServerProcess]:
+    """A server for a test alone, which must end well."""
+    server = ServerProcess(directory, *options, environ=environ).start()
+    try:
+        yield server
+    except BaseException:
+        server.kill()
+        raise
+    assert server.terminate() == 0
+
+
 def refused_start(database: Path, *options: str, port: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
     """Start a server that will not start."""
     command = [sys.executable, "-m", "task_orchestrator", "serve", "--port", str(port)]
@@ -249,13 +262,13 @@ def refused_start(database: Path, *options: str, port: int = 0, **environ: str) 
     return subprocess.run([*command, *options], capture_output=True, text=True, **settings)
 
 
-def on_record(server: ServerProcess, query: str, mode: str = "ro") -> list[tuple[Any, ...]]:
+def on_record(server: ServerProcess, query: str, mode: Mode = "ro") -> list[tuple[Any, ...]]:
     """The rows that the record itself answers; of PostgreSQL as text. `mode` rw: it is changed."""
     if server.record.startswith("postgresql:"):
         command = [binary("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", query, server.record]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return [tuple(line.split("|")) for line in said.splitlines()]
-    with closing(connect(f"file:{server.database}?mode={mode}", uri=True, isolation_level=None)) as db:
+    with server.opened(mode) as db:
         return db.execute(query).fetchall()
 
 
@@ -327,3 +340,24 @@ async def there(pair: tuple[ServerProcess, ServerProcess]) -> AsyncIterator[Api]
     async with connected(pair[1]) as caller:
         await caller.busy_with(0)
         yield caller
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real one, to which every name below .example is this machine."""
+    from playwright.sync_api import sync_playwright
+
+    # As root, as in a container, it has no sandbox of its own.
+    options = ["--no-sandbox", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    page.close()

@@ -41,10 +41,14 @@ ACROSS_FIELDS = re.compile(
     r"|cannot be given for (text/csv|application/x-ndjson), which is the whole list"
     r"|must be the next_cursor of a page with the same filter and sort, as it was given"
     r"|must be before (now.*|'to')|must be longer: .*"  # of a range
-    r"|cannot be given with admin, which is for all of them|must be in the future|must not be api_key: .*"
+    r"|cannot be given with admin, which is for all of them|must be in the future"
+    r"|must not be (api_key|anonymous), which means another caller"
     r"|there is no version \d+"
     r"|is already that of tasks\[\d+\]"
     r"|must not contain integers beyond 64 bits, nor be nested 246 levels deep"
+    r"|must be an address, or a network such as .*|must not go on behind its prefix: .*"
+    r"|must have your own address, .*"  # an allow-list
+    r"|must be scheme://host .*"  # a port that is none, or the usual one
     r"|must be a number"  # 1e-7 in a query
     r"|must be an integer, not a number"  # 1.0
     r'|must be an ETag of the task, such as "3"',  # schemathesis makes its own for a header of this name

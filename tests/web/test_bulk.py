@@ -10,7 +10,7 @@ from tests.conftest import ServerProcess
 from tests.web.bad_values import KINDS, MEBIBYTE
 from tests.web.conftest import TASKS, Answer, connected, footprint, text_of, until, wire
 
-ON_EVERY_RECORD = True
+ON_EVERY_RECORD = ON_ENCRYPTED_RECORD = True
 
 VERBS = ("cancel", "retry", "delete", "priority")
 ALLOWED = {

@@ -9,7 +9,7 @@ import pytest
 
 from tests.web.conftest import TASKS
 
-ON_EVERY_RECORD = True
+ON_EVERY_RECORD = ON_ENCRYPTED_RECORD = True
 
 RANK = {"low": 0, "medium": 1, "high": 2}
 CLAIMERS, CROWD_TASKS = 200, 1000

@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from contextlib import closing, suppress
-from sqlite3 import connect
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -103,6 +102,9 @@ async def test_every_setting_is_told_with_its_value_source_and_default(api, shar
     assert reloadable == {key for key in SETTINGS if key.startswith(("task.", "webhooks.", "rate_limit."))} | {
         "logging.level",
         "logging.redact",
+        "security.ip_allowlist",
+        "security.enable_cors",
+        "security.cors_origins",
     }
 
 
@@ -479,10 +481,9 @@ def test_what_can_no_longer_be_used_is_left_out_and_named(tmp_path):
     try:
         asyncio.run(set_some())
         server.terminate()
-        with closing(connect(server.database)) as db:
+        with server.opened() as db:
             runtime = {RETRIES: 1000, MOST: 4, "task.gone": 1, "server.port": 1, "security.api_key": "s3cret"}
             db.execute("update config_versions set runtime = ?", (json.dumps(runtime),))
-            db.commit()
         server.start()
         asyncio.run(look())
     finally:

@@ -1,28 +1,6 @@
 """The page of the contract in a real browser, under its own policy and with no network but this server."""
 
-import shutil
-
-import pytest
-from playwright.sync_api import sync_playwright
-
 from web.routes import ROUTES
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        # As root, as in a container, it has no sandbox of its own.
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser):
-    page = browser.new_page()
-    page.set_default_timeout(20_000)
-    yield page
-    page.close()
 
 
 def test_the_page_shows_every_operation_and_breaks_no_rule(shared, page):

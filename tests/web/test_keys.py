@@ -120,6 +120,8 @@ async def test_keys_survive_the_server(tmp_path, own_record):
         ({"name": ".a", "scopes": ["read"]}, "name"),
         ({"name": "x" * 101, "scopes": ["read"]}, "name"),
         ({"name": "api_key", "scopes": ["read"]}, "name"),
+        ({"name": "anonymous", "scopes": ["read"]}, "name"),
+        ({"name": "127.0.0.1", "scopes": ["read"]}, "name"),
         ({"name": "k"}, "scopes"),
         ({"name": "k", "scopes": []}, "scopes"),
         ({"name": "k", "scopes": "read"}, "scopes"),
@@ -498,3 +500,52 @@ async def test_a_key_that_another_server_has_just_made_opens_at_once(cluster, tm
     for server in servers:
         assert server.terminate() == 0
     cluster.drop_database(name)
+
+
+async def test_a_stream_is_not_concerned_with_what_another_key_does_under_the_same_worker_id(
+    locked, admin, name, directory
+):
+    """Not before it begins, and not while it runs: it has all its hands free."""
+    async with (
+        caller(locked, admin, f"{name}.a", "work") as ann,
+        caller(locked, admin, f"{name}.b", "work") as bob,
+    ):
+        await admin.create(directory, "first")
+        theirs = await bob.next(directory, worker_id="w")
+        async with ann.stream(directory, worker_id="w", capacity=2) as stream:
+            await admin.create(directory, "second", priority="high")
+            assert (await stream.task())["prompt"] == "second"
+            await bob.tell(theirs, "release")
+            assert (await stream.task())["prompt"] == "first"
+
+
+async def test_what_comes_too_late_is_only_taken_from_the_key_that_had_the_task(locked, admin, name, directory):
+    async with (
+        caller(locked, admin, f"{name}.a", "work") as ann,
+        caller(locked, admin, f"{name}.b", "work") as bob,
+    ):
+        await admin.create(directory)
+        task = await ann.next(directory)
+        await ann.tell(task, "release")
+        before = await admin.life(task)
+        (await bob.tell(task, "complete", result={"evil": 1})).refused(403, "FORBIDDEN")
+        assert await admin.life(task) == before
+        (await ann.tell(task, "complete", result=1)).refused(409, "LEASE_LOST")
+        assert (await admin.life(task))[len(before) :] == ["late_result"]
+        again = await ann.next(directory)
+        assert (await ann.tell(again, "complete")).status == 200
+        (await bob.tell(again, "complete")).refused(403, "FORBIDDEN")
+        assert (await ann.tell(again, "complete")).status == 200
+
+
+async def test_a_parked_claim_is_not_ended_by_another_key_that_names_one_alike(locked, admin, name, directory):
+    async with (
+        caller(locked, admin, f"{name}.a", "work") as ann,
+        caller(locked, admin, f"{name}.b", "work") as bob,
+    ):
+        claim = {"work_directory": directory, "claim_id": "1", "wait_seconds": 60}
+        waiting = asyncio.create_task(ann.post(f"{TASKS}/claim", claim))
+        await admin.busy_with(1)
+        assert (await bob.post(f"{TASKS}/claim", {**claim, "wait_seconds": 0})).data["tasks"] == []
+        task = await admin.create(directory)
+        assert [it["task_id"] for it in (await waiting).data["tasks"]] == [task["task_id"]]

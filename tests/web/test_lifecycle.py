@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ServerProcess
 from tests.web.conftest import TASKS, connected, footprint, until
 
-ON_EVERY_RECORD = True
+ON_EVERY_RECORD = ON_ENCRYPTED_RECORD = True
 
 PROMPT = "Rename the module and\nfix every import of it"
 

@@ -4,9 +4,7 @@ import asyncio
 import csv
 import io
 import json
-import sqlite3
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from contextlib import closing
 from pathlib import Path
 from threading import current_thread, main_thread
 from urllib.parse import quote
@@ -25,7 +23,7 @@ from web import export, lists, views
 from web.negotiation import best
 from web.views import WholeTask
 
-ON_EVERY_RECORD = True
+ON_EVERY_RECORD = ON_ENCRYPTED_RECORD = True
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 FORMS = ["application/json", CSV, NDJSON]
@@ -180,7 +178,7 @@ async def test_a_search_finds_the_same_before_and_after_it_is_indexed(tmp_path: 
         made = [(await api.create("/a", prompt=f"Straße number {number}"))["task_id"] for number in range(20)]
 
         def indexed():
-            with closing(sqlite3.connect(f"file:{server.database}?mode=ro", uri=True)) as db:
+            with server.opened("ro") as db:
                 return db.execute("select arrival from prompts_indexed").fetchone() == (20,)
 
         for _ in range(2):
@@ -426,7 +424,7 @@ def long(tmp_path_factory: pytest.TempPathFactory):
     server.terminate()
     desk = Desk()
     task = desk.create(prompt=PROMPT)
-    with closing(sqlite3.connect(server.database, isolation_level=None)) as db:
+    with server.opened() as db:
         names = ", ".join(sqlite.TASKS.columns)
         places = {"arrival": "n", "task_id": "'task-' || n"}
         picked = ", ".join(places.get(name, "?") for name in sqlite.TASKS.columns)

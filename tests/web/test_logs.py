@@ -11,7 +11,7 @@ from tests.conftest import ServerProcess
 from tests.web.conftest import PATIENCE_SECONDS, TASKS, connected, on_record, text_of, until, wire
 from tests.web.inside import inside
 
-ON_EVERY_RECORD = True
+ON_EVERY_RECORD = ON_ENCRYPTED_RECORD = True
 
 LINE_BYTES_MAX = 8192
 

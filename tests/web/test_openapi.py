@@ -376,7 +376,7 @@ async def test_the_page_is_made_of_what_the_server_has(shared):
     page = await raw(shared, text_of("GET", "/docs"))
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     policy = page.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'self';")
+    assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy
     text = page.content.decode()
     assert "style=" not in text

@@ -190,3 +190,34 @@ def test_the_error_reads_line_by_line():
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("APP_X: unknown variable, did you mean ")
     assert lines[1] == "--port: must be at least 0, is -1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"APP_DATABASE_ENCRYPTION_KEY": ""}, "APP_DATABASE_ENCRYPTION_KEY: "),
+        ({"APP_DATABASE_ENCRYPTION_KEY": " x"}, "APP_DATABASE_ENCRYPTION_KEY: must be one line of text"),
+        ({"APP_DATABASE_ENCRYPTION_KEY": "x\ny"}, "APP_DATABASE_ENCRYPTION_KEY: must be one line of text"),
+        (
+            {"APP_DATABASE_ENCRYPTION_KEY": "x", "APP_DATABASE_ENCRYPTION_KEY_FILE": "key"},
+            "APP_DATABASE_ENCRYPTION_KEY: must not be set with encryption_key_file",
+        ),
+        (
+            {"APP_DATABASE_ENCRYPTION_KEY": "x", "DATABASE_URL": "postgresql://host/name"},
+            "APP_DATABASE_ENCRYPTION_KEY: is for SQLite",
+        ),
+        (
+            {"APP_DATABASE_ENCRYPTION_KEY_FILE": "key", "DATABASE_URL": "postgresql://host/name"},
+            "APP_DATABASE_ENCRYPTION_KEY_FILE: is for SQLite",
+        ),
+    ],
+)
+def test_there_is_one_encryption_key_and_it_is_for_a_file(environ, fault):
+    with pytest.raises(SettingsError) as refused:
+        load({}, environ)
+    assert str(refused.value).startswith(fault)
+    assert len(refused.value.faults) == 1
+
+
+def test_the_encryption_key_is_not_shown():
+    assert "s3same" not in repr(load({}, {"APP_DATABASE_ENCRYPTION_KEY": "s3same"}))

@@ -2,9 +2,8 @@
 
 import asyncio
 import socket
-import sqlite3
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from io import BytesIO
 
@@ -20,7 +19,7 @@ from web.starting import bind
 async def held_up(server):
     """Yields once the server, started on a database that somebody else has locked, answers; ends once it is ready."""
     assert server.terminate() == 0
-    with closing(sqlite3.connect(server.database, isolation_level=None)) as db:
+    with server.opened() as db:
         db.execute("pragma locking_mode = exclusive")
         db.execute("begin exclusive")
         beginning = asyncio.create_task(asyncio.to_thread(server.start))

@@ -1,8 +1,6 @@
 """How many, how fast and how long: of any range of time, in all directories or in one, and for ever."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +11,7 @@ from tests.storage.counted import agree_with_the_history
 from tests.web.conftest import Api, connected
 from tests.web.test_contract import of_success
 
-ON_EVERY_RECORD = True
+ON_EVERY_RECORD = ON_ENCRYPTED_RECORD = True
 
 STATISTICS = "/api/v1/statistics"
 SPREAD = {"avg", "p50", "p95", "p99", "max"}
@@ -176,7 +174,7 @@ async def test_the_figures_survive_the_server(server: ServerProcess, how):
         before = await asked(api, **query)
         one = await asked(api, **query, work_directory="/w/1")
     server.kill() if how == "killed" else server.terminate()
-    with closing(sqlite3.connect(server.database)) as db:
+    with server.opened() as db:
         agree_with_the_history(db)
     server.start()
     async with connected(server) as api:

@@ -17,6 +17,7 @@ from dispatcher.audit import AuditEntry, AuditLog, Deed
 from dispatcher.errors import RecordFailed
 from dispatcher.fields import UNSET
 from dispatcher.ports import Clock
+from web.access.addresses import address_of
 from web.access.audit_texts import clean, clean_or_none, written
 from web.access.calling import caller
 from web.access.strangers import Strangers
@@ -64,10 +65,6 @@ def by_command(action: str, target: str, details: Mapping[str, object], now: int
 def given(said: Any) -> dict[str, Any]:
     """What was said of all that could have been."""
     return {name: value for name, value in asdict(said, recurse=False).items() if value not in (UNSET, None, ())}
-
-
-def address_of(request: Request) -> str | None:
-    return request.remote
 
 
 def operation_of(request: Request) -> str | None:

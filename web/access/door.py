@@ -9,9 +9,10 @@ from attrs import evolve
 
 from dispatcher.caller import ANYONE, Scope
 from dispatcher.ports import Clock
+from web.access.browsers import check_own_page
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
-from web.access.sessions import check_own_page, session_of, unexpired_cookie
+from web.access.sessions import session_of, unexpired_cookie
 from web.answers import Failure
 
 OPEN = Admitted(ANYONE)
@@ -36,13 +37,10 @@ class Door:
         """Whoever comes without a key may do everything: nobody has said yet who may not."""
         return self.is_local and not self.keys.has_had_admin
 
-    async def look_up(self, request: Request) -> None:
-        """Before they are admitted: what they bring may be new. Raises RecordFailed."""
-        await self.keys.look_up(_secret(request))
-
-    def admit(self, request: Request) -> Admitted:
-        """By the key as a bearer token or in X-API-Key, or by the session; raises a 401 Failure."""
+    async def admit(self, request: Request) -> Admitted:
+        """By the key as a bearer token or in X-API-Key, or by the session; raises a 401 Failure, or RecordFailed."""
         if secret := _secret(request):
+            await self.keys.look_up(secret)
             if admitted := self.keys.find(secret):
                 return admitted
         elif admitted := self._by_session(request):

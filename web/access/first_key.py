@@ -6,8 +6,8 @@ from contextlib import suppress
 from dispatcher.errors import KeyExists
 from web.access.door import Door
 from web.access.keys import Keys
+from web.access.networks import is_loopback
 from web.codec import Fault
-from web.security import is_loopback
 from web.settings import Settings, SettingsError
 
 FIRST = "admin"

@@ -5,9 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from math import inf
 from secrets import token_urlsafe
-from time import monotonic
 
 from attrs import evolve, frozen
 
@@ -52,34 +50,42 @@ class Keys:
         self._named: dict[str, Key] = {}
         self._used: dict[str, int] = {}  # since the record was told
         self._present: dict[str, dict[asyncio.Timeout, Job]] = {}  # whom a key has let in, and who is still here
-        self._looking_up = asyncio.Lock()
-        self._known_at = -inf  # as of when
+        self._changing = asyncio.Lock()  # or what was read before a change would be known after it
         self._revoking: set[Job] = set()  # they stay until they have been answered, should it be their own key
         self.has_had_any = self.has_had_admin = bool(self._fixed)  # there is a key, or was one; that may make others
 
     async def load(self) -> None:
         """Go by what is on record now; whoever came in with a key that is no more is sent away. Raises RecordFailed."""
-        began = monotonic()
-        keys = await self._keyring.keys()
-        if began < self._known_at:
-            return  # what was read later is known already
-        self._known_at = began
+        async with self._changing:
+            self._know(await self._keyring.keys())
+
+    def _know(self, keys: Sequence[Key]) -> None:
         self.has_had_any = bool(self._fixed or keys)
         self.has_had_admin = bool(self._fixed) or any("admin" in key.scopes for key in keys)
         self._named = {key.name: key for key in keys if key.revoked_at is None}
-        self._admitted = {key.digest: _admitted(key) for key in self._named.values()} | self._fixed
+        in_force = self._named.values()
+        self._admitted = {
+            key.digest: self._admitted.get(key.digest) or _admitted(key) for key in in_force
+        } | self._fixed
         for digest in self._present.keys() - self._admitted.keys():
-            for patience, job in self._present.pop(digest).items():
-                if job not in self._revoking:
-                    patience.reschedule(0)
+            self._send_away(digest)
+
+    def _learn(self, key: Key) -> None:
+        self._named[key.name], self._admitted[key.digest] = key, _admitted(key)
+        self.has_had_any, self.has_had_admin = True, self.has_had_admin or "admin" in key.scopes
+
+    def _send_away(self, digest: str) -> None:
+        for patience, job in self._present.pop(digest, {}).items():
+            if job not in self._revoking:
+                patience.reschedule(0)
 
     async def look_up(self, secret: str) -> None:
         """If it looks like a key and is not known, another server may have made it just now. Raises RecordFailed."""
-        if secret.startswith(PREFIX) and digest_of(secret) not in self._admitted:
-            came = monotonic()
-            async with self._looking_up:
-                if self._known_at < came:
-                    await self.load()
+        digest = digest_of(secret)
+        if secret.startswith(PREFIX) and digest not in self._admitted:
+            async with self._changing:
+                if key := await self._keyring.key(digest):
+                    self._learn(key)
 
     async def keep_step(self, changed: asyncio.Event) -> None:
         """Go by what other servers on the same record have done. Until it is cancelled."""
@@ -169,8 +175,9 @@ class Keys:
             created_by=by,
             expires_at=expires_at,
         )
-        await self._keyring.add(key)
-        await self.load()
+        async with self._changing:
+            await self._keyring.add(key)
+            self._learn(key)
         return key, secret
 
     async def revoke(self, name: str) -> bool:
@@ -178,8 +185,11 @@ class Keys:
         job = asyncio.current_task()
         self._revoking.add(job)
         try:
-            revoked = await self._keyring.revoke(name, self._clock())
-            await self.load()
+            async with self._changing:
+                revoked = await self._keyring.revoke(name, self._clock())
+                if revoked and (key := self._named.pop(name, None)):
+                    del self._admitted[key.digest]
+                    self._send_away(key.digest)
         finally:
             self._revoking.discard(job)
         return revoked

@@ -1,19 +1,18 @@
 """Turns away whoever comes too often, before anything of the request's body is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from math import ceil
 from typing import TypeVar
 
 from aiohttp.web import Request, RequestKey
 
+from web.access.addresses import address_of
 from web.access.buckets import SECOND, Standing
 from web.access.rates import Kind, Rates, subscriber
 from web.answers import Failure
 
 T = TypeVar("T")
 
-# Health is told to whoever asks, however often: or a flood would have the server restarted.
-PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 STANDING = RequestKey("standing", Standing)
 MESSAGES: Mapping[Kind, str] = {
     "address": "too many requests from this address",
@@ -30,19 +29,19 @@ class Visit:
 
     def __init__(self, rates: Rates, request: Request, endpoint_class: str) -> None:
         self._rates, self._request, self._class = rates, request, endpoint_class
-        self._address = subscriber(request.remote or "")
+        self._address = subscriber(address_of(request) or "")
 
     def arrive(self) -> None:
         """Nothing is known yet but the address. It counts once, also of those who ask before they send a body."""
         if STANDING not in self._request:
             self._heed("address", self._rates.of_address(self._address, self._class))
 
-    def admit(self, shown: str, look: Callable[[], T]) -> T:
+    async def admit(self, shown: str, look: Callable[[], Awaitable[T]]) -> T:
         """What `look` finds for the credential that is shown; empty: none is. A 401 Failure of it counts."""
         if shown:
             self._heed("authentication", self._rates.before_credential(self._address, shown, self._class))
         try:
-            found = look()
+            found = await look()
         except Failure as failure:
             if shown and failure.status == 401:
                 self._note(self._rates.wrong_credential(self._address, shown))

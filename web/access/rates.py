@@ -8,7 +8,7 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal, NamedTuple, get_args
 
 from web.access.buckets import Buckets, Rate, Standing
-from web.security import is_loopback
+from web.access.networks import is_loopback
 from web.settings import Settings
 
 Kind = Literal["address", "key", "endpoint", "authentication"]
