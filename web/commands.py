@@ -100,10 +100,10 @@ async def make_key(
     try:
         new = structure(asked, NewKey)
         settings = settings_of(gather({"database": database}, os.environ, None)).database
-        encryption = given_key(settings.encryption_key_file, settings.encryption_key)
-        async with open_store(settings.url, key=encryption) as store:
+        key = given_key(settings.encryption_key_file, settings.encryption_key)
+        async with open_store(settings.url, key=key) as store:
             clock = store.clock(await store.load())
-            keys = Keys(store.keyring, clock, None)
+            keys = Keys(store.keyring, clock, None, asyncio.Event())
             await keys.load()
             made = await keys.create(new.name, new.scopes, new.work_directories, new.expires_at, None)
             try:

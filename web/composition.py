@@ -62,7 +62,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     board = store.Board(snapshot, SystemMint(), configuration.settings.task.rules())
     dispatcher = Dispatcher(board, store, announce, clock, roll, snapshot.was_away)
     membership = Membership(hub, dispatcher)
-    keys = Keys(store.keyring, clock, configuration.settings.security.api_key)
+    keys = Keys(store.keyring, clock, configuration.settings.security.api_key, membership.keys_changed)
     await keys.load()
     door = Door(keys, clock, is_local=is_loopback(configuration.settings.server.host))
     timeout_seconds = configuration.settings.database.timeout_seconds
@@ -77,7 +77,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         auditing(audit, configuration),
         beating() as pulse,
         aside(courier.run()),
-        aside(keys.keep_step(membership.keys_changed)),
+        aside(keys.keep_step()),
         aside(keys.note_used()),
     ):
         service = Service(

@@ -148,12 +148,12 @@ class PostgresRecord:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 try:
-                    return await self._once(turn, query, *args, **kwargs)
+                    return await self.once(turn, query, *args, **kwargs)
                 except TimeoutError:
                     raise
                 except (*LOST, asyncpg.InternalClientError):
                     await self._pool.expire_connections()
-                    return await self._once(turn, query, *args, **kwargs)
+                    return await self.once(turn, query, *args, **kwargs)
         except asyncpg.QueryCanceledError as error:
             raise TimeoutError from error
         except TimeoutError:
@@ -161,13 +161,14 @@ class PostgresRecord:
         except FAULTS as error:
             raise RecordFailed(str(error)) from error
 
-    async def _once(
+    async def once(
         self,
         turn: Semaphore | None,
         query: Callable[Concatenate[Reader, P], Awaitable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        """On a connection of the pool; whoever gives up meanwhile need not wait until that is free again."""
         if turn is not None:
             await turn.acquire()
         reader: Reader | None = None

@@ -223,8 +223,8 @@ class PostgresStore:
 
     async def _alone(self, work: Callable[[Reader], Awaitable[Any]]) -> Any:
         try:
-            async with asyncio.timeout(self._timeout_seconds), self._pool.acquire() as db:
-                return await work(db)
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self.record.once(None, work)
         except (*LOST, asyncpg.PostgresError) as error:
             raise RecordFailed(str(error) or type(error).__name__) from error
 
