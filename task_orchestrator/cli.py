@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
-from task_orchestrator import Refused, Unreachable, __version__, config, directories, keys
+from task_orchestrator import Refused, Unreachable, __version__, audit, config, directories, keys
 from task_orchestrator.connection import Connection, Flag
 from task_orchestrator.discretion import blank_command_line
 from task_orchestrator.display import (
@@ -47,6 +47,7 @@ app.command(priority)
 app.command(list_, name="list")
 directories.add_to(app)
 app.command(config.app)
+app.command(audit.app)
 app.command(keys.app)
 
 

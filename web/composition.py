@@ -16,14 +16,15 @@ from dispatcher.mint import SystemMint
 from dispatcher.ports import Changes
 from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.store import Store
+from web.access.audit import LAST_SECONDS, Audit
 from web.access.door import Door
-from web.access.first_key import make_first_key, refuse_open_door
+from web.access.first_key import FIRST, make_first_key, refuse_open_door
 from web.access.keys import Keys
 from web.access.networks import is_loopback
 from web.access.tls import Certificate
 from web.access.token_door import tokens_of
 from web.app import make_app
-from web.configuration import begin
+from web.configuration import Configuration, begin
 from web.connections import LINE_BYTES_MAX, Runner, Site
 from web.feed import Feed
 from web.membership import Membership
@@ -66,12 +67,16 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     await keys.load()
     is_local, tokens = is_loopback(configuration.settings.server.host), tokens_of(configuration.settings, clock)
     door = Door(keys, clock, is_local=is_local, tokens=tokens)
+    timeout_seconds = configuration.settings.database.timeout_seconds
+    audit = Audit(store.audit_log, clock, timeout_seconds, lambda: store.short_of_room)
     if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
         logger.info("the first key, which may do everything, is in %s", file)
+        audit.note("keys_create", target=FIRST, details={"scopes": ["admin"], "work_directories": ["*"], "file": file})
     refuse_open_door(door, configuration.settings)
     async with (
         store.membership(membership, snapshot.last_seq),
         deciding_by(dispatcher) as deciding,
+        auditing(audit, configuration),
         beating() as pulse,
         aside(unprivileged(door, courier.run())),
         aside(keys.keep_step()),
@@ -82,6 +87,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
             dispatcher=dispatcher,
             whole_record=store.record,
             door=door,
+            audit=audit,
             medium=store,
             hub=hub,
             feed=feed,
@@ -95,6 +101,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         )
         service.follow(door.veil.adopt)
         service.follow(lambda settings: log.adopt(settings.logging, door.veil.redaction))
+        service.follow(lambda settings: audit.adopt(settings.logging))
         service.follow(lambda settings: courier.adopt(settings.webhooks))
         async with aside(keep_step(service, membership.reconfigured)):
             yield service, deciding
@@ -116,6 +123,25 @@ async def deciding_by(dispatcher: Dispatcher) -> AsyncIterator["asyncio.Task[Non
     finally:
         dispatcher.close()
         await asyncio.wait([deciding])
+
+
+@asynccontextmanager
+async def auditing(audit: Audit, configuration: Configuration) -> AsyncIterator[None]:
+    """Meanwhile what is done is put on record; at the end what is left of it, if that can be."""
+    server = configuration.settings.server
+    has_key = configuration.settings.security.api_key is not None
+    started = {"host": server.host, "port": server.port, "version": version("task-orchestrator"), "api_key": has_key}
+    entry = audit.note("server_start", details=started)
+    job = asyncio.create_task(audit.run())
+    try:
+        await asyncio.wait([entry], timeout=LAST_SECONDS)
+        yield
+    finally:
+        audit.note("server_stop")
+        audit.end()
+        await asyncio.wait([job], timeout=LAST_SECONDS)
+        job.cancel()
+        audit.give_up()
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from attrs import evolve
 from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import Task
+from web.access.audit import given, tell
 from web.access.calling import caller
 from web.answers import idempotency_key, ok
 from web.bodies import ClaimBody, CompleteBody, Next
@@ -130,6 +131,7 @@ def _returned(task: Task) -> Returned:
 
 async def edit(service: Service, asked: Edit, request: Request) -> Response:
     """Change a task: tags and metadata always, the rest while it waits or has failed; what is not given stays."""
+    tell(request, {"fields": sorted(given(asked).keys() - {"task_id"})})
     return await _whole(service, await service.ask(evolve(asked, if_version=_if_version(request))))
 
 
@@ -142,6 +144,7 @@ async def delete(service: Service, asked: Delete, request: Request) -> Response:
 
 async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
     """Cancel a task; with `force` also one that is being worked on: its lease is void at once, its worker is told."""
+    tell(request, {"force": asked.force, "reason": asked.reason})
     return await _whole(service, await service.ask(asked))
 
 

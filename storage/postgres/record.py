@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 
+from dispatcher.audit import AuditEntry, AuditFilter
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
@@ -28,7 +29,7 @@ from dispatcher.record import (
 )
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage.postgres import lists, matching, queries, traces
+from storage.postgres import audit, lists, matching, queries, traces
 from storage.postgres.connections import LOST
 from storage.postgres.reading import Reader
 from storage.postgres.statistics import statistics
@@ -114,6 +115,9 @@ class PostgresRecord:
 
     async def config_version(self, version: int) -> ConfigVersion | None:
         return await self._read(queries.config_version, version)
+
+    async def audit(self, only: AuditFilter, limit: int, after: int | None, before: int | None) -> Sequence[AuditEntry]:
+        return await self._read_long(audit.page, only, limit, after, before)
 
     async def statistics(
         self, work_directories: Collection[str] | None, start: int, end: int, bucket: int
