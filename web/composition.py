@@ -13,7 +13,7 @@ from dispatcher.errors import RecordFailed, Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
-from dispatcher.ports import Changes
+from dispatcher.ports import Changes, Clock
 from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.store import Store
 from web.access.audit import LAST_SECONDS, Audit
@@ -33,6 +33,7 @@ from web.pulse import beating
 from web.reconfiguring import keep_step
 from web.server_log import Log
 from web.service import Service
+from web.settings import Settings
 from web.sources import Given
 from web.webhooks import Courier
 
@@ -63,16 +64,10 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     board = store.Board(snapshot, SystemMint(), configuration.settings.task.rules())
     dispatcher = Dispatcher(board, store, announce, clock, roll, snapshot.was_away)
     membership = Membership(hub, dispatcher)
-    keys = Keys(store.keyring, clock, configuration.settings.security.api_key, membership.keys_changed)
-    await keys.load()
-    is_local, tokens = is_loopback(configuration.settings.server.host), tokens_of(configuration.settings, clock)
-    door = Door(keys, clock, is_local=is_local, tokens=tokens)
     timeout_seconds = configuration.settings.database.timeout_seconds
     audit = Audit(store.audit_log, clock, timeout_seconds, lambda: store.short_of_room)
-    if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
-        logger.info("the first key, which may do everything, is in %s", file)
-        audit.note("keys_create", target=FIRST, details={"scopes": ["admin"], "work_directories": ["*"], "file": file})
-    refuse_open_door(door, configuration.settings)
+    keys = Keys(store.keyring, clock, configuration.settings.security.api_key, membership.keys_changed)
+    door = await build_door(keys, clock, configuration.settings, audit)
     async with (
         store.membership(membership, snapshot.last_seq),
         deciding_by(dispatcher) as deciding,
@@ -81,7 +76,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         aside(unprivileged(door, courier.run())),
         aside(keys.keep_step()),
         aside(keys.note_used()),
-        aside(tokens.keep_fresh() if tokens else asyncio.sleep(0)),
+        aside(door.tokens.keep_fresh() if door.tokens else asyncio.sleep(0)),
     ):
         service = Service(
             dispatcher=dispatcher,
@@ -105,6 +100,17 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
         service.follow(lambda settings: courier.adopt(settings.webhooks))
         async with aside(keep_step(service, membership.reconfigured)):
             yield service, deciding
+
+
+async def build_door(keys: Keys, clock: Clock, settings: Settings, audit: Audit) -> Door:
+    """With the first key, if that is asked for. Raises SettingsError where nobody has a key but others could come."""
+    await keys.load()
+    door = Door(keys, clock, is_local=is_loopback(settings.server.host), tokens=tokens_of(settings, clock))
+    if (file := settings.security.initial_key_file) and await make_first_key(keys, file):
+        logger.info("the first key, which may do everything, is in %s", file)
+        audit.note("keys_create", target=FIRST, details={"scopes": ["admin"], "work_directories": ["*"], "file": file})
+    refuse_open_door(door, settings)
+    return door
 
 
 async def unprivileged(door: Door, work: Coroutine[Any, Any, None]) -> None:
