@@ -9,9 +9,9 @@ FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /app
 WORKDIR /src
-# The locked packages first, for any record: this layer is made anew only when the lock changes.
-COPY requirements-postgres.txt requirements-encryption.txt ./
-RUN /app/bin/pip install --require-hashes -r requirements-postgres.txt -r requirements-encryption.txt
+# The locked packages first, for any record and for JSON Web Tokens: this layer is made anew only when the lock changes.
+COPY requirements-postgres.txt requirements-encryption.txt requirements-jwt.txt ./
+RUN /app/bin/pip install --require-hashes -r requirements-postgres.txt -r requirements-encryption.txt -r requirements-jwt.txt
 COPY . .
 # What only installs packages has no place in what runs.
 RUN /app/bin/pip install --no-deps --no-build-isolation . \

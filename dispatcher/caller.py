@@ -23,7 +23,8 @@ class Reach:
 
     @_regex.default
     def _compiled(self) -> "re.Pattern[str]":
-        return re.compile("|".join(fnmatch.translate(pattern.replace("[", "[[]")) for pattern in self.patterns))
+        any_of = "|".join(fnmatch.translate(pattern.replace("[", "[[]")) for pattern in self.patterns)
+        return re.compile(any_of or "(?!)")  # no patterns, no directories
 
     def covers(self, work_directory: str) -> bool:
         return self._regex.match(work_directory) is not None

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import orjson
 from attrs import asdict, define, evolve, field, frozen
 
-from storage.rows import CONFIG, DIRECTORIES, HISTORY, KEYS, TASKS
+from storage.rows import AUDIT, CONFIG, DIRECTORIES, HISTORY, KEYS, TASKS
 from storage.tallies import NUMBERS
 
 Row = tuple[Any, ...]
@@ -21,6 +21,7 @@ COUNTS = ("waiting", "working", "completed", "failed", "cancelled")
 TABLES: dict[str, tuple[str, ...]] = {
     "config_versions": tuple(CONFIG.columns),
     "keys": tuple(KEYS.columns),
+    "audit": tuple(AUDIT.columns),
     "work_directories": (*COUNTS, *DIRECTORIES.columns),
     "tasks": (*TASKS.columns, "due_at", "folded"),
     "idempotency_keys": ("key", "work_directory", "arrival"),

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import orjson
 from attrs import fields
 
+from dispatcher.audit import AuditEntry
 from dispatcher.configuration import ConfigVersion
 from dispatcher.directory import Directory
 from dispatcher.fields import Priority, to_json
@@ -83,6 +84,7 @@ HISTORY = Table(
         "details": JSON,
     },
 )
+AUDIT = Table("audit", AuditEntry, {})
 KEYS = Table("keys", Key, {"scopes": STRINGS, "work_directories": STRINGS})
 CONFIG = Table("config_versions", ConfigVersion, {"changes": JSON, "runtime": JSON})
 DIRECTORIES = Table("work_directories", Directory, {"paused": BOOLEAN, "draining": BOOLEAN})

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
+from dispatcher.audit import AuditLog
 from dispatcher.board import Board
 from dispatcher.hub import Announced
 from dispatcher.keys import Keyring
@@ -56,6 +57,9 @@ class Store(Journal, Medium, Protocol):
 
     @property
     def keyring(self) -> Keyring: ...
+
+    @property
+    def audit_log(self) -> AuditLog: ...
 
     def watch(self, watcher: Callable[[int, float, float], None]) -> None:
         """From now on it is told of every commit: how many changes it had, how many seconds it took, and how many of

@@ -7,8 +7,9 @@ from typing import Any
 
 from cyclopts import App
 
-from task_orchestrator import Refused, Unreachable, __version__, config, directories, keys
+from task_orchestrator import Refused, Unreachable, __version__, audit, config, directories, keys
 from task_orchestrator.connection import Connection, Flag
+from task_orchestrator.discretion import blank_command_line
 from task_orchestrator.display import (
     complain,
     say,
@@ -46,6 +47,7 @@ app.command(priority)
 app.command(list_, name="list")
 directories.add_to(app)
 app.command(config.app)
+app.command(audit.app)
 app.command(keys.app)
 
 
@@ -114,6 +116,7 @@ def _say_status(task: dict[str, Any], json: bool) -> None:
 
 def main() -> None:
     """The entry point of `task-orchestrator` and of `python -m task_orchestrator`."""
+    blank_command_line()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # replaced by something that is not a text file
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

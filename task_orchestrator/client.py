@@ -275,6 +275,29 @@ class Client(Session):
         body = {"max_working": max_working}
         return await self.data("PATCH", "work-directories", query={"path": work_directory}, body=body, nulls=True)
 
+    async def audit(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        who: str | None = None,
+        action: str | Sequence[str] | None = None,
+        outcome: str | Sequence[str] | None = None,
+        since: str | None = None,
+        until: str | None = None,
+    ) -> Json:
+        """A page of the audit log: `{audit: [{number, at, who, address, action, target, outcome, …}], next_after,
+        next_before}`. Newest first, or those before a number; with `after`, those behind that one, oldest first."""
+        query = {"after": after, "before": before, "limit": limit, "who": who, "from": since, "to": until}
+        query |= {"action": _by_comma(action), "outcome": _by_comma(outcome)}
+        return await self.data("GET", "audit", query=query)
+
+    async def verify_audit(self, head: str | None = None) -> Json:
+        """Compute the hashes of the audit log again: `{verified, entries, head: {number, hash}, broken}`. `head`, as
+        NUMBER:HASH, is an entry that is known to have been there."""
+        return await self.data("GET", "audit/verify", query={"head": head}, wait_seconds=MANY_SECONDS)
+
     async def config(self) -> Json:
         """The settings in force: `{version, settings: {"section.key": {value, source, default, reloadable}}}`."""
         return await self.data("GET", "config")

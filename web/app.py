@@ -18,6 +18,7 @@ from aiohttp.web import (
 
 from web import docs
 from web.access.addresses import ADDRESSES, PROBES, WHENCE, Addresses
+from web.access.audit import TURNED_AWAY, WHO, operation_of
 from web.access.browsers import BROWSERS, Browsers
 from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.access.keys import Admitted
@@ -28,7 +29,7 @@ from web.delivery import deliver
 from web.intake import CANNOT_BE_UNPACKED, Held, TooLong
 from web.intake import read as read_whole
 from web.negotiation import PACKED_BYTES, choose, pack
-from web.openapi import describe
+from web.openapi import describe, operation_id
 from web.operations import told_of
 from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES, endpoint_class
@@ -102,9 +103,12 @@ async def _answer(service: Service, request: Request, handler: Handler) -> Strea
     except Exception as error:
         if request.writer.output_size:
             raise ConnectionAbortedError("the answer had already begun") from error
-        refusal = failed(failure(error), service.clock())
-        pack(request, refusal)
-        return refusal
+        refusal = service.door.veil.redaction.failure(failure(error))
+        if refusal.status in TURNED_AWAY:
+            service.audit.turn_away(request, refusal, operation_of(request))
+        answer = failed(refusal, service.clock())
+        pack(request, answer)
+        return answer
 
 
 async def _let_in(service: Service, request: Request, handler: Handler) -> StreamResponse:
@@ -134,6 +138,7 @@ async def _admit(service: Service, request: Request, needs_none: bool) -> Admitt
     admitted = OPEN
     if not needs_none:
         admitted = await visit.admit(door.shown(request), partial(door.admit, request))
+        request[WHO] = admitted.caller.name
     visit.identify(admitted.caller.name)
     return admitted
 
@@ -178,10 +183,16 @@ def _too_large(limit: int) -> Failure:
 
 def _handler(service: Service, route: Route) -> Handler:
     offered = told_of(route.handler).media
+    action = operation_id(route.handler)
 
     async def handle(request: Request) -> StreamResponse:
-        asked: Any
         check_scope(route.scope)
+        if route.is_audited:
+            return await service.audit.over(request, action, partial(do, request))
+        return await do(request)
+
+    async def do(request: Request) -> StreamResponse:
+        asked: Any
         choose(request, offered)
         known = route.about(request)
         if route.is_read:

@@ -10,6 +10,7 @@ from dispatcher.errors import BatchRefused, DependencyNotFound, Refusal
 from dispatcher.fields import REF
 from dispatcher.messages import Created, CreateMany, Draft
 from dispatcher.task import Status
+from web.access.redaction import Redaction
 from web.answers import Failure, failure, idempotency_key, ok
 from web.bodies import Batch
 from web.codec import Fault, Invalid, rfc3339, structure
@@ -52,9 +53,10 @@ async def create_many(service: Service, asked: Batch, request: Request) -> Respo
         raise _refused(invalid | _true_faults(refused.faults, asked.tasks, invalid)) from None
     created = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Created)}
     faults = invalid | {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Refusal)}
+    hide = service.door.veil.redaction
     data: MadeTasks = {
         "tasks": [_created(place, drafts[place], outcome) for place, outcome in created.items()],
-        "errors": [_error(place, fault) for place, fault in sorted(faults.items())],
+        "errors": [_error(place, fault, hide) for place, fault in sorted(faults.items())],
     }
     if created and all(outcome.replayed for outcome in created.values()):
         return ok(data, service.clock(), 200, {"Idempotent-Replayed": "true"})
@@ -108,8 +110,8 @@ def _errors(place: int, failure: Failure) -> Iterable[FieldFault]:
         yield {"field": path, "reason": error["reason"], "code": failure.code}
 
 
-def _error(place: int, fault: Exception) -> RefusedTask:
-    told = failure(fault)
+def _error(place: int, fault: Exception, hide: Redaction) -> RefusedTask:
+    told = hide.failure(failure(fault))
     errors = list(_errors(place, told))
     details: Any = {**told.details, "field": errors[0]["field"], "reason": errors[0]["reason"], "errors": errors}
     return {"index": place, "code": told.code, "message": told.message, "details": details}

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, MaxLen, MinLen
 from attrs import field, fields, frozen
 
+from dispatcher.audit import AuditFilter, Head, head_of
 from dispatcher.caller import Scope
 from dispatcher.events import EventType
 from dispatcher.fields import (
@@ -26,17 +27,20 @@ from dispatcher.fields import (
     Tags,
     TaskId,
     WaitSeconds,
+    Wire,
     WorkDirectory,
     WorkerId,
     by_comma,
     by_path,
     distinct,
+    text,
 )
 from dispatcher.messages import Claim, Complete, Regulate
 from dispatcher.record import EventFilter
 from web.codec import Fault, Invalid
-from web.filters import TaskFilter
+from web.filters import FEW, TaskFilter
 
+AuditWord = Annotated[str, MinLen(1), MaxLen(100), Rule(text)]
 TaskIds = Annotated[tuple[TaskId, ...], Rule(distinct)]
 
 
@@ -309,3 +313,33 @@ class TaskEventsQuery:
 
     task_id: str
     after: Offset | None = None
+
+
+@frozen(kw_only=True)
+class AuditQuery:
+    """The newest first, or those before the number `before`; with `after`, those behind that one, the oldest first."""
+
+    after: Offset | None = None
+    before: Annotated[int, Ge(1), Le(2**63 - 1)] | None = None
+    limit: PageLimit = 100
+    who: Annotated[str, MinLen(1), MaxLen(512), Rule(text)] | None = None
+    action: Annotated[tuple[AuditWord, ...], Listed(by_comma), *FEW] | None = None
+    outcome: Annotated[tuple[AuditWord, ...], Listed(by_comma), *FEW] | None = None
+    from_: Instant | None = None
+    to: Instant | None = None
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if self.after is not None and self.before is not None:
+            yield "before", "cannot be given together with after"
+
+    def filter(self) -> AuditFilter:
+        return AuditFilter(
+            who=self.who, actions=self.action or (), outcomes=self.outcome or (), since=self.from_, until=self.to
+        )
+
+
+@frozen(kw_only=True)
+class AuditEnd:
+    """`head`, as NUMBER:HASH: an entry that the log is known to have had."""
+
+    head: Annotated[Head, Wire(str, head_of)] | None = None

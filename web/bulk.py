@@ -17,6 +17,7 @@ from dispatcher.errors import Unavailable
 from dispatcher.fields import task_id
 from dispatcher.messages import SteerMany
 from dispatcher.record import Filter
+from web.access.audit import given, tell
 from web.answers import Failure, failure, ok
 from web.bodies import Many, ManyOfPriority
 from web.codec import Fault, Invalid
@@ -45,29 +46,34 @@ class ManySteered(TypedDict):
 async def cancel(service: Service, asked: Many, request: Request) -> Response:
     """Cancel the waiting and the failed ones among many tasks."""
     # The newest first: whoever depends on another one goes before it, not with it.
-    return await _steer(service, asked, SteerMany(task_ids=(), action="cancel"), SLICE, newest_first=True)
+    return await _steer(service, request, asked, SteerMany(task_ids=(), action="cancel"), SLICE, newest_first=True)
 
 
 async def retry(service: Service, asked: Many, request: Request) -> Response:
     """Let the failed ones among many tasks be tried once more, the oldest first."""
-    return await _steer(service, asked, SteerMany(task_ids=(), action="retry"), SLICE)
+    return await _steer(service, request, asked, SteerMany(task_ids=(), action="retry"), SLICE)
 
 
 async def delete(service: Service, asked: Many, request: Request) -> Response:
     """Forget those among many tasks that are over."""
-    return await _steer(service, asked, SteerMany(task_ids=(), action="delete"), DELETED_SLICE)
+    return await _steer(service, request, asked, SteerMany(task_ids=(), action="delete"), DELETED_SLICE)
 
 
 async def priority(service: Service, asked: ManyOfPriority, request: Request) -> Response:
     """Give the waiting and the failed ones among many tasks another priority, the oldest first."""
-    return await _steer(service, asked, SteerMany(task_ids=(), action="priority", priority=asked.priority), SLICE)
+    return await _steer(
+        service, request, asked, SteerMany(task_ids=(), action="priority", priority=asked.priority), SLICE
+    )
 
 
-async def _steer(service: Service, asked: Many, each: SteerMany, slice: int, newest_first: bool = False) -> Response:
+async def _steer(
+    service: Service, request: Request, asked: Many, each: SteerMany, slice: int, newest_first: bool = False
+) -> Response:
     only = asked.filter.filter() if asked.filter else None
     if only is not None and not only and not asked.all:
         message = "the filter leaves nothing out; all must be true if every task is meant"
         raise Failure(422, "FILTER_TOO_WIDE", message)
+    tell(request, {"reason": asked.reason, "dry_run": asked.dry_run, **_chosen(asked)})
     each = evolve(each, only=only, reason=asked.reason, dry_run=asked.dry_run)
     runs = _matching(service, only, newest_first) if only is not None else _named(asked.ids or (), newest_first)
     matched = changed = 0
@@ -79,6 +85,7 @@ async def _steer(service: Service, asked: Many, each: SteerMany, slice: int, new
         matched, changed = matched + steered.matched, changed + steered.changed
         named = steered.skipped[: SKIPPED_MAX - len(skipped)]
         skipped += [{"task_id": task_id, "code": failure(refusal).code} for task_id, refusal in named]
+    tell(request, {"matched": matched, "changed": changed})
     told: ManySteered = {
         "matched": matched,
         "changed": changed,
@@ -86,6 +93,14 @@ async def _steer(service: Service, asked: Many, each: SteerMany, slice: int, new
         "skipped_count": matched - changed,
     }
     return await asyncio.to_thread(ok, told, service.clock())  # it may name very many
+
+
+def _chosen(asked: Many) -> dict[str, object]:
+    """As the audit log tells it."""
+    if asked.filter is None:
+        return {"ids": len(asked.ids or ())}
+    chosen = given(asked.filter)
+    return {"filter": chosen | ({"q": "..."} if "q" in chosen else {}), "all": asked.all}
 
 
 async def _sliced(runs: AsyncIterator[Iterator[str]], size: int) -> AsyncIterator[tuple[str, ...]]:

@@ -14,17 +14,21 @@ import orjson
 from attrs import asdict
 from cyclopts import App, Parameter
 
+from dispatcher.audit import head_of, verify
 from dispatcher.errors import KeyExists, RecordFailed
 from storage.encryption import given_key, read_key
 from storage.errors import KeyFault, StorageError
+from storage.inspecting import open_audit_log
 from storage.moving import Moved, compare, move
 from storage.sqlite.rebuild import NEVER, rebuild_file
 from storage.sqlite.rekey import rekey_file
 from storage.store import open_store
+from web.access.audit import by_command
 from web.access.keys import Keys
+from web.audit import Verified, verified
 from web.bodies import NewKey
 from web.codec import Invalid, rfc3339, structure
-from web.keys import CreatedKey, created
+from web.keys import CreatedKey, created, told_of_key
 from web.migrating import aligned, listener
 from web.openapi import describe
 from web.routes import ROUTES
@@ -66,6 +70,22 @@ def rebuild_statistics(
     return 0
 
 
+async def verify_audit(database: str | None, config: Path | None, head: str | None) -> Verified | int:
+    """What `task-orchestrator audit verify` finds without a server, or its exit code, once said why."""
+    try:
+        known = head_of(head) if head else None
+        settings = load({"database": database}, os.environ, config).database
+        key = given_key(settings.encryption_key_file, settings.encryption_key)
+        async with open_audit_log(settings.url, key) as log:
+            return verified(await verify(log, known))
+    except (SettingsError, ValueError) as error:
+        print(error if isinstance(error, SettingsError) else f"--head: {error}", file=sys.stderr)
+        return 2
+    except (StorageError, TimeoutError) as error:
+        print(f"the audit log cannot be read: {error or 'the database does not answer'}", file=sys.stderr)
+        return exit_code(error)
+
+
 def exit_code(error: Exception) -> int:
     """A wrong encryption key is a wrong setting."""
     return 2 if isinstance(error, KeyFault) else 1
@@ -82,9 +102,17 @@ async def make_key(
         settings = settings_of(gather({"database": database}, os.environ, None)).database
         key = given_key(settings.encryption_key_file, settings.encryption_key)
         async with open_store(settings.url, key=key) as store:
-            keys = Keys(store.keyring, store.clock(await store.load()), None)
+            clock = store.clock(await store.load())
+            keys = Keys(store.keyring, clock, None, asyncio.Event())
             await keys.load()
-            return created(*await keys.create(new.name, new.scopes, new.work_directories, new.expires_at, None))
+            made = await keys.create(new.name, new.scopes, new.work_directories, new.expires_at, None)
+            try:
+                told = by_command("keys_create", new.name, told_of_key(new), clock())
+                await store.audit_log.append([told])
+            except BaseException:  # nobody knows it yet
+                await keys.revoke(new.name)
+                raise
+            return created(*made)
     except (Invalid, SettingsError) as error:
         for fault in error.faults:
             print(f"{fault.field}: {fault.reason}", file=sys.stderr)

@@ -13,16 +13,18 @@ from dispatcher.errors import RecordFailed, Unavailable
 from dispatcher.hub import Hub
 from dispatcher.messages import Drain
 from dispatcher.mint import SystemMint
-from dispatcher.ports import Changes
+from dispatcher.ports import Changes, Clock
 from dispatcher.roll import SEEN_SECONDS, Roll
 from storage.store import Store
+from web.access.audit import LAST_SECONDS, Audit
 from web.access.door import Door
-from web.access.first_key import make_first_key, refuse_open_door
+from web.access.first_key import FIRST, make_first_key, refuse_open_door
 from web.access.keys import Keys
 from web.access.networks import is_loopback
 from web.access.tls import Certificate
+from web.access.token_door import tokens_of
 from web.app import make_app
-from web.configuration import begin
+from web.configuration import Configuration, begin
 from web.connections import LINE_BYTES_MAX, Runner, Site, room_for
 from web.feed import Feed
 from web.membership import Membership
@@ -31,6 +33,7 @@ from web.pulse import beating
 from web.reconfiguring import keep_step
 from web.server_log import Log
 from web.service import Service
+from web.settings import Settings
 from web.sources import Given
 from web.webhooks import Courier
 
@@ -62,24 +65,25 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     board = store.Board(snapshot, SystemMint(), configuration.settings.task.rules())
     dispatcher = Dispatcher(board, store, announce, clock, roll, snapshot.was_away)
     membership = Membership(hub, dispatcher)
-    keys = Keys(store.keyring, clock, configuration.settings.security.api_key)
-    await keys.load()
-    door = Door(keys, clock, is_local=is_loopback(configuration.settings.server.host))
-    if (file := configuration.settings.security.initial_key_file) and await make_first_key(keys, file):
-        logger.info("the first key, which may do everything, is in %s", file)
-    refuse_open_door(door, configuration.settings)
+    timeout_seconds = configuration.settings.database.timeout_seconds
+    audit = Audit(store.audit_log, clock, timeout_seconds, lambda: store.short_of_room)
+    keys = Keys(store.keyring, clock, configuration.settings.security.api_key, membership.keys_changed)
+    door = await build_door(keys, clock, configuration.settings, audit)
     async with (
         store.membership(membership, snapshot.last_seq),
         deciding_by(dispatcher) as deciding,
+        auditing(audit, configuration),
         beating() as pulse,
-        aside(courier.run()),
-        aside(keys.keep_step(membership.keys_changed)),
+        aside(unprivileged(door, courier.run())),
+        aside(keys.keep_step()),
         aside(keys.note_used()),
+        aside(door.tokens.keep_fresh() if door.tokens else asyncio.sleep(0)),
     ):
         service = Service(
             dispatcher=dispatcher,
             whole_record=store.record,
             door=door,
+            audit=audit,
             medium=store,
             hub=hub,
             feed=feed,
@@ -91,10 +95,29 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
             metrics=metrics,
             pulse=pulse,
         )
-        service.follow(lambda settings: log.adopt(settings.logging))
+        service.follow(door.veil.adopt)
+        service.follow(lambda settings: log.adopt(settings.logging, door.veil.redaction))
+        service.follow(lambda settings: audit.adopt(settings.logging))
         service.follow(lambda settings: courier.adopt(settings.webhooks))
         async with aside(keep_step(service, membership.reconfigured)):
             yield service, deciding
+
+
+async def build_door(keys: Keys, clock: Clock, settings: Settings, audit: Audit) -> Door:
+    """With the first key, if that is asked for. Raises SettingsError where nobody has a key but others could come."""
+    await keys.load()
+    door = Door(keys, clock, is_local=is_loopback(settings.server.host), tokens=tokens_of(settings, clock))
+    if (file := settings.security.initial_key_file) and await make_first_key(keys, file):
+        logger.info("the first key, which may do everything, is in %s", file)
+        audit.note("keys_create", target=FIRST, details={"scopes": ["admin"], "work_directories": ["*"], "file": file})
+    refuse_open_door(door, settings)
+    return door
+
+
+async def unprivileged(door: Door, work: Coroutine[Any, Any, None]) -> None:
+    """It tells others, of whom nobody knows what they may see."""
+    with door.veil.before(None):
+        await work
 
 
 @asynccontextmanager
@@ -107,6 +130,25 @@ async def deciding_by(dispatcher: Dispatcher) -> AsyncIterator["asyncio.Task[Non
     finally:
         dispatcher.close()
         await asyncio.wait([deciding])
+
+
+@asynccontextmanager
+async def auditing(audit: Audit, configuration: Configuration) -> AsyncIterator[None]:
+    """Meanwhile what is done is put on record; at the end what is left of it, if that can be."""
+    server = configuration.settings.server
+    has_key = configuration.settings.security.api_key is not None
+    started = {"host": server.host, "port": server.port, "version": version("task-orchestrator"), "api_key": has_key}
+    entry = audit.note("server_start", details=started)
+    job = asyncio.create_task(audit.run())
+    try:
+        await asyncio.wait([entry], timeout=LAST_SECONDS)
+        yield
+    finally:
+        audit.note("server_stop")
+        audit.end()
+        await asyncio.wait([job], timeout=LAST_SECONDS)
+        job.cancel()
+        audit.give_up()
 
 
 @asynccontextmanager

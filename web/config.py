@@ -7,6 +7,7 @@ from aiohttp.web import Request, Response
 
 from dispatcher.configuration import ConfigVersion
 from web.access.addresses import check_stays
+from web.access.audit import tell
 from web.access.calling import caller
 from web.answers import ok
 from web.bodies import ChangeSettings, Nothing, Rollback, SettingsHistory
@@ -58,11 +59,13 @@ async def show(service: Service, asked: Nothing, request: Request) -> Response:
 
 async def change(service: Service, asked: ChangeSettings, request: Request) -> Response:
     """Change settings while the server runs, all of them or none."""
+    tell(request, {"settings": sorted(asked.changes), "reason": asked.reason})
 
     def plan(now: Configuration) -> Configuration:
         return _letting_in(now, now.with_changes(asked.changes), request, f"changes.{ALLOW_LIST}")
 
     after = await reconfigure(service, plan, _who(), asked.reason)
+    tell(request, {"version": after.version})
     return ok(_config(after), service.clock())
 
 
@@ -75,6 +78,7 @@ async def history(service: Service, asked: SettingsHistory, request: Request) ->
 
 async def rollback(service: Service, asked: Rollback, request: Request) -> Response:
     """Set at run time what was set so at an earlier version, and nothing else; 0 is before the first change."""
+    tell(request, {"back_to": asked.version, "reason": asked.reason})
     then = await service.record.config_version(asked.version)
     if then is None and asked.version:
         raise Invalid([Fault("version", f"there is no version {asked.version}")])
@@ -85,6 +89,7 @@ async def rollback(service: Service, asked: Rollback, request: Request) -> Respo
         return _letting_in(now, now.as_at(asked.version, runtime), request, "version")
 
     after = await reconfigure(service, plan, _who(), reason)
+    tell(request, {"version": after.version})
     return ok(_config(after), service.clock())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import resource
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ BACKLOG = 1024  # connections that the system keeps until they are accepted
 LINE_BYTES_MAX = 8190  # of what the first line of a request asks for, and of each of its headers
 PART_OF_FILES = 0.75  # of those that the process may have open; the others are for the record, the log and so on
 TELL_SECONDS = 60  # how often the log says that there is no room
+
+QUOTED = re.compile(r"""b?(["']).*\1|b?["'].*""")  # there may be a key in it
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class Connection(RequestHandler):
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
             raise ConnectionError("the answer has already begun, or nobody is there to be answered") from exc
         if status < 500 or not isinstance(exc, Exception):
-            text = (message or HTTPStatus(status).phrase).strip().splitlines()[0]
+            text = QUOTED.sub("…", (message or HTTPStatus(status).phrase).strip().splitlines()[0])
             what = Failure(status, "MALFORMED_REQUEST" if status < 500 else "INTERNAL_ERROR", text)
         else:
             what = failure(exc)

@@ -106,6 +106,20 @@ _MANY: Mapping[str, Any] = {
     "skipped_count": 1,
 }
 
+_AUDITED: Mapping[str, Any] = {
+    "number": 17,
+    "at": NOW,
+    "who": "ann",
+    "address": "192.0.2.7",
+    "action": "keys_create",
+    "target": "agent-7",
+    "outcome": "ok",
+    "details": {"scopes": ["work"], "work_directories": ["/srv/*"], "expires_at": None},
+    "request_id": "6f1c1b0e8a7d4f6f9a3f2c5d7e8b9a01",
+    "previous_hash": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+    "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}
+
 ANSWERS: Mapping[str, Any] = {
     "tasks_create": WHOLE,
     "batches_create_many": {
@@ -203,6 +217,13 @@ ANSWERS: Mapping[str, Any] = {
         ]
     },
     "events": {"events": [EVENT], "next_after": 17, "gap": {"from": 1, "to": 16}},
+    "audit_listing": {"audit": [_AUDITED], "next_after": 17, "next_before": 17},
+    "audit_verify": {
+        "verified": True,
+        "entries": 17,
+        "head": {"number": 17, "hash": _AUDITED["hash"]},
+        "broken": None,
+    },
     "keys_create": {**_KEY, "key": "tok_kYx0cGm1pXb2zHqW9uVt7sRr5oNn3lJj1hFf9dDb7Aw"},
     "keys_listing": {"keys": [_KEY]},
     "keys_revoke": {"name": "agent-7", "revoked": True},

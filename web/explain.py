@@ -10,6 +10,7 @@ from dispatcher.errors import TaskNotFound
 from dispatcher.record import Outcome, Place
 from dispatcher.situation import Situation
 from dispatcher.task import Status, Task
+from web.access.redaction import seen
 from web.answers import ok
 from web.bodies import AboutTask
 from web.codec import rfc3339
@@ -111,7 +112,7 @@ def _of_operators(case: Case) -> Iterator[Reason]:
     rules, situation = case.situation.rules, case.situation
     if rules.paused:
         until = f" until {rfc3339(rules.paused_until)}" if rules.paused_until else ""
-        why = f": {rules.paused_reason}" if rules.paused_reason else ""
+        why = f": {seen(rules.paused_reason)}" if rules.paused_reason else ""
         yield {"kind": "paused", "detail": f"its work directory is paused{until}{why}"}
     if rules.draining:
         yield {"kind": "paused", "detail": "its work directory is being drained"}

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dispatcher.hub import Announced
 from dispatcher.ports import Entry
 from dispatcher.record import EventFilter
 from dispatcher.task import Status
+from web.access.redaction import HIDDEN, Redaction, over_payloads
 from web.codec import encode
 from web.views import event
 
 EVENTS_MAX = 4096  # events kept for those who are behind; who is further behind reads the record
 EVENTS_BYTES_MAX = 8 * 2**20  # and no more than so many bytes of them
+HIDDEN_BYTES = 64 * 1024  # who may not see everything sees nothing of the details of a longer one: looking takes long
 BATCH_BYTES_MAX = 256 * 1024  # of frames written at once, if it is more than one
 RECORD_READERS_MAX = 2  # that are further behind read the record at a time, so that all others get at it too
 SHARED_MAX = 64  # batches kept for those readers that want the same
@@ -58,6 +60,14 @@ def framed(entry: Entry) -> Event:
     return Event(entry, frame(entry.seq, entry.type, event(entry)), is_end)
 
 
+def _veiled(one: Event) -> Event:
+    """As whoever it is shown to may see it; all others share its frame."""
+    entry = one.entry
+    if len(one.frame) > HIDDEN_BYTES:
+        entry = evolve(entry, details=dict.fromkeys(entry.details, HIDDEN))
+    return framed(entry)
+
+
 def frame(id: int, type: str, data: object) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (id, type.encode(), encode(data))
 
@@ -86,7 +96,7 @@ class Feed:
         self._known_from = last  # what lies behind this seq is here
         self._bytes = 0
         self._events: dict[Key, deque[Event]] = {EVERYTHING: deque()}  # all; those of each directory; of each task
-        self._shared: dict[tuple[int, EventFilter], Batch] = {}  # since the last event came
+        self._shared: dict[tuple[int, EventFilter, Redaction | None], Batch] = {}  # since the last event came
         self._waiting: set[asyncio.Future[None]] = set()  # readers that have seen all there is
         self._waking: list[asyncio.Future[None]] = []  # those to be woken in this round
         self._is_round = False  # from its first waking to the end of its rest
@@ -113,11 +123,13 @@ class Feed:
 
     def take(self, cursor: int, only: EventFilter) -> Batch:
         """What comes next behind a cursor within reach."""
-        key = cursor, only
+        hide = over_payloads()
+        key = cursor, only, hide
         if (batch := self._shared.get(key)) is None:
             if len(self._shared) >= SHARED_MAX:
                 self._shared.clear()
-            batch = self._shared[key] = joined(self._behind(cursor, only), self.last)
+            found: Iterable[Event] = self._behind(cursor, only)
+            batch = self._shared[key] = joined(map(_veiled, found) if hide else found, self.last)
         return batch
 
     async def news(self) -> None:

@@ -24,6 +24,8 @@ from dispatcher.fields import (
 )
 from dispatcher.record import Filter, Sort
 from dispatcher.task import Status
+from web.access.redaction import over_payloads
+from web.answers import Failure
 
 SEARCH_OFFSET_MAX = 10_000  # what lies before a page of a search is searched for, too
 
@@ -47,6 +49,11 @@ class TaskFilter:
             yield "tags", "is required with tag_mode"
 
     def filter(self) -> Filter:
+        """Raises a 403 Failure where a search would find what may not be seen, letter by letter."""
+        if self.q is not None and over_payloads():
+            raise Failure(
+                403, "FORBIDDEN", "to search in prompts takes a key with the scope payload", {"scope": "payload"}
+            )
         return Filter(
             statuses=self.status or (),
             work_directories=self.work_directory or (),

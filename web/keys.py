@@ -8,6 +8,7 @@ from aiohttp.web import Request, Response
 from dispatcher.caller import Scope
 from dispatcher.keys import Key
 from web.access.addresses import came_securely
+from web.access.audit import tell
 from web.access.calling import caller
 from web.access.door import no_longer_in_force
 from web.access.keys import Admitted
@@ -55,6 +56,7 @@ class Session(TypedDict):
 
 async def create(service: Service, asked: NewKey, request: Request) -> Response:
     """Make a key. It is shown in this answer and never again."""
+    tell(request, told_of_key(asked), asked.name)
     asked.check_expiry(service.clock())
     key, secret = await service.door.keys.create(
         asked.name, asked.scopes, asked.work_directories, asked.expires_at, caller.get().name
@@ -112,6 +114,11 @@ async def close(service: Service, asked: Nothing, request: Request) -> Response:
     response = ok(_session(), service.clock())
     close_session(response, secure=came_securely(request))
     return response
+
+
+def told_of_key(new: NewKey) -> dict[str, object]:
+    """As the audit log tells it."""
+    return {"scopes": new.scopes, "work_directories": new.work_directories, "expires_at": moment(new.expires_at)}
 
 
 def _session() -> Session:

@@ -14,6 +14,7 @@ from dispatcher.messages import Log
 from dispatcher.ports import LogLine
 from dispatcher.record import LogPage
 from dispatcher.task import FINAL, Status
+from web.access.redaction import over_payloads
 from web.answers import ok
 from web.bodies import Logs
 from web.codec import encode, rfc3339
@@ -74,7 +75,12 @@ async def read(service: Service, asked: Logs, request: Request) -> StreamRespons
 
 
 def lines(printed: Sequence[LogLine]) -> list[Line]:
-    return [{"number": it.number, "attempt": it.attempt, "at": rfc3339(it.at), "line": it.line} for it in printed]
+    texts = [it.line for it in printed]
+    seen = hide.lines(texts) if (hide := over_payloads()) else texts
+    return [
+        {"number": it.number, "attempt": it.attempt, "at": rfc3339(it.at), "line": text}
+        for it, text in zip(printed, seen, strict=True)
+    ]
 
 
 async def _page(service: Service, asked: Logs, after: int, limit: int) -> LogPage | None:
@@ -139,13 +145,9 @@ def _bundles(printed: Sequence[LogLine]) -> Iterator[tuple[int, bytes]]:
     """Events to be written together, and the number of the last of them."""
     frames: list[bytes] = []
     size = 0
-    for line in printed:
-        frames.append(_frame(line))
+    for line in lines(printed):
+        frames.append(b"id: %d\nevent: log\ndata: %b\n\n" % (line["number"], encode(line)))
         size += len(frames[-1])
-        if size > BUNDLE_BYTES or line is printed[-1]:
-            yield line.number, b"".join(frames)
+        if size > BUNDLE_BYTES or line["number"] == printed[-1].number:
+            yield line["number"], b"".join(frames)
             frames, size = [], 0
-
-
-def _frame(line: LogLine) -> bytes:
-    return b"id: %d\nevent: log\ndata: %b\n\n" % (line.number, encode(lines([line])[0]))

@@ -7,6 +7,7 @@ from attrs import field, frozen
 
 from dispatcher.events import EVENT_TYPES
 from web import (
+    audit,
     batches,
     bulk,
     config,
@@ -42,7 +43,7 @@ TAGS: Mapping[Tag, str] = {
     "tasks": "What is to be done: create, look, steer.",
     "claims": "What workers say: claim, renew, report.",
     "directories": "Work directories and who works there: what lies in them, and the rules for them.",
-    "keys": "Who may do what.",
+    "keys": "Who may do what, and who did what.",
     "system": "The server itself, and this description.",
 }
 
@@ -216,6 +217,8 @@ OPERATIONS: Mapping[Handle, Operation] = {
     keys.session: Operation(tag="keys"),
     keys.open_: Operation(tag="keys", statuses=(201,), refuses=("UNAUTHORIZED",)),
     keys.close: Operation(tag="keys"),
+    audit.listing: Operation(tag="keys"),
+    audit.verify: Operation(tag="keys"),
     config.show: Operation(tag="system"),
     config.change: Operation(tag="system"),
     config.history: Operation(tag="system"),

@@ -8,6 +8,7 @@ from attrs import evolve
 
 from dispatcher.errors import RecordFailed, SettingsOutdated, Unavailable
 from dispatcher.messages import Adopt, Reconfigure
+from web.access.audit import OK
 from web.codec import Invalid
 from web.configuration import Configuration, begin
 from web.service import Service
@@ -99,10 +100,18 @@ async def _catch_up(service: Service) -> None:
 
 async def read_again(service: Service, gather: Callable[[], Given]) -> None:
     """What SIGHUP does. Nobody waits for an answer, so what comes of it is logged."""
+    before = service.configuration.version
+    outcome = await _read_again(service, gather)
+    told = {"by": "SIGHUP", "version": service.configuration.version, "before": before}
+    service.audit.note("config_reload", outcome, details=told)
+
+
+async def _read_again(service: Service, gather: Callable[[], Given]) -> str:
+    """What came of it, as the audit log tells it."""
     given = await asyncio.to_thread(gather)
     if given.file is None and not given.faults:
         log.warning("SIGHUP: there is no file of settings to be read again")
-        return
+        return "NOT_FOUND"
     try:
         before: list[int] = []
 
@@ -113,9 +122,12 @@ async def read_again(service: Service, gather: Callable[[], Given]) -> None:
         after = await reconfigure(service, plan, "SIGHUP")
         changes = "no changes" if [after.version] == before else "with changes"
         log.info("SIGHUP: the settings were read again, %s", changes)
+        return OK
     except (SettingsError, Invalid) as error:
         for fault in error.faults:
             log.error("SIGHUP: %s: %s", fault.field, fault.reason)
         log.error("SIGHUP: none of the settings was changed")
+        return "VALIDATION_ERROR"
     except (Unavailable, RecordFailed, TimeoutError) as error:
         log.error("SIGHUP: the settings could not be changed: %s", str(error) or "the record does not answer")
+        return "UNAVAILABLE"

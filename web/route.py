@@ -14,6 +14,8 @@ from web.bodies import Nothing, Path
 from web.codec import decode_query
 from web.service import Service
 
+AUDITED = ("operate", "admin")  # whatever is done with these goes into the audit log
+
 Handle = Callable[[Service, Any, Request], Awaitable[StreamResponse]]
 
 
@@ -35,7 +37,8 @@ def by_path(request: Request) -> Mapping[str, object]:
 class Route:
     """`asks` is what a request says: a GET in its query, any other in its body; `about` fills the rest. `says` is the
     data of the answer, a TypedDict or a union with None; None: the answer is not JSON. `scope`: what a key must be for,
-    if not any will do. The rest of what is told to the world stands in web/operations.py."""
+    if not any will do. `lets_in`: whoever asks for it becomes somebody who may do more. The rest of what is told to the
+    world stands in web/operations.py."""
 
     method: str
     path: str
@@ -44,10 +47,15 @@ class Route:
     about: Callable[[Request], Mapping[str, object]] = by_id
     says: Any = None
     scope: Scope | None = None
+    lets_in: bool = False
 
     @property
     def is_read(self) -> bool:
         return self.method == "GET"
+
+    @property
+    def is_audited(self) -> bool:
+        return self.lets_in or (not self.is_read and self.scope in AUDITED)
 
 
 def others(*methods: str) -> Handler:

@@ -4,6 +4,7 @@ from aiohttp.web import Request
 
 from dispatcher.messages import Cancel, Create, Delete, Edit, Fail, Heartbeat, Log, Regulate, Release, Retry
 from web import (
+    audit,
     batches,
     bulk,
     config,
@@ -29,6 +30,8 @@ from web.bodies import (
     AboutDirectory,
     AboutKey,
     AboutTask,
+    AuditEnd,
+    AuditQuery,
     Batch,
     ChangeSettings,
     ClaimBody,
@@ -131,7 +134,9 @@ ROUTES = (
     Route("GET", "/api/v1/keys", keys.listing, Nothing, says=keys.Keys, scope="admin"),
     Route("DELETE", "/api/v1/keys/{name}", keys.revoke, AboutKey, says=keys.Revoked, scope="admin"),
     Route("GET", SESSION_PATH, keys.session, Nothing, says=keys.Session),
-    Route("POST", SESSION_PATH, keys.open_, Credential, says=keys.Session),
+    Route("POST", SESSION_PATH, keys.open_, Credential, says=keys.Session, lets_in=True),
+    Route("GET", "/api/v1/audit", audit.listing, AuditQuery, says=audit.AuditPage, scope="admin"),
+    Route("GET", "/api/v1/audit/verify", audit.verify, AuditEnd, says=audit.Verified, scope="admin"),
     Route("DELETE", SESSION_PATH, keys.close, Nothing, says=keys.Session),
     Route("GET", "/api/v1/limits", limits.show, Nothing, says=limits.LimitsSays),
     Route("GET", "/api/v1/rate-limits", rate_limits.show, Nothing, says=rate_limits.RateLimitsSay, scope="admin"),

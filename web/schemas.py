@@ -15,6 +15,7 @@ import attrs
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from dispatcher import fields
+from dispatcher.audit import HEAD, head_of
 from dispatcher.events import EVENT_TYPES, event_type
 from dispatcher.fields import Later, Listed, MaxBytes, Rule, Unset, Wire
 from dispatcher.messages import Create, Draft
@@ -50,6 +51,7 @@ _RULES: Mapping[Any, Schema] = {
     cors_origin: {"pattern": r"^(\*|https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$"},
     endpoint_rate: {"pattern": f"^{ENDPOINT_RATE.pattern}$"},
     webhook_url: {"pattern": "^https?://[A-Za-z0-9.-]+"},
+    head_of: {"pattern": f"^{HEAD.pattern}$"},
     fields.instant: {"format": "date-time", "pattern": f"^{_DAY}T{_TIME}$"},
 }
 _NO_COMMA = {"pattern": "^[^,]+$"}

@@ -7,6 +7,7 @@ from aiohttp.web import Request, Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from web.access.audit import Audit
 from web.access.calling import caller
 from web.access.rate_settings import ENDPOINT_CLASSES
 from web.access.rates import KINDS, Rates
@@ -35,9 +36,19 @@ def _in_memory(service: Service) -> Iterator[Metric]:
     yield _gauge("event_loop_lag_seconds", "How late the event loop is.", service.pulse.lag_seconds)
     worst = service.pulse.worst_seconds
     yield _gauge("event_loop_lag_max_seconds", "How late it was at worst in the last minute.", worst)
+    yield from _audit(service.audit)
     yield from _rates(service.rates)
     lost = service.log.lost
     yield CounterMetricFamily("log_lines_lost", "Lines of the log that could not be written in time.", value=lost)
+
+
+def _audit(audit: Audit) -> Iterator[Metric]:
+    yield CounterMetricFamily("audit_entries", "Entries that this server put into the audit log.", value=audit.entries)
+    about = "Requests turned away for who they came from, each counted in some entry of the audit log."
+    yield CounterMetricFamily("audit_refusals", about, value=audit.refusals)
+    about = "Those of them that are counted there without saying from where they came, for there were too many."
+    yield CounterMetricFamily("audit_refusals_unnamed", about, value=audit.unnamed)
+    yield _gauge("audit_entries_waiting", "Entries that are not in the audit log yet.", audit.waiting)
 
 
 def _rates(rates: Rates) -> Iterator[Metric]:

@@ -23,7 +23,9 @@ from storage.encryption import given_key
 from storage.errors import KeyFault, StorageError
 from storage.store import open_store
 from web.access.first_key import refuse_open_record
+from web.access.redaction import redaction_of
 from web.access.tls import Certificate, certificate_of
+from web.access.token_door import refuse_missing_extra
 from web.composition import compose, listen
 from web.reconfiguring import read_again
 from web.server_log import Log
@@ -64,8 +66,9 @@ def serve(
         gather_again = partial(gather, options, os.environ, config)
         given = gather_again()
         settings = settings_of(given)
+        refuse_missing_extra(settings)
         refuse_open_record(settings)
-        log.configure(settings.logging)
+        log.configure(settings.logging, redaction_of(settings))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

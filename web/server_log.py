@@ -1,7 +1,8 @@
 """The log: one line for each request, and whatever else is said through `logging`; as JSON or to be read by people.
 
 Never in it: bodies, headers, query strings; so no prompts, results, keys or lease tokens. With `redact` nothing that a
-caller wrote at all: no paths but their patterns, and of an unforeseen error its type and place, not its text.
+caller wrote at all: no paths but their patterns, and of an unforeseen error its type and place, not its text. Without
+it, too, what looks like a secret is hidden.
 """
 
 import logging
@@ -19,16 +20,17 @@ from attrs import define
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 from structlog.typing import EventDict, Processor
 
+from web.access.redaction import HIDDEN, Redaction
 from web.codec import Fault, rfc3339
 from web.lines import FLUSH_SECONDS, Lines
 from web.settings import Logging, SettingsError
 
 TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # as the server makes them
+OWN_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 PATH_MAX = 200  # characters of a path that are shown
 FRAMES_MAX = 50  # of a traceback, the innermost
 CAUSES_MAX = 10  # errors behind an error
 OWN_WORDS = {"dispatcher", "storage", "sqlite3"}  # packages whose errors quote nobody
-HIDDEN = "[redacted]"
 LOST = "lines of the log were lost"
 STDERR = 2
 
@@ -60,30 +62,32 @@ class Log:
         self._retired: list[Lines[Answered | bytes]] = []  # they write what is left
         self._lost_before = 0
         self._form: _Json | _Pretty | None = None
+        self._redaction = Redaction()
         self.tells_requests = False
 
     @property
     def lost(self) -> int:
         return self._lost_before + sum(it.lost for it in (*self._retired, self._lines) if it)
 
-    def configure(self, settings: Logging) -> None:
+    def configure(self, settings: Logging, redaction: Redaction | None = None) -> None:
         """May be called again: a file is opened anew. Raises SettingsError, and nothing has changed. It does not wait
         until all that was said before is written."""
         file = _open(settings.file)
         is_pretty = settings.format == "pretty" if settings.format else file.isatty()
         self._retire()
-        self._form = (_Pretty if is_pretty else _Json)(file.isatty())
+        self._form = (_Pretty if is_pretty else _Json)(file.isatty(), self._redaction)
         self._lines = Lines(file, self._form.line, self._form.mourn)
         self._handler = _Handler(self._lines)
         logging.getLogger().addHandler(self._handler)
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # it tells of every function it runs
-        self.adopt(settings)
+        self.adopt(settings, redaction)
 
-    def adopt(self, settings: Logging) -> None:
+    def adopt(self, settings: Logging, redaction: Redaction | None = None) -> None:
         """Goes by this level and redaction from now on, if it says anything at all; never waits."""
+        self._redaction = redaction or self._redaction
         if self._form and self._handler:
-            self._form.redact = settings.redact
-            self._handler.setFormatter(_formatter(self._form.renderer(), settings.redact))
+            self._form.redact, self._form.redaction = settings.redact, self._redaction
+            self._handler.setFormatter(_formatter(self._form.renderer(), settings.redact, self._redaction))
             root = logging.getLogger()
             root.setLevel(settings.level.upper())
             self.tells_requests = root.isEnabledFor(logging.INFO)
@@ -132,15 +136,16 @@ class _Handler(logging.Handler):
 
 @define
 class _Form:
-    """`redact` may change at any time."""
+    """`redact` and `redaction` may change at any time."""
 
     is_terminal: bool
+    redaction: Redaction
     redact: bool = True
 
 
 class _Json(_Form):
     def line(self, said: Answered | bytes) -> bytes:
-        return said if isinstance(said, bytes) else orjson.dumps(_fields(said, self.redact)) + b"\n"
+        return said if isinstance(said, bytes) else orjson.dumps(_fields(said, self.redact, self.redaction)) + b"\n"
 
     def mourn(self, lost: int) -> bytes:
         return orjson.dumps({"timestamp": _now(), "level": "warning", "event": LOST, "lost": lost}) + b"\n"
@@ -153,7 +158,7 @@ class _Pretty(_Form):
     def line(self, said: Answered | bytes) -> bytes:
         if isinstance(said, bytes):
             return said
-        it = _fields(said, self.redact)
+        it = _fields(said, self.redact, self.redaction)
         shown = [it.pop(name) for name in ("timestamp", "level", "event")]
         rest = " ".join(f"{name}={value}" for name, value in it.items())
         return f"{shown[0]} [{shown[1]:9}] {shown[2]:30} {rest}\n".encode("utf-8", "backslashreplace")
@@ -171,12 +176,13 @@ def _now() -> str:
     return rfc3339(time.time_ns() // 1_000_000)
 
 
-def _fields(said: Answered, redact: bool) -> dict[str, Any]:
+def _fields(said: Answered, redact: bool, redaction: Redaction) -> dict[str, Any]:
+    name = said.request_id
     fields = {
         "timestamp": rfc3339(said.at),
         "level": "info",
         "event": "request",
-        "request_id": said.request_id,
+        "request_id": name if OWN_REQUEST_ID.fullmatch(name) else redaction.text(name),
         "method": said.method if said.route or not redact else None,
         "route": said.route,
         "status": said.status,
@@ -186,20 +192,24 @@ def _fields(said: Answered, redact: bool) -> dict[str, Any]:
     if said.task_id is not None and TASK_ID.fullmatch(said.task_id):
         fields["task_id"] = said.task_id
     if not redact:
-        fields["path"] = ascii(said.path[:PATH_MAX])[1:-1]
+        fields["path"] = redaction.text(ascii(said.path)[1:-1])[:PATH_MAX]
     return fields
 
 
-def _formatter(renderer: Processor, redact: bool) -> logging.Formatter:
+def _formatter(renderer: Processor, redact: bool, redaction: Redaction) -> logging.Formatter:
     def failure(_: Any, __: str, event: EventDict) -> EventDict:
         exc_info = event.pop("exc_info", None)
         if exc_info and exc_info[1] is not None:
-            event["exception"] = "".join(_traceback(exc_info[1], redact)).rstrip()
+            event["exception"] = redaction.text("".join(_traceback(exc_info[1], redact)).rstrip())
         return event
+
+    def hide(_: Any, __: str, event: EventDict) -> EventDict:
+        hidden: EventDict = redaction.value(event, ours=True)
+        return hidden
 
     return ProcessorFormatter(
         foreign_pre_chain=[_stamp, add_log_level, add_logger_name, _in_request, ExtraAdder()],
-        processors=[ProcessorFormatter.remove_processors_meta, failure, renderer],
+        processors=[ProcessorFormatter.remove_processors_meta, failure, hide, renderer],
     )
 
 

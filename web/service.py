@@ -18,6 +18,7 @@ from dispatcher.messages import FOREVER, Claim, Message, R
 from dispatcher.ports import Clock
 from dispatcher.presence import Presence
 from dispatcher.record import Record
+from web.access.audit import Audit
 from web.access.calling import caller
 from web.access.door import Door
 from web.access.rates import Rates
@@ -41,6 +42,7 @@ class Service:
     dispatcher: Dispatcher
     whole_record: Record
     door: Door
+    audit: Audit
     medium: Medium
     hub: Hub
     feed: Feed

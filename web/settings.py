@@ -16,11 +16,13 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import Attribute, Factory, field, fields, frozen
 
 from dispatcher.events import EventType
-from dispatcher.fields import MaxRetries, Rule, Seconds, distinct
+from dispatcher.fields import Listed, MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
 from web.access.network_settings import CorsOrigin, Network, Proxy
+from web.access.patterns import PATTERN_CHARACTERS_MAX, PATTERNS_MAX, by_line, own_pattern
 from web.access.rate_settings import RateLimit
 from web.codec import Fault
+from web.token_settings import SECRET_CHARACTERS_MIN, TokenAlgorithm, jwks_url, scope_mapping, token_faults
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -115,6 +117,11 @@ ApiKey = Annotated[str, MaxLen(500), Rule(api_key)]
 Level = Annotated[str, Rule(level)]
 FileName = Annotated[str, MinLen(1), MaxLen(4096)]
 WebhookUrl = Annotated[str, MaxLen(2048), Rule(webhook_url)]
+PlainText = Annotated[str, MinLen(1), MaxLen(500)]
+TokenSecret = Annotated[str, MinLen(SECRET_CHARACTERS_MIN), MaxLen(500)]
+JwksUrl = Annotated[str, MaxLen(2048), Rule(jwks_url)]
+ScopeMapping = Annotated[str, MaxLen(300), Rule(scope_mapping)]
+SecretPattern = Annotated[str, MinLen(1), MaxLen(PATTERN_CHARACTERS_MAX), Rule(own_pattern)]
 EncryptionKey = Annotated[str, MinLen(1), MaxLen(1000), Rule(encryption_key)]
 WebhookSecret = Annotated[str, MinLen(16), MaxLen(500), Rule(webhook_secret)]
 
@@ -224,6 +231,25 @@ class Security:
     cors_origins: Annotated[tuple[CorsOrigin, ...], MaxLen(100), Rule(distinct)] = field(
         default=(), metadata=RELOADABLE
     )
+    jwt_algorithm: TokenAlgorithm | None = None
+    jwt_secret: TokenSecret | None = field(default=None, repr=False, metadata=SECRET)
+    jwt_public_key_file: FileName | None = None
+    jwt_jwks_url: JwksUrl | None = None
+    jwt_jwks_file: FileName | None = None
+    jwt_issuer: PlainText | None = None
+    jwt_audience: PlainText | None = None
+    jwt_leeway_seconds: Annotated[float, Ge(0), Le(300)] = 30
+    jwt_scope_claim: PlainText = "scope"
+    jwt_scopes: Annotated[tuple[ScopeMapping, ...], MaxLen(100), Rule(distinct)] = ()
+    jwt_work_directories_claim: PlainText | None = None
+    jwt_name_claim: PlainText = "sub"
+    redact_payloads: bool = field(default=False, metadata=RELOADABLE)
+    redact_patterns: Annotated[tuple[SecretPattern, ...], Listed(by_line), MaxLen(PATTERNS_MAX), Rule(distinct)] = (
+        field(default=(), metadata=RELOADABLE)
+    )
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        yield from token_faults(self)
 
 
 @frozen(kw_only=True)

@@ -15,7 +15,7 @@ from web.answers import ok
 from web.bodies import HistoryQuery, Show
 from web.logs import Line, lines
 from web.service import Service
-from web.views import HistoryLine, WholeTask, history_line, whole
+from web.views import HistoryLine, WholeTask, all_shown, history_line, shown
 
 LAST_LINES = 1000  # of its history and of its log; those before can be read by themselves
 
@@ -44,27 +44,27 @@ async def show(service: Service, asked: Show, request: Request) -> Response:
     headers = etag | {"Cache-Control": "no-cache"}
     if _has_it(request, etag["ETag"]):
         return Response(status=304, headers=headers)
-    return ok(whole(task), service.clock(), headers=headers)
+    return ok(await shown(task), service.clock(), headers=headers)
 
 
 async def history(service: Service, asked: HistoryQuery, request: Request) -> Response:
     """The steps of a task's life, oldest first: a page of them."""
     await _task(service, asked.task_id)
     stretch = await service.record.events(asked.after, asked.limit + 1, EventFilter(task_id=asked.task_id))
-    shown = stretch.entries[: asked.limit]
-    is_cut = len(shown) < len(stretch.entries) or stretch.up_to < stretch.last
+    page = stretch.entries[: asked.limit]
+    is_cut = len(page) < len(stretch.entries) or stretch.up_to < stretch.last
     said: History = {
         "task_id": asked.task_id,
-        "history": list(map(history_line, shown)),
-        "next_after": shown[-1].seq if is_cut else None,
+        "history": await all_shown(page, history_line),
+        "next_after": page[-1].seq if is_cut else None,
     }
     return ok(said, service.clock())
 
 
 async def _included(service: Service, asked: Show, task: Task) -> ShownTask:
-    included = cast(ShownTask, whole(task))
+    included = cast(ShownTask, await shown(task))
     if "history" in asked.include:
-        included["history"] = list(map(history_line, await service.record.history(task.task_id, LAST_LINES)))
+        included["history"] = await all_shown(await service.record.history(task.task_id, LAST_LINES), history_line)
     if "logs" in asked.include:
         page = await service.record.log(task.task_id, max(0, task.log_lines - LAST_LINES), LAST_LINES)
         included["logs"] = lines(page.lines if page else ())

@@ -11,6 +11,7 @@ from attrs import evolve
 from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heartbeat, Release, Retry
 from dispatcher.task import Task
+from web.access.audit import given, tell
 from web.access.calling import caller
 from web.answers import idempotency_key, ok
 from web.bodies import ClaimBody, CompleteBody, Next
@@ -18,7 +19,7 @@ from web.briefing import briefing
 from web.codec import Fault, Invalid, rfc3339
 from web.delivery import deliver
 from web.service import Service
-from web.views import ClaimedTask, TaskOutcome, moment, outcome, whole
+from web.views import ClaimedTask, TaskOutcome, moment, outcome, shown
 
 ETAG = re.compile(r'"[1-9]\d{0,17}"', re.ASCII)
 
@@ -55,8 +56,8 @@ async def create(service: Service, asked: Create, request: Request) -> Response:
     created = await service.ask(asked)
     location = {"Location": f"/api/v1/tasks/{created.task.task_id}"}
     if created.replayed:
-        return _whole(service, created.task, 200, location | {"Idempotent-Replayed": "true"})
-    return _whole(service, created.task, 201, location)
+        return await _whole(service, created.task, 200, location | {"Idempotent-Replayed": "true"})
+    return await _whole(service, created.task, 201, location)
 
 
 async def claim_next(service: Service, asked: Next, request: Request) -> StreamResponse:
@@ -130,7 +131,8 @@ def _returned(task: Task) -> Returned:
 
 async def edit(service: Service, asked: Edit, request: Request) -> Response:
     """Change a task: tags and metadata always, the rest while it waits or has failed; what is not given stays."""
-    return _whole(service, await service.ask(evolve(asked, if_version=_if_version(request))))
+    tell(request, {"fields": sorted(given(asked).keys() - {"task_id"})})
+    return await _whole(service, await service.ask(evolve(asked, if_version=_if_version(request))))
 
 
 async def delete(service: Service, asked: Delete, request: Request) -> Response:
@@ -142,16 +144,17 @@ async def delete(service: Service, asked: Delete, request: Request) -> Response:
 
 async def cancel(service: Service, asked: Cancel, request: Request) -> Response:
     """Cancel a task; with `force` also one that is being worked on: its lease is void at once, its worker is told."""
-    return _whole(service, await service.ask(asked))
+    tell(request, {"force": asked.force, "reason": asked.reason})
+    return await _whole(service, await service.ask(asked))
 
 
 async def retry(service: Service, asked: Retry, request: Request) -> Response:
     """Let a failed task be tried once more."""
-    return _whole(service, await service.ask(asked))
+    return await _whole(service, await service.ask(asked))
 
 
-def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return ok(whole(task), service.clock(), status, {"ETag": f'"{task.version}"', **(headers or {})})
+async def _whole(service: Service, task: Task, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return ok(await shown(task), service.clock(), status, {"ETag": f'"{task.version}"', **(headers or {})})
 
 
 def _if_version(request: Request) -> int | None:

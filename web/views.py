@@ -1,15 +1,20 @@
 """What the wire shows of a task and its history. Names and units are those of the contract."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict, cast
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
-from orjson import Fragment
+from attrs import evolve
+from orjson import Fragment, loads
 
 from dispatcher.fields import OnDependencyFailure, Priority
 from dispatcher.ports import Entry
 from dispatcher.record import DirectoryCount, Outcome
 from dispatcher.task import Status, Task
-from web.codec import rfc3339
+from web.access.redaction import over_payloads, seen
+from web.codec import encode, rfc3339
+
+T = TypeVar("T")
 
 
 class TaskProgress(TypedDict):
@@ -133,7 +138,28 @@ def moment(ms: int | None) -> str | None:
     return None if ms is None else rfc3339(ms)
 
 
+def _as_seen(task: Task) -> Task:
+    """As the caller may see it."""
+    if (hide := over_payloads()) is None:
+        return task
+    return evolve(
+        task,
+        prompt=hide.text(task.prompt),
+        metadata=encode(hide.value(loads(task.metadata))).decode(),
+        progress=hide.value(task.progress),
+        result=hide.value(task.result),
+        error_message=hide.value(task.error_message),
+    )
+
+
+def _details(entry: Entry) -> Mapping[str, Any]:
+    hide = over_payloads()
+    details: Mapping[str, Any] = hide.value(entry.details) if hide else entry.details
+    return details
+
+
 def whole(task: Task) -> WholeTask:
+    task = _as_seen(task)
     return {
         "task_id": task.task_id,
         "work_directory": task.work_directory,
@@ -166,6 +192,16 @@ def whole(task: Task) -> WholeTask:
         "created_by": task.created_by,
         "version": task.version,
     }
+
+
+async def shown(task: Task) -> WholeTask:
+    """`whole`; where something may have to be hidden, in a thread, for that may take long."""
+    return await asyncio.to_thread(whole, task) if over_payloads() else whole(task)
+
+
+async def all_shown(entries: Sequence[Entry], view: Callable[[Entry], T]) -> list[T]:
+    """Likewise of the lines of a history."""
+    return await asyncio.to_thread(lambda: list(map(view, entries))) if over_payloads() else list(map(view, entries))
 
 
 def claimed(task: Task, dependencies: Sequence[Dependency]) -> ClaimedTask:
@@ -213,7 +249,7 @@ def directory(count: DirectoryCount, waiting_workers: int, now: int) -> WorkDire
         "cancelled": tasks[Status.CANCELLED],
         "oldest_waiting_seconds": None if oldest is None else (now - oldest) / 1000,
         "paused": rules.paused,
-        "paused_reason": rules.paused_reason,
+        "paused_reason": rules.paused_reason and seen(rules.paused_reason),
         "paused_until": moment(rules.paused_until),
         "draining": rules.draining,
         "max_working": rules.max_working,
@@ -229,7 +265,7 @@ def history_line(entry: Entry) -> HistoryLine:
         "worker_id": entry.worker_id,
         "attempt": entry.attempt,
         "at": rfc3339(entry.at),
-        "details": entry.details,
+        "details": _details(entry),
     }
 
 
@@ -244,5 +280,5 @@ def event(entry: Entry) -> Event:
         "worker_id": entry.worker_id,
         "attempt": entry.attempt,
         "at": rfc3339(entry.at),
-        "details": entry.details,
+        "details": _details(entry),
     }

@@ -176,8 +176,7 @@ class Courier:
         finally:
             for job in (change, work):
                 job.cancel()
-                with suppress(asyncio.CancelledError):
-                    await job
+            await asyncio.wait({change, work})  # in which our own end is not mistaken for theirs
 
     def _succeeded(self) -> None:
         if self.failing_since is not None:

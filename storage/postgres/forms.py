@@ -29,6 +29,7 @@ LOGS = "task_logs as log left join tasks using (work_directory, arrival)"
 FORMS = {
     "config_versions": Form("config_versions", ("version",)),
     "keys": Form("keys", ("digest",)),
+    "audit": Form("audit", ("number",)),
     "work_directories": Form("work_directories", ("work_directory",)),
     "tasks": Form("tasks", ("arrival",), part_rows=50),
     "idempotency_keys": Form("idempotency_keys", ("key",)),

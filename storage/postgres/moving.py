@@ -42,7 +42,8 @@ NOTE = "create table if not exists unfinished_move (only_row boolean primary key
 KEEP_PLACE = "insert into unfinished_move values (true, $1) on conflict (only_row) do update set place = excluded.place"
 STATE = """
     select (select version from schema_version), (select last_value from arrivals), seq,
-        (select max(updated_at) from tasks), (select max(number) from additions), (select seq from webhook)
+        (select max(updated_at) from tasks), (select max(number) from additions), (select seq from webhook),
+        (select max(number) from audit)
     from last_numbers"""
 FIRST = "select seq, at, type, task_id from history order by seq limit 1"
 # Rows come in the order of an index, so that nothing is sorted, and the first of them come at once.
@@ -112,9 +113,9 @@ class PostgresEnd:
             if is_new:
                 async with self._db.transaction():
                     names = ", ".join(name for name in TABLES if name != "last_numbers")
+                    await self._db.execute(NOTE)  # from here on the audit log may be emptied
                     await self._db.execute(f"truncate {names} restart identity")
                     await self._db.execute("update last_numbers set seq = 0")
-                    await self._db.execute(NOTE)
                     await self._db.execute(KEEP_PLACE, place.to_json())
 
     async def write(self, table: str, rows: list[Row], place: Place) -> None:

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 
+from dispatcher.audit import AuditEntry, AuditFilter
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
@@ -28,7 +29,7 @@ from dispatcher.record import (
 )
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage.postgres import lists, matching, queries, traces
+from storage.postgres import audit, lists, matching, queries, traces
 from storage.postgres.connections import LOST
 from storage.postgres.reading import Reader
 from storage.postgres.statistics import statistics
@@ -115,6 +116,9 @@ class PostgresRecord:
     async def config_version(self, version: int) -> ConfigVersion | None:
         return await self._read(queries.config_version, version)
 
+    async def audit(self, only: AuditFilter, limit: int, after: int | None, before: int | None) -> Sequence[AuditEntry]:
+        return await self._read_long(audit.page, only, limit, after, before)
+
     async def statistics(
         self, work_directories: Collection[str] | None, start: int, end: int, bucket: int
     ) -> Statistics:
@@ -144,12 +148,12 @@ class PostgresRecord:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 try:
-                    return await self._once(turn, query, *args, **kwargs)
+                    return await self.once(turn, query, *args, **kwargs)
                 except TimeoutError:
                     raise
                 except (*LOST, asyncpg.InternalClientError):
                     await self._pool.expire_connections()
-                    return await self._once(turn, query, *args, **kwargs)
+                    return await self.once(turn, query, *args, **kwargs)
         except asyncpg.QueryCanceledError as error:
             raise TimeoutError from error
         except TimeoutError:
@@ -157,13 +161,14 @@ class PostgresRecord:
         except FAULTS as error:
             raise RecordFailed(str(error)) from error
 
-    async def _once(
+    async def once(
         self,
         turn: Semaphore | None,
         query: Callable[Concatenate[Reader, P], Awaitable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        """On a connection of the pool; whoever gives up meanwhile need not wait until that is free again."""
         if turn is not None:
             await turn.acquire()
         reader: Reader | None = None

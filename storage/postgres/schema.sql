@@ -284,3 +284,38 @@ create index tasks_by_updated on tasks (updated_at, arrival);
 create index tasks_by_status on tasks (status, priority, created_at, arrival);
 create index tasks_by_worker on tasks (worker_id, arrival) where worker_id is not null;
 create index tasks_waiting on tasks (work_directory, created_at) where status = 'waiting';
+
+-- Who did what that matters, and what came of it. Each entry bears the hash of the one before it, and a hash of all that
+-- it says, that one included. Nothing is ever changed or removed but what an unfinished move has written.
+create table audit (
+    number        bigint primary key, -- 1, 2, 3 …
+    at            bigint not null,
+    who           text,
+    address       text,
+    action        text   not null,
+    target        text,
+    outcome       text   not null,
+    request_id    text,
+    details       text   not null,
+    previous_hash text   not null,
+    hash          text   not null
+);
+
+create function audit_is_append_only() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'INSERT' then
+        if new.number <> (select coalesce(max(number), 0) + 1 from audit) then
+            raise exception 'the audit log grows at its end only';
+        end if;
+        return new;
+    end if;
+    if tg_op = 'UPDATE' or to_regclass('unfinished_move') is null then
+        raise exception 'the audit log is append-only';
+    end if;
+    return old;
+end $$;
+
+create trigger audit_rows before insert or update or delete on audit
+for each row execute function audit_is_append_only();
+
+create trigger audit_as_a_whole before truncate on audit execute function audit_is_append_only();

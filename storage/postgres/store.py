@@ -20,6 +20,7 @@ from dispatcher.ports import Changes, Clock, Found, Needs, Snapshot
 from dispatcher.shared import SharedBoard
 from storage.errors import StorageError
 from storage.postgres import upkeep
+from storage.postgres.audit import PostgresAuditLog
 from storage.postgres.clock import DatabaseClock
 from storage.postgres.connections import LOST, Address
 from storage.postgres.duties import IS_HELD, UPKEEP, WEBHOOK, Duties
@@ -76,6 +77,7 @@ class PostgresStore:
         self.record = PostgresRecord(pool, address.timeout_seconds, instance_id)
         self.journal = PostgresJournal(address, instance_id, clock, was_away=was_away)
         self.keyring = PostgresKeyring(self._alone, instance_id)
+        self.audit_log = PostgresAuditLog(self._alone, self.record.audit)
         self._keys_changes = 0
         self._follower = Follower(address, self.record, instance_id)
         self._duties = Duties(instance_id)
@@ -221,8 +223,8 @@ class PostgresStore:
 
     async def _alone(self, work: Callable[[Reader], Awaitable[Any]]) -> Any:
         try:
-            async with asyncio.timeout(self._timeout_seconds), self._pool.acquire() as db:
-                return await work(db)
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self.record.once(None, work)
         except (*LOST, asyncpg.PostgresError) as error:
             raise RecordFailed(str(error) or type(error).__name__) from error
 

@@ -19,7 +19,7 @@ STEP_SECONDS_MAX = 3600.0  # for one step, and to wait for another server that t
 
 # Advisory locks on the whole database: the first number says that they are ours.
 OURS = 0x5441534B  # "TASK"
-MIGRATING, MOVING, ADDING_UP = 1, 2, 3
+MIGRATING, MOVING, ADDING_UP, AUDITING = 1, 2, 3, 4
 
 UNHURRIED = "set local statement_timeout = 0; set local lock_timeout = 0"
 LOCK = f"select pg_advisory_xact_lock({OURS}, {MIGRATING})"

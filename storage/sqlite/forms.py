@@ -72,6 +72,7 @@ OF_ITS_TASK = {"work_directory": "coalesce(tasks.work_directory, '')"}
 FORMS = {
     "config_versions": _form("config_versions", "version"),
     "keys": _form("keys", "digest"),
+    "audit": _form("audit", "number"),
     "work_directories": _form("work_directories", "work_directory", convert=lambda row: tuple(_directory(row))),
     "tasks": _form("tasks", "arrival", written=TABLES["tasks"][:-1], columns={"folded": "null"}, convert=_with_folded),
     "idempotency_keys": _form(

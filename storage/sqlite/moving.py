@@ -37,7 +37,8 @@ NOTE = """
 KEEP_PLACE = "insert into unfinished_move values (1, ?) on conflict do update set place = excluded.place"
 STATE = """
     select (select user_version from pragma_user_version), arrival, seq, (select max(updated_at) from tasks),
-        (select max(number) from additions), (select seq from webhook) from last_numbers"""
+        (select max(number) from additions), (select seq from webhook),
+        (select max(number) from audit) from last_numbers"""
 FIRST = "select seq, at, type, task_id from history order by seq limit 1"
 OURS = """
     select (select application_id from pragma_application_id), (select user_version from pragma_user_version),
@@ -196,10 +197,10 @@ def _prepare(db: sqlite3.Connection, place: Place, is_new: bool) -> None:
     db.execute("pragma synchronous = normal")  # after a power failure it goes on from a little earlier
     if is_new:
         with _transaction(db):
+            db.execute(NOTE)  # from here on the audit log may be emptied
             for table in _written():
                 db.execute(f"delete from {table}")
             db.execute("update last_numbers set arrival = 0, seq = 0")
-            db.execute(NOTE)
             db.execute(KEEP_PLACE, (place.to_json(),))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Concatenate
 
 import aiosqlite
 
+from dispatcher.audit import AuditEntry, AuditFilter
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
@@ -27,7 +28,7 @@ from dispatcher.record import (
 )
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage.sqlite import lists, matching, queries, traces
+from storage.sqlite import audit, lists, matching, queries, traces
 from storage.sqlite.hop import P, T, hop
 from storage.sqlite.statistics import statistics
 
@@ -100,6 +101,9 @@ class SqliteRecord:
 
     async def config_version(self, version: int) -> ConfigVersion | None:
         return await self._read(queries.config_version, version)
+
+    async def audit(self, only: AuditFilter, limit: int, after: int | None, before: int | None) -> Sequence[AuditEntry]:
+        return await self._read_long(audit.page, only, limit, after, before)
 
     async def statistics(
         self, work_directories: Collection[str] | None, start: int, end: int, bucket: int

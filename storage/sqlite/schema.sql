@@ -233,3 +233,36 @@ insert into prompts_indexed values (1, 0);
 
 -- Tasks that were deleted, and whose logs are yet to be removed.
 create table logs_left (arrival integer primary key) strict;
+
+-- Who did what that matters, and what came of it. Each entry bears the hash of the one before it, and a hash of all that
+-- it says, that one included. Nothing is ever changed or removed but what an unfinished move has written.
+create table audit (
+    number        integer primary key, -- 1, 2, 3 …
+    at            integer not null,
+    who           text,
+    address       text,
+    action        text    not null,
+    target        text,
+    outcome       text    not null,
+    request_id    text,
+    details       text    not null,
+    previous_hash text    not null,
+    hash          text    not null
+) strict;
+
+create trigger audit_grows_at_its_end before insert on audit
+when new.number <> (select coalesce(max(number), 0) + 1 from audit)
+begin
+    select raise(abort, 'the audit log grows at its end only');
+end;
+
+create trigger audit_is_not_changed before update on audit
+begin
+    select raise(abort, 'the audit log is append-only');
+end;
+
+create trigger audit_is_not_removed before delete on audit
+when not exists (select 1 from sqlite_schema where name = 'unfinished_move')
+begin
+    select raise(abort, 'the audit log is append-only');
+end;

@@ -25,6 +25,7 @@ from dispatcher.ports import Change, Changes, Clock, Found, Needs, Notice, Rulin
 from storage.encryption import EncryptionKey
 from storage.errors import NotOurs, StorageError
 from storage.sqlite import chores, journal, leftovers, search
+from storage.sqlite.audit import SqliteAuditLog
 from storage.sqlite.chores import Chore, Step
 from storage.sqlite.driver import DatabaseFile, Mode
 from storage.sqlite.hop import P, T, hop
@@ -60,6 +61,7 @@ class SqliteStore:
         self._writer = writer
         self.record = record
         self.keyring = SqliteKeyring(self._alone)
+        self.audit_log = SqliteAuditLog(self._alone, record.audit, self._log_grew)
         self._path = path
         self._member: Member | None = None
         self._watchers: list[Callable[[int, float, float], None]] = []
@@ -99,10 +101,7 @@ class SqliteStore:
         except sqlite3.OperationalError as error:
             if not _is_full(error, self._path):
                 raise
-            if not self.short_of_room:
-                log.error("the disk is full: nothing new is taken until there is room again")
-                self._full.set()
-                self._roomy.clear()
+            self._note_full()
             raise NoRoom from error
         self._log_grew(sum(map(_log_bytes, changes)))
         self._indexing.due.set()
@@ -184,7 +183,15 @@ class SqliteStore:
         try:
             return await hop(self._writer, work, *args, **kwargs)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) in FULL:
+                self._note_full()
             raise RecordFailed(str(error)) from error
+
+    def _note_full(self) -> None:
+        if not self.short_of_room:
+            log.error("the disk is full: nothing new is taken until there is room again")
+            self._full.set()
+            self._roomy.clear()
 
     async def keep_up(self, chore: Chore) -> None:
         """Does it whenever it is due, in the gaps between the commits and while there is room."""

@@ -66,3 +66,8 @@ def test_on_a_claimed_task_reports_who_claimed_it_and_who_may_do_everything() ->
     assert ann.may_report(None)
     assert not bob.may_report("ann")
     assert Caller("bob", frozenset({"admin"})).may_report("ann")
+
+
+def test_without_patterns_nothing_is_in_reach():
+    assert not Reach(()).covers("/srv")
+    assert not Reach(()).covers("")

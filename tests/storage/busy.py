@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dispatcher.audit import Deed
 from dispatcher.caller import Caller
 from dispatcher.errors import Refusal
 from dispatcher.fields import UNSET, Priority
@@ -29,8 +30,8 @@ from dispatcher.messages import (
     Tick,
 )
 from storage.encryption import EncryptionKey
+from storage.sqlite import audit, keys
 from storage.sqlite import journal as sqlite
-from storage.sqlite import keys
 from storage.sqlite.driver import connect
 from tests.dispatcher.test_board import Desk
 
@@ -179,6 +180,7 @@ def _content(seed: int) -> bytes:
         keys.add(
             db, Key(digest="d1", name="ann", scopes=("work",), work_directories=("*",), created_at=1, created_by=None)
         )
+        audit.append(db, [Deed(at=2, action="keys_create", outcome="ok", target="ann", details='{"é": 1}')] * 3)
         return db.serialize()
 
 

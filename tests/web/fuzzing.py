@@ -36,7 +36,7 @@ ACROSS_FIELDS = re.compile(
     r"must not contain '.*' twice"  # two spellings of one path
     r"|can only be given while the directory is paused, or to pause it"
     r"|is required with \w+"
-    r"|cannot be given together with (follow|offset)"
+    r"|cannot be given together with (follow|offset|after)"
     r"|must be at most \d+ together with q: .*"  # an offset
     r"|cannot be given for (text/csv|application/x-ndjson), which is the whole list"
     r"|must be the next_cursor of a page with the same filter and sort, as it was given"

@@ -101,6 +101,8 @@ async def test_every_setting_is_told_with_its_value_source_and_default(api, shar
     reloadable = {key for key, setting in told["settings"].items() if setting["reloadable"]}
     assert reloadable == {key for key in SETTINGS if key.startswith(("task.", "webhooks.", "rate_limit."))} | {
         "logging.level",
+        "security.redact_payloads",
+        "security.redact_patterns",
         "logging.redact",
         "security.ip_allowlist",
         "security.enable_cors",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from aiohttp.web import Request
 from attrs import evolve
@@ -12,8 +13,12 @@ from dispatcher.ports import Clock
 from web.access.browsers import check_own_page
 from web.access.calling import caller
 from web.access.keys import Admitted, Keys
+from web.access.redaction import Veil
 from web.access.sessions import session_of, unexpired_cookie
 from web.answers import Failure
+
+if TYPE_CHECKING:  # it needs the extra `jwt`
+    from web.access.tokens import Tokens
 
 OPEN = Admitted(ANYONE)
 SESSION_PATH = "/api/v1/session"
@@ -28,20 +33,22 @@ def is_open(method: str, path: str) -> bool:
 
 
 class Door:
-    def __init__(self, keys: Keys, clock: Clock, *, is_local: bool) -> None:
-        """`is_local`: only this machine can reach the server."""
-        self.keys, self._clock, self.is_local = keys, clock, is_local
+    def __init__(self, keys: Keys, clock: Clock, *, is_local: bool, tokens: "Tokens | None" = None) -> None:
+        """`is_local`: only this machine can reach the server. `tokens` None: nobody comes in with one."""
+        self.keys, self._clock, self.is_local, self.tokens = keys, clock, is_local, tokens
+        self.veil = Veil()
 
     @property
     def is_open(self) -> bool:
         """Whoever comes without a key may do everything: nobody has said yet who may not."""
-        return self.is_local and not self.keys.has_had_admin
+        return self.is_local and not self.keys.has_had_admin and self.tokens is None
 
     async def admit(self, request: Request) -> Admitted:
-        """By the key as a bearer token or in X-API-Key, or by the session; raises a 401 Failure, or RecordFailed."""
+        """By the key or the token as a bearer token, the key in X-API-Key, or the session. Raises a 401 Failure,
+        RecordFailed, or Unavailable where a token cannot be looked at."""
         if secret := _secret(request):
             await self.keys.look_up(secret)
-            if admitted := self.keys.find(secret):
+            if admitted := self.keys.find(secret) or await self._by_token(secret):
                 return admitted
         elif admitted := self._by_session(request):
             check_own_page(request)
@@ -49,6 +56,11 @@ class Door:
         if self.is_open and not (secret and self.keys.has_had_any):
             return OPEN
         raise no_longer_in_force() if secret else _unauthorized("a key is needed: Authorization: Bearer KEY")
+
+    async def _by_token(self, secret: str) -> Admitted | None:
+        """Not if it bears the name of a key, whose tasks it would have."""
+        admitted = await self.tokens.find(secret) if self.tokens else None
+        return admitted if admitted and self.keys.of_name(admitted.caller.name or "") is None else None
 
     def shown(self, request: Request) -> str:
         """What they bring to be let in, right or wrong; empty: nothing. A session that has ended counts as nothing, for
@@ -70,7 +82,7 @@ class Door:
             patience.reschedule(asyncio.get_running_loop().time() + seconds)
         token = caller.set(admitted.caller)
         try:
-            with self.keys.present(admitted, patience):
+            with self.keys.present(admitted, patience), self.veil.before(admitted.caller):
                 yield
         finally:
             caller.reset(token)

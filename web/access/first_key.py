@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from dispatcher.errors import KeyExists
 from web.access.door import Door
-from web.access.keys import Keys
+from web.access.keys import Keys, new_secret
 from web.access.networks import is_loopback
 from web.codec import Fault
 from web.settings import Settings, SettingsError
@@ -23,11 +23,12 @@ async def make_first_key(keys: Keys, file: str) -> bool:
     except OSError as error:
         raise SettingsError([Fault("security.initial_key_file", f"{file}: {error.strerror}")]) from None
     try:
-        with os.fdopen(handle, "w") as stream:
-            _, secret = await keys.create(FIRST, ["admin"], ["*"], None, None)
+        secret = new_secret()
+        with os.fdopen(handle, "w") as stream:  # first: a key that nobody has would shut everybody out
             stream.write(f"{secret}\n")
             stream.flush()
             os.fsync(stream.fileno())
+        await keys.create(FIRST, ["admin"], ["*"], None, None, secret)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(file)
@@ -43,13 +44,13 @@ def refuse_open_record(settings: Settings) -> None:
     path, security = settings.database.path, settings.security
     if path is None or path.exists() or is_loopback(settings.server.host):
         return
-    if security.api_key is None and security.initial_key_file is None:
+    if security.api_key is None and security.initial_key_file is None and security.jwt_algorithm is None:
         raise SettingsError([_no_key(settings)])
 
 
 def refuse_open_door(door: Door, settings: Settings) -> None:
     """Raises SettingsError where others could come in, and nobody has a key."""
-    if not door.keys.has_had_any and not door.is_local:
+    if not door.keys.has_had_any and not door.is_local and door.tokens is None:
         raise SettingsError([_no_key(settings)])
 
 

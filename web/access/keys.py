@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from secrets import token_urlsafe
+from typing import Any, TypeVar
 
 from attrs import evolve, frozen
 
@@ -14,11 +15,13 @@ from dispatcher.errors import RecordFailed
 from dispatcher.keys import Key, Keyring
 from dispatcher.ports import Clock
 
-Job = asyncio.Task[object] | None
+T = TypeVar("T")
+Job = asyncio.Task[Any] | None
 
 PREFIX = "tok_"  # so that people, and programs that look for lost secrets, know what it is
 SETTING = "api_key"  # the name of the key that is a setting
 NOTE_SECONDS = 10  # so often the record is told which keys were used
+LOOK_UP_SECONDS = 1
 RETRY_SECONDS = 1  # after the record could not be read
 
 log = logging.getLogger(__name__)
@@ -43,14 +46,18 @@ class Admitted:
 
 
 class Keys:
-    def __init__(self, keyring: Keyring, clock: Clock, api_key: str | None) -> None:
+    def __init__(self, keyring: Keyring, clock: Clock, api_key: str | None, changed: asyncio.Event) -> None:
+        """`changed` is set whenever the record may have others."""
         self._keyring, self._clock = keyring, clock
         self._fixed = _of_setting(api_key) if api_key else {}
         self._admitted: dict[str, Admitted] = dict(self._fixed)  # by digest
         self._named: dict[str, Key] = {}
         self._used: dict[str, int] = {}  # since the record was told
         self._present: dict[str, dict[asyncio.Timeout, Job]] = {}  # whom a key has let in, and who is still here
+        self._changed = changed
+        self._changes = 0  # of what is known
         self._changing = asyncio.Lock()  # or what was read before a change would be known after it
+        self._errands: set[asyncio.Task[Any]] = set()
         self._revoking: set[Job] = set()  # they stay until they have been answered, should it be their own key
         self.has_had_any = self.has_had_admin = bool(self._fixed)  # there is a key, or was one; that may make others
 
@@ -60,6 +67,7 @@ class Keys:
             self._know(await self._keyring.keys())
 
     def _know(self, keys: Sequence[Key]) -> None:
+        self._changes += 1
         self.has_had_any = bool(self._fixed or keys)
         self.has_had_admin = bool(self._fixed) or any("admin" in key.scopes for key in keys)
         self._named = {key.name: key for key in keys if key.revoked_at is None}
@@ -80,23 +88,29 @@ class Keys:
                 patience.reschedule(0)
 
     async def look_up(self, secret: str) -> None:
-        """If it looks like a key and is not known, another server may have made it just now. Raises RecordFailed."""
+        """If it looks like a key and is not known, another server may have made it just now. If the record does not say
+        so at once, it has not."""
         digest = digest_of(secret)
-        if secret.startswith(PREFIX) and digest not in self._admitted:
-            async with self._changing:
-                if key := await self._keyring.key(digest):
+        if not secret.startswith(PREFIX) or digest in self._admitted:
+            return
+        with suppress(RecordFailed, TimeoutError):
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                changes, key = -1, None
+                while changes != self._changes:  # or one that was revoked meanwhile would be learnt again
+                    changes, key = self._changes, await self._keyring.key(digest)
+                if key:
                     self._learn(key)
 
-    async def keep_step(self, changed: asyncio.Event) -> None:
-        """Go by what other servers on the same record have done. Until it is cancelled."""
-        while await changed.wait():
-            changed.clear()
+    async def keep_step(self) -> None:
+        """Go by what is on record, whoever has changed it. Until it is cancelled."""
+        while await self._changed.wait():
+            self._changed.clear()
             try:
                 await self.load()
             except (RecordFailed, TimeoutError) as error:
                 log.warning("the keys cannot be read: %s", str(error) or "the record does not answer")
                 await asyncio.sleep(RETRY_SECONDS)
-                changed.set()
+                self._changed.set()
 
     async def note_used(self) -> None:
         """Tell the record which keys were used. Until it is cancelled, and then once more."""
@@ -163,9 +177,10 @@ class Keys:
         work_directories: Sequence[str],
         expires_at: int | None,
         by: str | None,
+        secret: str | None = None,
     ) -> tuple[Key, str]:
         """The key as it is kept, and the key itself, which nobody will know again. Raises KeyExists, RecordFailed."""
-        secret = new_secret()
+        secret = secret or new_secret()
         key = Key(
             digest=digest_of(secret),
             name=name,
@@ -175,9 +190,7 @@ class Keys:
             created_by=by,
             expires_at=expires_at,
         )
-        async with self._changing:
-            await self._keyring.add(key)
-            self._learn(key)
+        await self._change(self._keyring.add(key), lambda _: self._learn(key))
         return key, secret
 
     async def revoke(self, name: str) -> bool:
@@ -185,14 +198,34 @@ class Keys:
         job = asyncio.current_task()
         self._revoking.add(job)
         try:
-            async with self._changing:
-                revoked = await self._keyring.revoke(name, self._clock())
-                if revoked and (key := self._named.pop(name, None)):
-                    del self._admitted[key.digest]
-                    self._send_away(key.digest)
+            return await self._change(self._keyring.revoke(name, self._clock()), lambda _: self._forget(name))
         finally:
             self._revoking.discard(job)
-        return revoked
+
+    def _forget(self, name: str) -> None:
+        self._changes += 1
+        if key := self._named.pop(name, None):
+            del self._admitted[key.digest]
+            self._send_away(key.digest)
+
+    async def _change(self, work: Coroutine[Any, Any, T], known: Callable[[T], None]) -> T:
+        """Once it has begun it is done, and known here, whoever leaves meanwhile. If it is not clear what came of it,
+        the record is asked until it says so."""
+
+        async def change() -> T:
+            async with self._changing:
+                try:
+                    outcome = await work
+                except RecordFailed:
+                    self._changed.set()
+                    raise
+                known(outcome)
+                return outcome
+
+        errand = asyncio.create_task(change())
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
+        return await asyncio.shield(errand)
 
 
 def _admitted(key: Key) -> Admitted:

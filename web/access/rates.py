@@ -88,8 +88,9 @@ class Rates:
         return None if self._failures is None else self._failures.draw(address)
 
     def right_credential(self, address: str, credential: str) -> None:
-        if self._failures is not None and (sign := hash((address, credential))) not in self._good:
-            self._good[sign] = None
+        if self._failures is not None:
+            self._good[sign := hash((address, credential))] = None
+            self._good.move_to_end(sign)
             if len(self._good) > GOOD_MOST:
                 self._good.popitem(last=False)
 
