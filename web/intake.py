@@ -99,11 +99,15 @@ async def read(content: StreamReader, coding: str, bytes_max: int, held: Held) -
 
 async def _read_plain(content: StreamReader, bytes_max: int, held: Held) -> bytearray:
     body = bytearray()
-    while chunk := await content.readany():
-        body += chunk
-        if len(body) > bytes_max:
-            raise TooLong
-        held.grow(len(body))
+    try:
+        while chunk := await content.readany():
+            body += chunk
+            if len(body) > bytes_max:
+                raise TooLong
+            held.grow(len(body))
+    except BaseException:
+        body.clear()  # the error may be kept for a while, and this function's variables with it
+        raise
     return body
 
 
