@@ -58,14 +58,16 @@ class Roll:
         return seen
 
     def hear(self, message: Message[Any], working: Mapping[str, Task], now: int) -> None:
-        """A message that names a worker, or speaks under a worker's lease, is a sign of life."""
+        """A message that names a worker, or speaks under a worker's lease, is a sign of life, if its caller may."""
         if isinstance(message, Claim):
-            if message.worker_id:
+            if message.worker_id and all(map(message.by.sees, message.work_directories)):
                 seen = self.note(message.worker_id, message.work_directories, now)
                 if message.wait_seconds != FOREVER:
                     seen.claimed_at = now
         elif isinstance(message, LeaseMessage):
             task = working.get(message.task_id)
+            if task and not (message.by.sees(task.work_directory) and message.by.may_report(task.claimed_by)):
+                return
             if task and task.worker_id and message.lease_token in (None, task.lease_token):
                 self.note(task.worker_id, (task.work_directory,), now)
             elif isinstance(message, Complete) and message.worker_id:

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from aiohttp import ClientConnectorError
+from aiohttp import ClientConnectorCertificateError, ClientConnectorError, ClientPayloadError
 
 from task_orchestrator.errors import Refused, Unreachable
 
@@ -35,10 +35,15 @@ def refusal(status: int, envelope: dict[str, Any], retry_after: str | None = Non
 
 def unreachable(url: str, error: Exception, otherwise: str) -> Unreachable:
     """In one short sentence: that there was no connection, or else `otherwise` and the reason."""
+    if isinstance(error, ClientConnectorCertificateError):
+        return Unreachable(f"cannot reach {url}: its certificate is not trusted; name its authority with --ca-file")
     if isinstance(error, ClientConnectorError):
         return Unreachable(f"cannot reach {url}: {_obstacle(error)}")
-    reason = "it took too long" if isinstance(error, asyncio.TimeoutError) else str(error) or type(error).__name__
-    return Unreachable(f"{otherwise}: {reason}")
+    if isinstance(error, asyncio.TimeoutError):
+        return Unreachable(f"{otherwise}: it took too long")
+    if isinstance(error, ClientPayloadError):
+        return Unreachable(f"{otherwise}: the connection was cut")
+    return Unreachable(f"{otherwise}: {str(error) or type(error).__name__}")
 
 
 def _obstacle(error: ClientConnectorError) -> str:

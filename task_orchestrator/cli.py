@@ -144,5 +144,5 @@ def _explain(refusal: Refused) -> int:
     for fault in faults if len(faults) > 1 else ():
         complain(f"  {fault.get('field')}: {fault.get('reason')}")
     if refusal.status == 401:
-        complain("set TASK_ORCHESTRATOR_API_KEY")
+        complain("give the right key in TASK_ORCHESTRATOR_API_KEY")
     return REFUSED

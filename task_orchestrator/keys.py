@@ -43,7 +43,7 @@ async def create(
     json
         Print the server's answer as JSON.
     """
-    wanted = {"scopes": scopes.split(","), "work_directories": work_directories.split(",")}
+    wanted = {"scopes": _listed(scopes), "work_directories": _listed(work_directories)}
     if database is not None:
         key = await import_module(OFFLINE).make_key(database, name=name, expires_at=expires_at, **wanted)
     else:
@@ -83,6 +83,10 @@ async def revoke(
         say_json(revoked)
     else:
         say(f"{name} revoked")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _row(key: dict[str, Any]) -> list[str]:

@@ -162,6 +162,8 @@ def rekey(
     except StorageError as error:
         print(f"nothing was changed: {error}", file=sys.stderr)
         return exit_code(error)
+    if new_key and new_key.is_short:
+        print("the new key is short: make one with `openssl rand -hex 32`", file=sys.stderr)
     state = "encrypted with the new key" if new_key else "not encrypted"
     print(f"{settings.path}: {state if changed else f'it is {state} already'}")
     return 0

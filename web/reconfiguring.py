@@ -110,8 +110,8 @@ async def _read_again(service: Service, gather: Callable[[], Given]) -> str:
     """What came of it, as the audit log tells it."""
     given = await asyncio.to_thread(gather)
     if given.file is None and not given.faults:
-        log.warning("SIGHUP: there is no file of settings to be read again")
-        return "NOT_FOUND"
+        log.info("SIGHUP: there is no file of settings to be read again")
+        return OK
     try:
         before: list[int] = []
 

@@ -22,6 +22,7 @@ from dispatcher.errors import RecordFailed, Unavailable
 from storage.encryption import given_key
 from storage.errors import KeyFault, StorageError
 from storage.store import open_store
+from web.access.audit import OK
 from web.access.first_key import refuse_open_record
 from web.access.redaction import redaction_of
 from web.access.tls import Certificate, certificate_of
@@ -72,6 +73,7 @@ def serve(
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    write_for_ourselves()
     allow_many_connections()
     collect_rarely()
     give_back_memory()
@@ -87,6 +89,11 @@ def serve(
         return 2 if isinstance(error, KeyFault) else 1
     finally:
         log.close()
+
+
+def write_for_ourselves() -> None:
+    """Whatever is made, prompts are in it: other users of the machine cannot read it."""
+    os.umask(os.umask(0) | 0o007)
 
 
 def allow_many_connections() -> None:
@@ -151,7 +158,7 @@ async def serve_until(
     ):
         listening.set()
         with suppress(OSError):  # nobody need read it
-            print(greeting(url, service.settings), flush=True)
+            print(greeting(url, service.settings, needs_key=not service.door.is_open), flush=True)
         logger.info("version %s listens on %s, the record is %s", service.version, url, database.place)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([deciding, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -167,7 +174,8 @@ async def hang_up(service: Service, gather_again: Callable[[], Given], certifica
     """What SIGHUP does: the certificate and the settings are read again, and the file of the log is opened anew, for it
     may have moved."""
     if certificate:
-        await asyncio.to_thread(certificate.read_again)
+        is_renewed = await asyncio.to_thread(certificate.read_again)
+        service.audit.note("certificate_reload", OK if is_renewed else "VALIDATION_ERROR", details={"by": "SIGHUP"})
     await read_again(service, gather_again)
     service.log.configure(service.settings.logging)
 
@@ -192,7 +200,7 @@ async def heeding(signal: asyncio.Event, act: Callable[[], Awaitable[None]]) -> 
         await asyncio.wait([heeding])
 
 
-def greeting(url: str, settings: Settings) -> str:
+def greeting(url: str, settings: Settings, *, needs_key: bool) -> str:
     """The first line is for programs too: it tells the URL."""
     script = Path(sys.argv[0]).absolute()
     command = shlex.join(
@@ -200,7 +208,7 @@ def greeting(url: str, settings: Settings) -> str:
     )
     near = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     at = "" if near == "http://127.0.0.1:8080" else f" --url {near}"
-    key = ", with the key in TASK_ORCHESTRATOR_API_KEY" if settings.security.api_key else ""
+    key = ", with a key in TASK_ORCHESTRATOR_API_KEY" if needs_key else ""
     return f"""Task Orchestrator is listening on {url}
 The record is {settings.database.place}
 

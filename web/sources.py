@@ -44,6 +44,8 @@ class Given:
         """With the name that the value has where it was given."""
         key = key_of(fault.field)
         origin = self.origins.get(key)
+        if origin is None and self.file is None:
+            return fault
         if origin is None or origin.source == "file":
             return Fault(f"{fault.field} in {self.file}", fault.reason)
         return Fault(origin.name + fault.field[len(key) :], fault.reason)

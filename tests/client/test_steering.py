@@ -185,7 +185,7 @@ async def test_a_missing_key(tmp_path):
         done = await run_cli("list", url=server.url)
     finally:
         server.terminate()
-    assert (done.code, done.err.splitlines()[-1]) == (1, "set TASK_ORCHESTRATOR_API_KEY")
+    assert (done.code, done.err.splitlines()[-1]) == (1, "give the right key in TASK_ORCHESTRATOR_API_KEY")
 
 
 async def test_a_worker_says_that_it_waits(server, directory):

@@ -103,7 +103,7 @@ async def test_a_worker_that_will_never_be_let_in(script, directory, status, opt
     """A refused key, directory or request is final: one clear line, exit code 1, no second try."""
     script.answers = {"stream": [status], "claim": [status]}
     done = await run_cli("worker", "--work-directory", str(directory), "--exec", "sh", *options, url=script.url)
-    advice = "set TASK_ORCHESTRATOR_API_KEY\n" if status == 401 else ""
+    advice = "give the right key in TASK_ORCHESTRATOR_API_KEY\n" if status == 401 else ""
     assert (done.code, done.err) == (1, f"refused ({status} SAID_SO): no\n{advice}")
     assert len(script.connections) + len(script.told("claim")) == 1
 

@@ -219,6 +219,14 @@ async def test_beyond_its_directories_a_key_can_begin_nothing(theirs, directory)
     assert [(error["index"], error["code"]) for error in said["errors"]] == [(1, "FORBIDDEN")]
 
 
+async def test_who_is_refused_leaves_no_trace_among_the_workers(theirs, admin, name, directory):
+    task = await admin.claimed(f"{directory}elsewhere")
+    (await theirs.get(f"{TASKS}/next", work_path=NEVER, worker_id=name)).refused(403, "FORBIDDEN")
+    (await theirs.post(f"{TASKS}/claim", {"work_directory": NEVER, "worker_id": name})).refused(403, "FORBIDDEN")
+    (await theirs.tell(task, "complete", worker_id=name)).refused(404, "TASK_NOT_FOUND")
+    assert name not in [worker["worker_id"] for worker in (await admin.get("/api/v1/workers")).data["workers"]]
+
+
 async def test_a_task_elsewhere_is_as_if_it_were_not_there(theirs, admin, directory):
     elsewhere = f"{directory}elsewhere"
     hidden = await admin.claimed(elsewhere)

@@ -75,6 +75,7 @@ async def test_without_the_key_nobody_gets_in(locked, untouched_and_locked, head
     for method, path, body in (*REQUESTS, *READS):
         answer = await raw(locked, text_of(method, path, body, **headers))
         assert answer.refused(401, "UNAUTHORIZED") == {}
+        assert "bearer" in answer.json["error"]["message"] or "wrong" in answer.json["error"]["message"]
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert KEY not in answer.content.decode()
 

@@ -221,3 +221,8 @@ def test_there_is_one_encryption_key_and_it_is_for_a_file(environ, fault):
 
 def test_the_encryption_key_is_not_shown():
     assert "s3same" not in repr(load({}, {"APP_DATABASE_ENCRYPTION_KEY": "s3same"}))
+
+
+def test_what_is_missing_is_named_though_it_stands_nowhere(tmp_path):
+    refused = refused_start(tmp_path / "tasks.db", APP_SERVER_TLS_CERT="x.crt")
+    assert (refused.returncode, refused.stderr) == (2, "server.tls_key: is required with tls_cert\n")

@@ -55,7 +55,7 @@ class Door:
             return admitted
         if self.is_open and not (secret and self.keys.has_had_any):
             return OPEN
-        raise no_longer_in_force() if secret else _unauthorized("a key is needed: Authorization: Bearer KEY")
+        raise no_longer_in_force() if secret else _unauthorized("a key is needed: as a bearer token, or in X-API-Key")
 
     async def _by_token(self, secret: str) -> Admitted | None:
         """Not if it bears the name of a key, whose tasks it would have."""

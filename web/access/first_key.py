@@ -21,7 +21,7 @@ async def make_first_key(keys: Keys, file: str) -> bool:
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise SettingsError([Fault("security.initial_key_file", f"{file}: {error.strerror}")]) from None
+        raise SettingsError([Fault("security.initial_key_file", f"{file}: {_why_not(error)}")]) from None
     try:
         secret = new_secret()
         with os.fdopen(handle, "w") as stream:  # first: a key that nobody has would shut everybody out
@@ -37,6 +37,12 @@ async def make_first_key(keys: Keys, file: str) -> bool:
             return False
         raise
     return True
+
+
+def _why_not(error: OSError) -> str:
+    if isinstance(error, FileExistsError):
+        return "is there already, and nothing is written over it: move it away, or name another"
+    return error.strerror or str(error)
 
 
 def refuse_open_record(settings: Settings) -> None:

@@ -45,14 +45,15 @@ class Certificate:
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = self._newest
 
-    def read_again(self) -> None:
-        """What SIGHUP does. Nobody waits for an answer, so what comes of it is logged."""
+    def read_again(self) -> bool:
+        """What SIGHUP does: whether it could be used. Nobody waits for an answer, so what comes of it is logged."""
         try:
             self._newest = _load(self._cert, self._key)
         except SettingsError as error:
             log.error("SIGHUP: %s; the certificate stays as it was", error)
-        else:
-            log.info("SIGHUP: the certificate was read again")
+            return False
+        log.info("SIGHUP: the certificate was read again")
+        return True
 
     def options(self, server: Server) -> Mapping[str, Any]:
         """For `create_server`."""
