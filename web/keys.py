@@ -77,6 +77,8 @@ async def listing(service: Service, asked: Nothing, request: Request) -> Respons
 
 async def revoke(service: Service, asked: AboutKey, request: Request) -> Response:
     """Revoke a key: it opens nothing from now on, and whoever came in with it is sent away."""
+    if service.door.tokens is None and service.door.keys.is_last_admin(asked.name):
+        raise Failure(409, "LAST_ADMIN", "no other key has admin: make another one first")
     if not await service.door.keys.revoke(asked.name):
         raise Failure(404, "NOT_FOUND", f"there is no key of the name {asked.name!a}")
     said: Revoked = {"name": asked.name, "revoked": True}

@@ -213,7 +213,7 @@ OPERATIONS: Mapping[Handle, Operation] = {
         links=(Link(keys.revoke, path={"name": "/data/name"}),),
     ),
     keys.listing: Operation(tag="keys"),
-    keys.revoke: Operation(tag="keys", refuses=("NOT_FOUND",)),
+    keys.revoke: Operation(tag="keys", refuses=("NOT_FOUND", "LAST_ADMIN")),
     keys.session: Operation(tag="keys"),
     keys.open_: Operation(tag="keys", statuses=(201,), refuses=("UNAUTHORIZED",)),
     keys.close: Operation(tag="keys"),

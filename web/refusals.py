@@ -131,6 +131,7 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "BODY_TIMEOUT": Refusal(408, "The body did not come in time", code="TIMEOUT"),
     "ALREADY_EXISTS": Refusal(409, "There is one of this name already"),
+    "LAST_ADMIN": Refusal(409, "Nobody else could make or revoke keys"),
     "INVALID_STATE": Refusal(
         409, "The task's status does not allow it", WrongStatus, {"status": "completed", "allowed_from": ["waiting"]}
     ),

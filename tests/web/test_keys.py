@@ -483,6 +483,8 @@ async def test_the_door_is_open_until_there_is_a_key_that_may_make_others(tmp_pa
         admin = (await made(anyone, "admin", "admin"))["key"]
         (await anyone.get(TASKS)).refused(401, "UNAUTHORIZED")
         async with connected(server, Authorization=f"Bearer {admin}") as api:
+            (await revoke(api, "admin")).refused(409, "LAST_ADMIN")
+            await made(api, "second", "admin")
             assert (await revoke(api, "admin")).status == 200
         (await anyone.get(TASKS)).refused(401, "UNAUTHORIZED")
     assert server.terminate() == 0

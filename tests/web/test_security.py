@@ -201,6 +201,14 @@ async def test_a_page_of_somebody_elses_can_do_nothing(shared, untouched, header
         assert answer.json["data"] is None
 
 
+async def test_of_two_origins_one_is_somebody_elses(shared, untouched):
+    own, foreign = f"Origin: http://localhost:{shared.port}", "Origin: https://evil.example"
+    for first, second in ((own, foreign), (foreign, own), (own, own)):
+        head = text_of("GET", TASKS, host=f"localhost:{shared.port}").decode()
+        answer = await raw(shared, head.replace("\r\n\r\n", f"\r\n{first}\r\n{second}\r\n\r\n").encode())
+        answer.refused(403, "FORBIDDEN")
+
+
 @pytest.mark.parametrize("name", ["localhost", "LocalHost", "127.0.0.1", "127.1.2.3", "[::1]"])
 async def test_a_page_of_the_servers_own_may_speak(shared, name):
     host = f"{name}:{shared.port}"

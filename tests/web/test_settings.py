@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from attrs import asdict
 
+from tests.web.conftest import refused_start
 from web.codec import structure
 from web.settings import Settings, SettingsError
 from web.sources import load

@@ -66,6 +66,8 @@ class Browsers:
         if is_open and not (names_loopback(whence.host) and names_loopback(request.host)):
             raise Failure(403, "FORBIDDEN", "without keys this server answers only to its own machine's names")
         origin = request.headers.get("Origin")
+        if origin is not None and len(request.headers.getall("Origin")) > 1:
+            raise _foreign()  # one of them may be
         if origin is not None and not is_own(origin, whence):
             request[ADMITTED] = self._admitted(origin, is_open)
         elif request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _opens_page(request):

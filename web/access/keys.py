@@ -163,6 +163,16 @@ class Keys:
             if not here and self._present.get(admitted.digest) is here:
                 del self._present[admitted.digest]
 
+    def is_last_admin(self, name: str) -> bool:
+        """Without it nobody could make or revoke keys."""
+        now = self._clock()
+        there = [
+            it.caller.name
+            for it in self._admitted.values()
+            if it.caller.may("admin") and (it.expires_at is None or it.expires_at > now)
+        ]
+        return there == [name]
+
     def all(self) -> Sequence[Key]:
         """Those that were made and not revoked, the oldest first."""
         return [
