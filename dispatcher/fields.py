@@ -95,8 +95,7 @@ def work_directory(path: str) -> str:
 
 
 def directory_pattern(pattern: str) -> str:
-    """A work directory in normal form in which `*` stands for any characters, slashes too, and `?` for one; it may also
-    begin with `*`."""
+    """A work directory in which `*` stands for any characters, slashes too, and `?` for one; it may begin with `*`."""
     if not pattern.startswith("*"):
         return work_directory(pattern)
     if _CONTROL.search(pattern):
@@ -105,7 +104,7 @@ def directory_pattern(pattern: str) -> str:
 
 
 def key_name(name: str) -> str:
-    """1 to 100 letters, digits and `. _ @ : + -`, the first a letter or digit; none of KEY_NAMES_TAKEN, no address."""
+    """1 to 100 letters, digits and `. _ @ : + -`, a letter or digit first; not `api_key`, `anonymous` or an address."""
     if not KEY_NAME.fullmatch(name):
         raise ValueError("must be 1 to 100 letters, digits and . _ @ : + -, the first one a letter or digit")
     if name in KEY_NAMES_TAKEN or _IPV4.fullmatch(name):

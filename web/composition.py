@@ -37,6 +37,7 @@ from web.settings import Settings
 from web.sources import Given
 from web.webhooks import Courier
 
+SHORT_CHARACTERS = 16  # of a key that somebody made up
 DRAIN_SECONDS = 2  # how long the record may take to note that the server stops
 LINGERING_SECONDS = 10  # how long the rest of a body may still come, so that its sender reads why it is refused
 SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
@@ -110,7 +111,12 @@ async def build_door(keys: Keys, clock: Clock, settings: Settings, audit: Audit)
     if (file := settings.security.initial_key_file) and await make_first_key(keys, file):
         logger.info("the first key, which may do everything, is in %s", file)
         audit.note("keys_create", target=FIRST, details={"scopes": ["admin"], "work_directories": ["*"], "file": file})
+    elif file:
+        logger.info("there has been a key with admin before: none is made for %s", file)
     refuse_open_door(door, settings)
+    api_key = settings.security.api_key
+    if api_key and len(api_key) < SHORT_CHARACTERS and not door.is_local:
+        logger.warning("API_SECRET_KEY is short, and others can reach the server: make a longer one")
     return door
 
 

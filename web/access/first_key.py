@@ -61,6 +61,8 @@ def refuse_open_door(door: Door, settings: Settings) -> None:
 
 
 def _no_key(settings: Settings) -> Fault:
-    make = f"task-orchestrator keys create {FIRST} --scopes admin --database {settings.database.shown}"
+    database = settings.database
+    url = f"sqlite:///{database.path.absolute()}" if database.path else database.shown  # wherever it is said
+    make = f"task-orchestrator keys create {FIRST} --scopes admin --database {url}"
     reason = f"{settings.server.host} can be reached from other machines, and there is no key"
-    return Fault("--host", f"{reason}; make one: {make} (or set API_SECRET_KEY, or use 127.0.0.1)")
+    return Fault("server.host", f"{reason}; make one: {make} (or set API_SECRET_KEY, or use 127.0.0.1)")
