@@ -32,10 +32,12 @@ from web.access.calling import caller
 from web.codec import Fault, Invalid, Malformed, encode, rfc3339
 
 REQUEST_ID = "X-Request-Id"
+IDEMPOTENCY_KEY = "Idempotency-Key"
 IDEMPOTENCY_KEY_CHARACTERS = 255
-IDEMPOTENCY_KEY = re.compile(rf"[ -~]{{1,{IDEMPOTENCY_KEY_CHARACTERS}}}")
+SANE_IDEMPOTENCY_KEY = re.compile(rf"[ -~]{{1,{IDEMPOTENCY_KEY_CHARACTERS}}}")
 RETRY_AFTER_SECONDS = "1"
 NAME = RequestKey("name", str)
+DIGEST = RequestKey("digest", str)  # of the body, where there is an idempotency key
 SANE_REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -71,11 +73,9 @@ def name_of(request: BaseRequest) -> str:
 
 
 def idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid(
-            [Fault("Idempotency-Key", f"must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters")]
-        )
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is not None and not SANE_IDEMPOTENCY_KEY.fullmatch(key):
+        raise Invalid([Fault(IDEMPOTENCY_KEY, f"must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters")])
     if key is None or (name := caller.get().name) is None:
         return key
     return f"{name}\t{key}"  # what another caller says is another request

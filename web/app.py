@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
@@ -23,7 +24,7 @@ from web.access.browsers import BROWSERS, Browsers
 from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.access.keys import Admitted
 from web.access.limiting import STANDING, Visit, headers
-from web.answers import REQUEST_ID, Failure, failed, failure, name_of
+from web.answers import DIGEST, IDEMPOTENCY_KEY, REQUEST_ID, Failure, failed, failure, name_of
 from web.codec import Invalid, Malformed, decode, decode_query, encode
 from web.delivery import deliver
 from web.intake import CANNOT_BE_UNPACKED, Held, TooLong
@@ -221,6 +222,8 @@ async def _read(service: Service, request: Request, read: Callable[[bytearray], 
     """What the body says."""
     with service.intake.holding(service.settings.server.max_body_bytes) as held:
         body = await _body(service, request, held)
+        if IDEMPOTENCY_KEY in request.headers:
+            request[DIGEST] = sha256(body).hexdigest()
         if len(body) <= LARGE_BYTES:
             return read(body)
         return await service.intake.decode(body, read)  # in a thread, where others get their turn meanwhile

@@ -1,7 +1,6 @@
 """Many tasks in one request."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any, TypedDict
 
 from aiohttp.web import Request, Response
@@ -11,7 +10,7 @@ from dispatcher.fields import REF
 from dispatcher.messages import Created, CreateMany, Draft
 from dispatcher.task import Status
 from web.access.redaction import Redaction
-from web.answers import Failure, failure, idempotency_key, ok
+from web.answers import DIGEST, Failure, failure, idempotency_key, ok
 from web.bodies import Batch
 from web.codec import Fault, Invalid, rfc3339, structure
 from web.refusals import FaultyFields, FieldFault
@@ -46,7 +45,7 @@ async def create_many(service: Service, asked: Batch, request: Request) -> Respo
     """Create many tasks: all or none, or if not `atomic` as many as are right."""
     drafts, invalid = _read(asked.tasks)
     key = idempotency_key(request)
-    digest = sha256(await request.read()).hexdigest() if key else None
+    digest = request[DIGEST] if key else None
     try:
         outcomes = await service.ask(CreateMany(tuple(drafts), asked.atomic, key, digest))
     except BatchRefused as refused:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import TypedDict
 
 from aiohttp.web import Request, Response, StreamResponse
@@ -13,7 +12,7 @@ from dispatcher.messages import Cancel, Claim, Create, Delete, Edit, Fail, Heart
 from dispatcher.task import Task
 from web.access.audit import given, tell
 from web.access.calling import caller
-from web.answers import idempotency_key, ok
+from web.answers import DIGEST, idempotency_key, ok
 from web.bodies import ClaimBody, CompleteBody, Next
 from web.briefing import briefing
 from web.codec import Fault, Invalid, rfc3339
@@ -51,8 +50,7 @@ class Deleted(TypedDict):
 async def create(service: Service, asked: Create, request: Request) -> Response:
     """Create a task; said again with the same Idempotency-Key it is answered with the task that was made then."""
     if key := idempotency_key(request):
-        digest = sha256(await request.read()).hexdigest()
-        asked = evolve(asked, idempotency_key=key, request_digest=digest)
+        asked = evolve(asked, idempotency_key=key, request_digest=request[DIGEST])
     created = await service.ask(asked)
     location = {"Location": f"/api/v1/tasks/{created.task.task_id}"}
     if created.replayed:

@@ -28,7 +28,7 @@ async def listing(service: Service, asked: Nothing, request: Request) -> Respons
     """Every worker with a name that was seen within the last hour, by name: where, at what, and how it is connected."""
     found = together(await service.present(), await service.record.held())
     seen = ((worker, [*filter(caller.get().sees, worker.work_directories)]) for worker in found)
-    said: Workers = {"workers": [_view(worker, paths) for worker, paths in seen if paths]}
+    said: Workers = {"workers": [_view(worker, paths) for worker, paths in seen if paths or caller.get().reach is None]}
     return ok(said, service.clock())
 
 

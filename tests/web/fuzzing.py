@@ -42,6 +42,7 @@ ACROSS_FIELDS = re.compile(
     r"|must be the next_cursor of a page with the same filter and sort, as it was given"
     r"|must be before (now.*|'to')|must be longer: .*"  # of a range
     r"|cannot be given with admin, which is for all of them|must be in the future"
+    r"|is no pattern of RE2: .*|must have one group at most: .*|must not match the empty text.*"
     r"|must not be (api_key|anonymous), which means another caller"
     r"|there is no version \d+"
     r"|is already that of tasks\[\d+\]"

@@ -256,7 +256,11 @@ async def test_the_log_names_the_caller_and_not_the_proxy(fenced):
 
     def clients():
         lines = [json.loads(line) for line in fenced.log.read_text().splitlines()]
-        found = {it["request_id"]: it["client"] for it in lines if it.get("request_id", "").startswith("logged-")}
+        found = {
+            it["request_id"]: it["client"]
+            for it in lines
+            if (it.get("request_id") or "").startswith("logged-") and "client" in it
+        }
         return len(found) == 3 and found
 
     assert await until(clients) == {"logged-0": "192.0.2.33", "logged-1": "8.8.8.8", "logged-2": "127.0.0.1"}

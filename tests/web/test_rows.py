@@ -367,7 +367,7 @@ async def test_the_contract_describes_itself(shared):
         async with session.get(f"{shared.url}/docs") as page:
             assert page.status == 200
             assert page.content_type == "text/html"
-            assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
 # HTTP

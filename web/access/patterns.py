@@ -49,7 +49,8 @@ def own_pattern(pattern: str) -> str:
     try:
         compiled = compiled_own(pattern)
     except re2.error as error:
-        raise ValueError(f"is no pattern of RE2: {str(error.args[0])[:100]}") from None
+        why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        raise ValueError(f"is no pattern of RE2: {why[:100]}") from None
     if compiled.groups > 1:
         raise ValueError("must have one group at most: write the others as (?:…)")
     if compiled.search("") is not None:
