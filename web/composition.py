@@ -40,7 +40,7 @@ from web.webhooks import Courier
 SHORT_CHARACTERS = 16  # of a key that somebody made up
 DRAIN_SECONDS = 2  # how long the record may take to note that the server stops
 LINGERING_SECONDS = 10  # how long the rest of a body may still come, so that its sender reads why it is refused
-SHUTDOWN_SECONDS = 0.5  # how long a request under way may still take once the server stops
+SHUTDOWN_SECONDS = 0.4  # how long a request under way may still take once the server stops
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ async def compose(given: Given, store: Store, log: Log) -> AsyncIterator[tuple[S
     for fault in faults:
         logger.warning("set at run time, but of no effect: %s: %s", fault.field, fault.reason)
     clock, hub, metrics, feed = store.clock(snapshot), Hub(), Metrics(), Feed(snapshot.last_seq)
-    courier = Courier(store.record, store, clock)
+    courier = Courier(store.record, store, clock, snapshot.last_seq)
     store.watch(metrics.saved)
     for watcher in (feed.publish, courier.hear):
         hub.watch(watcher)

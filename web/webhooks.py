@@ -52,11 +52,16 @@ class WebhookHealth(TypedDict):
     told_up_to: int | None
 
 
+def _changes_webhooks(entry: Entry) -> bool:
+    return entry.type == "config.changed" and any(key.startswith("webhooks.") for key in entry.details["changes"])
+
+
 @define(eq=False)
 class Courier:
     record: Record
     places: Places
     clock: Clock
+    since: int  # a new endpoint is told of what is behind this seq: where its settings began to hold
     connect: Callable[[Webhooks], AbstractAsyncContextManager[Post]] = endpoint
     settings: Webhooks = field(factory=Webhooks)
     place: int | None = None  # told up to here
@@ -66,11 +71,20 @@ class Courier:
     failing_since: int | None = None
     parked: bool = False
     last_error: str | None = None
+    _heard: int = field(init=False)  # of everything up to here
     _news: asyncio.Event = field(factory=asyncio.Event)
     _changed: asyncio.Event = field(factory=asyncio.Event)
 
+    def __attrs_post_init__(self) -> None:
+        self._heard = self.since
+
     def hear(self, changes: Announced) -> None:
         """Something has been committed."""
+        for change in changes:
+            if entry := change.entry:
+                self._heard = max(self._heard, entry.seq)
+                if _changes_webhooks(entry):
+                    self.since = entry.seq
         self._news.set()
 
     def adopt(self, settings: Webhooks) -> None:
@@ -118,12 +132,20 @@ class Courier:
             await self._keep()
             await self._changed.wait()
             return
-        if self.place is None:  # a new endpoint hears what happens from now on
-            self.place = (await self.record.events(maxsize, 1, EventFilter())).last
+        if self.place is None:
+            await self._hear_what_is_on_record()
+            self.place = self.since
             await self._keep()
         async with self.connect(settings) as post:
             while not self._changed.is_set():
                 await self._tell_more(settings, post)
+
+    async def _hear_what_is_on_record(self) -> None:
+        """By then also since when the settings hold, unless they change again."""
+        last = (await self.record.events(maxsize, 1, EventFilter())).last
+        while self._heard < last and not self._changed.is_set():
+            self._news.clear()
+            await self._news.wait()
 
     async def _tell_more(self, settings: Webhooks, post: Post) -> None:
         assert self.place is not None

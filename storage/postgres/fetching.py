@@ -178,7 +178,7 @@ class Fetch:
         for task_id, token in leases:
             task = tasks.get(task_id)
             if task is None or not task.leased_by(token):
-                found[task_id, token] = await self._lease(task_id, token) if task else None
+                found[task_id, token] = await self._lease(task_id, token)
         return found
 
     async def _lease(self, task_id: str, token: str) -> Lease | None:

@@ -172,9 +172,10 @@ def _line(sample: Sample) -> str:
 
 
 def conclusion(samples: Sequence[Sample]) -> str:
-    """How the memory grows over the second half, and the descriptors from first to last."""
+    """How the memory grows over the second half, the descriptors from first to last, and how much was done in all."""
     half = samples[len(samples) // 2 :]
     minutes, resident = [it.seconds / 60 for it in half], [it.resident_kib for it in half]
     slope = statistics.linear_regression(minutes, resident).slope
     first, last = samples[0], samples[-1]
-    return f"slope={slope:.1f} KiB/minute descriptors={first.descriptors}..{last.descriptors} {_line(last).strip()}"
+    grown = f"slope={slope:.1f} KiB/minute descriptors={first.descriptors}..{last.descriptors}"
+    return f"{grown} cycles={statistics.fmean(it.cycles for it in samples):.1f}/s, of late {_line(last).strip()}"

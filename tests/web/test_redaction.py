@@ -418,8 +418,7 @@ async def test_an_endpoint_is_told_no_secrets(tmp_path, directory):
         "APP_WEBHOOKS_ALLOW_PRIVATE": "true",
         "APP_WEBHOOKS_EVENTS": "task.failed",
     }
-    async with hiding(tmp_path, **environ) as (admin, _, service, _):
-        await until(lambda: service.courier.place is not None)
+    async with hiding(tmp_path, **environ) as (admin, *_):
         await admin.create(directory)
         await admin.tell(await admin.next(directory), "fail", error_message=f"with {AWS}")
         await until(lambda: heard)

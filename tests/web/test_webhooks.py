@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import RecordFailed
-from dispatcher.ports import Entry
+from dispatcher.ports import Entry, Told
 from dispatcher.record import EventFilter, Stretch
 from tests.conftest import ServerProcess
 from tests.web.conftest import connected, until
@@ -245,6 +246,10 @@ def entry(seq: int) -> Entry:
     )
 
 
+def changed(seq: int, *settings: str) -> Entry:
+    return evolve(entry(seq), type="config.changed", task_id=None, details={"changes": {key: {} for key in settings}})
+
+
 class Record:
     """A history in memory, and how far it has been told."""
 
@@ -271,7 +276,7 @@ class Desk:
         self.record, self.now, self.told, self.answers = Record(), 0, list[int](), list(answers)
         self.waits: list[float] = []
         self.ills: list[Any] = []  # its health at each of them
-        self.courier = Courier(self.record, self.record, lambda: self.now, self.connect)  # type: ignore[arg-type]
+        self.courier = Courier(self.record, self.record, lambda: self.now, 0, self.connect)  # type: ignore[arg-type]
         self.courier.adopt(Webhooks(url="https://example.com/", secret=SECRET))
 
         async def pass_time(seconds: float) -> bool:
@@ -283,6 +288,11 @@ class Desk:
 
         monkeypatch.setattr(Courier, "_interrupted", lambda _, seconds: pass_time(seconds))
         monkeypatch.setattr(webhooks, "WINDOW", 1)
+
+    def happen(self, *entries: Entry) -> None:
+        """They are recorded, and told as what another server has done."""
+        self.record.last = entries[-1].seq
+        self.courier.hear([Told(entry) for entry in entries])
 
     @asynccontextmanager
     async def connect(self, settings: Webhooks) -> AsyncIterator[Post]:
@@ -336,11 +346,10 @@ async def test_an_endpoint_that_is_gone_is_parked_at_once(monkeypatch: pytest.Mo
 
 async def test_how_far_it_has_told_is_kept_and_forgotten_with_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(monkeypatch)
-    desk.record.last = 5
+    desk.happen(*map(entry, range(1, 5)), changed(5, "webhooks.url"))
     async with desk.at_work() as courier:
         await until(lambda: desk.record.place == 5)  # a new endpoint: nothing is told of before
-        desk.record.last = 7
-        courier.hear([])
+        desk.happen(entry(6), entry(7))
         await until(lambda: desk.told == [6, 7])
     assert desk.record.place == 7  # also where it stops before the second is over
     desk.record.last = 9
@@ -456,14 +465,57 @@ def test_the_secret_is_not_shown() -> None:
 async def test_the_place_of_an_endpoint_that_was_taken_away_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the server was started without one: the next one is new."""
     desk = Desk(monkeypatch)
-    desk.record.place, desk.record.last = 3, 9
+    desk.record.place = 3
+    desk.happen(*map(entry, range(1, 10)))
     desk.courier.adopt(Webhooks())
     async with desk.at_work():
         await until(lambda: desk.record.place is None)
+    desk.happen(changed(10, "webhooks.url"))
     desk.courier.adopt(Webhooks(url="https://example.com/", secret=SECRET))
     async with desk.at_work():
-        await until(lambda: desk.record.place == 9)
+        await until(lambda: desk.record.place == 10)
     assert desk.told == []
+
+
+async def test_a_new_endpoint_is_told_of_all_since_its_settings_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late it comes to know them: what happens meanwhile is not lost."""
+    desk = Desk(monkeypatch)
+    desk.courier.adopt(Webhooks())
+    async with desk.at_work() as courier:
+        desk.happen(entry(1), changed(2, "webhooks.url", "task.priority"))
+        courier.adopt(Webhooks(url="https://example.com/", secret=SECRET))
+        desk.happen(entry(3), changed(4, "task.priority"), entry(5))
+        await until(lambda: desk.told == [3, 4, 5])
+
+
+async def test_a_new_endpoint_waits_until_it_is_heard_since_when_its_settings_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are adopted before they are told, where what others did comes first."""
+    desk = Desk(monkeypatch)
+    desk.record.last = 3
+    asked = asyncio.Event()
+    events = desk.record.events
+
+    async def notice(after: int, limit: int, only: EventFilter) -> Stretch:
+        asked.set()
+        return await events(after, limit, only)
+
+    monkeypatch.setattr(desk.record, "events", notice)
+    async with desk.at_work():
+        await asyncio.wait_for(asked.wait(), 10)
+        assert desk.record.place is None
+        desk.happen(entry(1), changed(2, "webhooks.url"), entry(3))
+        await until(lambda: desk.told == [3])
+
+
+async def test_an_endpoint_that_is_set_at_the_start_hears_of_all_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(monkeypatch)
+    desk.happen(entry(1), entry(2))
+    async with desk.at_work():
+        await until(lambda: desk.told == [1, 2])
 
 
 async def test_what_may_be_a_key_in_an_address_is_shown_to_nobody(
