@@ -34,9 +34,9 @@ def about_worker(worker_id: str) -> Topic:
 
 @frozen
 class News:
-    """What has become of a task, or of a work directory (`task_id` and `status` None). `type` is that of the line in the
-    history; None: there is none, only the task's log or its lease has changed. `workers`: whose it is, or was until
-    now."""
+    """What has become of a task, or of the rules of a work directory: then `task_id` and `status` are None. `type` is
+    that of the line in the history; None: there is none, only the task's log or its lease has changed. `workers`: whose
+    it is, or was until now."""
 
     task_id: str | None
     work_directory: str
