@@ -13,7 +13,7 @@ DIRECTORY = "directory://"
 QUEUE = "queue://stats"
 TASK_TEMPLATE = TASK + "{task_id}"
 DIRECTORY_TEMPLATE = DIRECTORY + "{+path}"
-URI_CHARACTERS_MAX = 8192  # the longest work directory, with all of its characters escaped
+URI_CHARACTERS_MAX = 6400  # of the longest work directory with all of its characters escaped, and some more
 
 _DRIVE = re.compile(r"/(?=[A-Za-z]:(?:[/\\]|%5[Cc]))")  # of directory:///C:/app
 
