@@ -6,9 +6,9 @@ import pytest
 
 from tests.conftest import ServerProcess
 from tests.mcp.clients import ADMIN
-from tests.web.conftest import Api, api, connected, directory, shared
+from tests.web.conftest import Api, api, connected, directory, here, pair, shared, shared_url
 
-__all__ = ["admin", "api", "directory", "locked", "name", "shared"]
+__all__ = ["admin", "api", "directory", "here", "locked", "name", "pair", "shared", "shared_url"]
 
 
 @pytest.fixture(scope="module")

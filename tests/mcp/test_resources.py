@@ -56,7 +56,9 @@ async def test_a_directory_is_read_whatever_its_name(shared, api, directory, mod
     await api.create(path)
     await api.post(f"/api/v1/work-directories/pause?path={quote(path)}", {"paused_reason": "ill"})
     (expected,) = [
-        it for it in (await api.get("/api/v1/work-directories")).data["work_directories"] if it["work_directory"] == path
+        it
+        for it in (await api.get("/api/v1/work-directories")).data["work_directories"]
+        if it["work_directory"] == path
     ]
     async with agent(shared, mode=mode) as client:
         told = await read(client, uri_of(path))
