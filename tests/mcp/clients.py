@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import mcp_types as types
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPError
 
 from tests.conftest import ServerProcess
@@ -25,7 +25,7 @@ async def agent(
 ) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {key}"} if key else None
     async with (
-        create_mcp_http_client(headers=headers) as http,
+        httpx2.AsyncClient(headers=headers, timeout=PATIENCE_SECONDS, verify=False) as http,  # noqa: S501
         Client(
             streamable_http_client(f"{server.url}/mcp", http_client=http),
             mode=mode,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dispatcher.fields import work_directory
 from dispatcher.hub import EVERYTHING, about_directory, about_task
-from tests.mcp.clients import NEW, OLD, agent, key, read, refused
-from tests.web.conftest import connected
+from tests.mcp.clients import ADMIN, NEW, OLD, agent, key, read, refused
+from tests.web.conftest import connected, running
 from web.mcp import resources
 from web.mcp.uris import URI_CHARACTERS_MAX, topic_of, uri_of
 
@@ -55,11 +55,8 @@ async def test_a_directory_is_read_whatever_its_name(shared, api, directory, mod
     path = directory + path if path.startswith("/") and ":" not in path else path
     await api.create(path)
     await api.post(f"/api/v1/work-directories/pause?path={quote(path)}", {"paused_reason": "ill"})
-    (expected,) = [
-        it
-        for it in (await api.get("/api/v1/work-directories")).data["work_directories"]
-        if it["work_directory"] == path
-    ]
+    listed = (await api.get("/api/v1/work-directories")).data["work_directories"]
+    (expected,) = [it for it in listed if it["work_directory"] == path]
     async with agent(shared, mode=mode) as client:
         told = await read(client, uri_of(path))
         oldest = told.pop("oldest_waiting_seconds")
@@ -177,12 +174,10 @@ async def test_who_may_not_read_is_told_so_and_shown_no_resources(locked, admin,
             assert "scope read" in caught.value.message
 
 
-async def test_secrets_are_hidden_as_they_are_over_rest(tmp_path_factory, directory, record):
-    from tests.mcp.clients import ADMIN
-    from tests.web.conftest import running
-
+@pytest.mark.once
+async def test_secrets_are_hidden_as_they_are_over_rest(tmp_path, directory):
     environ = {"API_SECRET_KEY": ADMIN, "APP_SECURITY_REDACT_PAYLOADS": "true"}
-    with running(tmp_path_factory.mktemp("redacted"), **environ) as server:
+    with running(tmp_path, **environ) as server:
         async with connected(server, Authorization=f"Bearer {ADMIN}") as admin:
             task = await admin.create(directory, "log in with password = hunter2222")
             reader = await key(admin, "reader", "read")

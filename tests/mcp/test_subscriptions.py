@@ -1,16 +1,16 @@
-"""News of resources reaches whoever asked for it and may see them: soon, in few words, and until either side ends it."""
+"""News of resources reaches whoever asked for it and may see them: soon, briefly, and until either side ends it."""
 
 import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
 from attrs import evolve
+from mcp.client.subscriptions import ListenNotSupportedError, ResourcesListChanged, ResourceUpdated, SubscriptionLost
 
 from dispatcher.caller import Caller, Reach
 from dispatcher.hub import EVERYTHING, Closed, Hub, about_directory, about_task
 from dispatcher.messages import Create, Regulate
 from dispatcher.ports import Told
-from mcp.client.subscriptions import ListenNotSupportedError, ResourcesListChanged, ResourceUpdated
 from tests.dispatcher.test_board import Desk
 from tests.mcp.clients import ADMIN, OLD, agent, key, read, refused
 from tests.web.conftest import PATIENCE_SECONDS, connected, running, until
@@ -145,9 +145,8 @@ async def test_what_a_key_may_not_see_it_is_not_told_of(locked, admin, directory
 
 async def test_it_takes_the_scope_to_read(locked, admin, directory, name):
     async with agent(locked, await key(admin, name, "work")) as client:
-        async with refused(FORBIDDEN):
-            async with client.listen(resource_subscriptions=[QUEUE]):
-                pass
+        async with refused(FORBIDDEN), client.listen(resource_subscriptions=[QUEUE]):
+            pass
         async with client.listen(tools_list_changed=True, resources_list_changed=True) as news:
             assert (news.honored.tools_list_changed, news.honored.resources_list_changed) == (True, None)
 
@@ -155,9 +154,9 @@ async def test_it_takes_the_scope_to_read(locked, admin, directory, name):
 async def test_a_revoked_key_hears_no_more(locked, admin, directory, name):
     secret = await key(admin, name, "read")
     async with agent(locked, secret) as client:
-        with pytest.raises((RuntimeError, StopAsyncIteration)):
-            async with client.listen(resource_subscriptions=[QUEUE]) as news:
-                await admin.call("DELETE", f"/api/v1/keys/{name}")
+        async with client.listen(resource_subscriptions=[QUEUE]) as news:
+            await admin.call("DELETE", f"/api/v1/keys/{name}")
+            with pytest.raises(SubscriptionLost):
                 await next_of(news)
 
 
@@ -167,9 +166,8 @@ async def test_a_revoked_key_hears_no_more(locked, admin, directory, name):
 async def test_a_subscription_has_a_bound(shared, api, directory):
     uris = [uri_of(f"{directory}/{number}") for number in range(URIS_MAX + 1)]
     async with agent(shared) as client:
-        async with refused(INVALID) as caught:
-            async with client.listen(resource_subscriptions=uris):
-                pass
+        async with refused(INVALID) as caught, client.listen(resource_subscriptions=uris):
+            pass
         assert caught.value.error.data["field"] == "notifications.resourceSubscriptions"
         async with client.listen(resource_subscriptions=uris[:-1]) as news:
             assert news.honored.resource_subscriptions == uris[:-1]
@@ -180,9 +178,8 @@ async def test_a_key_has_no_more_streams_than_its_part(tmp_path, directory):
     with running(tmp_path, API_SECRET_KEY=ADMIN, APP_SERVER_MAX_STREAMS_PER_KEY="2") as server:
         async with agent(server, ADMIN) as client:
             async with client.listen(resource_subscriptions=[QUEUE]), client.listen(resource_subscriptions=[QUEUE]):
-                async with refused(FORBIDDEN) as caught:
-                    async with client.listen(resource_subscriptions=[QUEUE]):
-                        pass
+                async with refused(FORBIDDEN) as caught, client.listen(resource_subscriptions=[QUEUE]):
+                    pass
                 assert caught.value.error.data["code"] == "RATE_LIMITED"
             async with connected(server, Authorization=f"Bearer {ADMIN}") as api:
                 await until_none(api)
@@ -208,18 +205,19 @@ async def test_a_listener_that_leaves_is_forgotten(shared, api, directory):
 @pytest.mark.once
 async def test_a_server_that_stops_ends_every_stream_in_good_order(tmp_path, directory):
     with running(tmp_path) as server:
-        async with agent(server) as client, connected(server) as api:
-            async with client.listen(resource_subscriptions=[uri_of(directory)]) as news:
-                await api.create(directory)
-                assert await next_of(news) == ResourceUpdated(uri_of(directory))
-                began = asyncio.get_running_loop().time()
-                stopping = asyncio.create_task(asyncio.to_thread(server.terminate))
-                with pytest.raises(
-                    StopAsyncIteration
-                ):  # which is the graceful end; SubscriptionLost would be the other
-                    await next_of(news)
-                assert await stopping == 0
-                assert asyncio.get_running_loop().time() - began < 2
+        async with (
+            connected(server) as api,
+            agent(server) as client,
+            client.listen(resource_subscriptions=[uri_of(directory)]) as news,
+        ):
+            await api.create(directory)
+            assert await next_of(news) == ResourceUpdated(uri_of(directory))
+            began = asyncio.get_running_loop().time()
+            stopping = asyncio.create_task(asyncio.to_thread(server.terminate))
+            with pytest.raises(StopAsyncIteration):  # the end in good order; otherwise it is SubscriptionLost
+                await next_of(news)
+            assert await stopping == 0
+            assert asyncio.get_running_loop().time() - began < 2
         server.start()
 
 
