@@ -22,7 +22,10 @@ RESOURCES = [
     types.Resource(uri="test://watched-resource", name="watched", description="Subscribed to", mime_type="text/plain"),
 ]
 TEMPLATE = types.ResourceTemplate(
-    uri_template="test://template/{id}/data", name="template", description="Whatever is asked", mime_type="application/json"
+    uri_template="test://template/{id}/data",
+    name="template",
+    description="Whatever is asked",
+    mime_type="application/json",
 )
 PROMPTS = [
     types.Prompt(name="test_simple_prompt", description="Without arguments"),
