@@ -23,7 +23,7 @@ async def main(url: str, directory: str) -> None:
             answer = await session.call_tool(tool, arguments)
             return answer.structuredContent or json.loads(answer.content[0].text), answer.isError
 
-        assert [it.name for it in (await session.list_tools()).tools] == TOOLS
+        assert {it.name for it in (await session.list_tools()).tools} == TOOLS
         await live(call, directory)
     print(version("mcp"), begun.protocolVersion)
 

@@ -3,11 +3,10 @@ contents that its scenarios know. It stands where ours stands, behind the same e
 """
 
 import json
-import warnings
 from typing import Any
 
 import mcp_types as types
-from mcp import MCPDeprecationWarning, MCPError
+from mcp import MCPError
 from mcp.server.caching import CACHEABLE_METHODS, CacheHint
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
@@ -58,26 +57,24 @@ def build(_: object = None) -> Server[Any]:
     async def list_tools(*_: object) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[it.told for it in tools.values()])
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MCPDeprecationWarning)  # the older revision has it
-        server = Server(
-            AUDIENCE,
-            version="1",
-            cache_hints=dict.fromkeys(CACHEABLE_METHODS, CacheHint()),
-            get_tool_input_schema=lambda name: tools[name].told.input_schema if name in tools else None,
-            on_list_tools=list_tools,
-            on_call_tool=call_tool,
-            on_list_resources=_list_resources,
-            on_list_resource_templates=_list_templates,
-            on_read_resource=_read_resource,
-            on_subscribe_resource=_agree,
-            on_unsubscribe_resource=_agree,
-            on_subscriptions_listen=ListenHandler(bus),
-            on_list_prompts=_list_prompts,
-            on_get_prompt=_get_prompt,
-            on_completion=_complete,
-            on_set_logging_level=_agree,
-        )
+    server = Server(
+        AUDIENCE,
+        version="1",
+        cache_hints=dict.fromkeys(CACHEABLE_METHODS, CacheHint()),
+        get_tool_input_schema=lambda name: tools[name].told.input_schema if name in tools else None,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+        on_list_resources=_list_resources,
+        on_list_resource_templates=_list_templates,
+        on_read_resource=_read_resource,
+        on_subscribe_resource=_agree,
+        on_unsubscribe_resource=_agree,
+        on_subscriptions_listen=ListenHandler(bus),
+        on_list_prompts=_list_prompts,
+        on_get_prompt=_get_prompt,
+        on_completion=_complete,
+        on_set_logging_level=_agree,
+    )
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=AUDIENCE))
     return server
 

@@ -2,10 +2,10 @@
 
 from typing import Any, Protocol
 
-TOOLS = [
+TOOLS = {
     *("list_tasks", "get_task", "queue_stats", "create_task", "create_tasks", "claim_next_task", "heartbeat_task"),
     *("complete_task", "fail_task", "release_task", "cancel_task", "retry_task"),
-]
+}
 
 
 class Speaks(Protocol):

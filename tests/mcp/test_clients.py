@@ -40,7 +40,7 @@ async def test_the_current_client_leads_it(url: str, directory: str, mode: str, 
             return answer.structured_content or answer.content[0].text, answer.is_error
 
         assert client.protocol_version == revision
-        assert [it.name for it in (await client.list_tools()).tools] == TOOLS
+        assert {it.name for it in (await client.list_tools()).tools} == TOOLS
         await live(call, directory)
 
 

@@ -39,7 +39,7 @@ def test_its_command_line_leads_a_task_through_its_life(locked: ServerProcess, t
         return said["structuredContent"]
 
     directory = f"/test/{uuid4().hex}"
-    assert [it["name"] for it in inspect("--method", "tools/list")["tools"]] == TOOLS
+    assert {it["name"] for it in inspect("--method", "tools/list")["tools"]} == TOOLS
     made = call("create_task", work_directory=directory, prompt="Count the files")
     task = call("claim_next_task", work_directory=directory, wait_seconds=1)["task"]
     assert task["task_id"] == made["task_id"]

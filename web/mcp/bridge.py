@@ -36,13 +36,16 @@ class Passage:
     _is_read: bool = field(default=False, init=False)
     _head: Message = field(factory=dict, init=False)
     _answer: StreamResponse | None = field(default=None, init=False)
+    _lost: ConnectionError | None = field(default=None, init=False)
 
     async def pass_through(self, application: Application) -> StreamResponse:
-        """What the application answers."""
+        """What the application answers; ConnectionError if that could not all be sent."""
         try:
             await application(self._scope(), self._receive, self._send)
         finally:
             self.gone.set()
+        if self._lost is not None:
+            raise self._lost
         assert self._answer is not None, "the application has not answered"
         if isinstance(self._answer, Response) and self.claimed:
             await deliver(self.request, self._answer, self.timeout_seconds)
@@ -75,6 +78,15 @@ class Passage:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
+        """Without a connection it does nothing: applications keep the error to themselves, and complain about it."""
+        if self._lost is None:
+            try:
+                await self._pass_on(message)
+            except ConnectionError as error:
+                self._lost = error
+                self.gone.set()
+
+    async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._head = message
             return
