@@ -44,6 +44,21 @@ class Created(TypedDict):
     replayed: NotRequired[bool]
 
 
+class Made(TypedDict):
+    """One of many; those that were refused are told with their places, codes and reasons."""
+
+    index: int
+    task_id: str
+    status: Status
+    ref: NotRequired[str]
+    blocked_by: NotRequired[Sequence[str]]
+
+
+class ManyMade(TypedDict):
+    tasks: Sequence[Made]
+    errors: NotRequired[Sequence[Mapping[str, Any]]]
+
+
 class Outcome(TypedDict):
     task_id: str
     status: Status

@@ -11,10 +11,10 @@ from dispatcher.record import DirectoryCount
 from dispatcher.task import Status
 from web.access.audit import tell
 from web.answers import own
-from web.batches import MadeTask, MadeTasks, make
+from web.batches import make
 from web.lists import find, next_cursor, total
 from web.mcp import answers
-from web.mcp.answers import Briefs, Claimed, Created, Directory, Done, Outcome, Renewed, Stats, Whole
+from web.mcp.answers import Briefs, Claimed, Created, Directory, Done, Made, ManyMade, Outcome, Renewed, Stats, Whole
 from web.mcp.bodies import AboutStats, Listing, Look, NewTask, NewTasks, NextTask, Report
 from web.mcp.call import Call
 from web.mcp.claiming import claim
@@ -80,11 +80,11 @@ async def create_task(call: Call, asked: NewTask) -> Created:
     return answers.created(made.task, made.replayed)
 
 
-async def create_tasks(call: Call, asked: NewTasks) -> MadeTasks:
+async def create_tasks(call: Call, asked: NewTasks) -> ManyMade:
     key = own(asked.idempotency_key) if asked.idempotency_key else None
     made, _ = await make(call.service, asked, key, call.digest if key else None)
-    told: MadeTasks = {"tasks": [answers.compact(MadeTask, task) for task in made["tasks"]], "errors": made["errors"]}
-    return told
+    tasks = [answers.compact(Made, task) for task in made["tasks"]]
+    return answers.compact(ManyMade, {"tasks": tasks, "errors": made["errors"]}, keep=("tasks",))
 
 
 async def claim_next_task(call: Call, asked: NextTask) -> Claimed:

@@ -8,9 +8,8 @@ from attrs import frozen
 
 from dispatcher.caller import Scope
 from dispatcher.messages import Cancel, Fail, Heartbeat, Release, Retry
-from web.batches import MadeTasks
 from web.mcp import handlers, schemas
-from web.mcp.answers import Briefs, Claimed, Created, Done, Outcome, Renewed, Stats, Whole
+from web.mcp.answers import Briefs, Claimed, Created, Done, ManyMade, Outcome, Renewed, Stats, Whole
 from web.mcp.bodies import AboutStats, Listing, Look, NewTask, NewTasks, NextTask, Report
 from web.mcp.call import Call
 from web.schemas import Schema
@@ -88,14 +87,15 @@ _TOOLS = (
         "Up to 1000 tasks, all or none unless atomic is false. Each has the fields of create_task, and a ref by which "
         'others of the batch may depend on it: depends_on ["ref:NAME"].',
         NewTasks,
-        MadeTasks,
+        ManyMade,
         "submit",
     ),
     Tool(
         handlers.claim_next_task,
         "Claim a task",
-        "Get the most urgent task of a work directory to work on, or the one you hold already. Waits for one. Keep its "
-        "lease_token; renew with heartbeat_task, and end with complete_task, fail_task or release_task.",
+        "Get the most urgent task of a work directory to work on, or the one you hold already; waits for it. worker_id "
+        "is your own name, always the same. Keep the lease_token; renew with heartbeat_task, and end with complete_task, "
+        "fail_task or release_task.",
         NextTask,
         Claimed,
         "work",
