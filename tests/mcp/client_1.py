@@ -4,7 +4,6 @@ It has a folder of packages of its own, and sees no others (see tools.FORMER_CLI
 """
 
 import asyncio
-import json
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -21,7 +20,7 @@ async def main(url: str, directory: str) -> None:
 
         async def call(tool: str, **arguments: Any) -> tuple[Any, bool]:
             answer = await session.call_tool(tool, arguments)
-            return answer.structuredContent or json.loads(answer.content[0].text), answer.isError
+            return answer.structuredContent or answer.content[0].text, answer.isError
 
         assert {it.name for it in (await session.list_tools()).tools} == TOOLS
         await live(call, directory)

@@ -9,7 +9,7 @@ TOOLS = {
 
 
 class Speaks(Protocol):
-    """How a client calls a tool: what it is answered, and whether as an error."""
+    """How a client calls a tool: the structured answer, or the text of an error; and whether it is one."""
 
     async def __call__(self, tool: str, **arguments: Any) -> tuple[Any, bool]: ...
 
@@ -49,7 +49,8 @@ async def live(call: Speaks, directory: str) -> None:
     failed = await ask("fail_task", **mine, error_message="the disk is full")
     assert failed["status"] == "failed"
     said, is_error = await call("complete_task", **mine, result=1)
-    assert is_error, said
+    assert is_error
+    assert said.startswith("LEASE_LOST: "), said
     assert (await ask("retry_task", task_id=task["task_id"]))["status"] == "waiting"
     task = (await claim())["task"]
     assert (task["attempt"], task["previous_error"]) == (2, "the disk is full")
