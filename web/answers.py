@@ -77,9 +77,13 @@ def idempotency_key(request: Request) -> str | None:
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is not None and not SANE_IDEMPOTENCY_KEY.fullmatch(key):
         raise Invalid([Fault(IDEMPOTENCY_KEY, f"must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters")])
-    if key is None or (name := caller.get().name) is None:
-        return key
-    return f"{name}\t{key}"  # what another caller says is another request
+    return None if key is None else own(key)
+
+
+def own(idempotency_key: str) -> str:
+    """What another caller says is another request."""
+    name = caller.get().name
+    return idempotency_key if name is None else f"{name}\t{idempotency_key}"
 
 
 def ok(data: object, now: int, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

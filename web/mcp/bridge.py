@@ -1,0 +1,97 @@
+"""An ASGI application within a handler of aiohttp."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from aiohttp.web import Request, Response, StreamResponse
+from attrs import define, field
+
+from dispatcher.task import Task
+from web.delivery import deliver, delivering
+
+Message = MutableMapping[str, Any]
+Application = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+PASSAGE: Final = "task_orchestrator.passage"  # where the scope has it
+OURS = {b"connection", b"content-length", b"date", b"keep-alive", b"server", b"transfer-encoding", b"upgrade"}
+UNPACKED = {b"content-encoding", b"content-length", b"transfer-encoding"}  # of a body that was
+
+
+@define(eq=False)
+class Passage:
+    """One request on its way through the application. Its body has been taken in already.
+
+    `claimed` are tasks that reach their worker with the answer; if that does not get through, they are for the caller
+    of `pass_through` to give back. `gone` is set when nobody waits for the answer any more.
+    """
+
+    request: Request
+    body: bytes
+    timeout_seconds: float
+    claimed: tuple[Task, ...] = ()
+    gone: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _is_read: bool = field(default=False, init=False)
+    _head: Message = field(factory=dict, init=False)
+    _answer: StreamResponse | None = field(default=None, init=False)
+
+    async def pass_through(self, application: Application) -> StreamResponse:
+        """What the application answers."""
+        try:
+            await application(self._scope(), self._receive, self._send)
+        finally:
+            self.gone.set()
+        assert self._answer is not None, "the application has not answered"
+        if isinstance(self._answer, Response) and self.claimed:
+            await deliver(self.request, self._answer, self.timeout_seconds)
+        return self._answer
+
+    def _scope(self) -> dict[str, Any]:
+        request = self.request
+        headers = [(name.lower(), value) for name, value in request.raw_headers if name.lower() not in UNPACKED]
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": request.scheme,
+            "path": request.path,
+            "raw_path": request.raw_path.partition("?")[0].encode("ascii", "replace"),
+            "query_string": request.query_string.encode(),
+            "root_path": "",
+            "headers": [*headers, (b"content-length", str(len(self.body)).encode())],
+            "client": None,
+            "server": None,
+            PASSAGE: self,
+        }
+
+    async def _receive(self) -> Message:
+        if not self._is_read:
+            self._is_read = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        await self.gone.wait()  # a client that leaves ends the whole handler, and so this wait
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if self._answer is None and not more:
+            self._answer = Response(body=body, **self._told())
+            return
+        if self._answer is None:
+            self._answer = StreamResponse(**self._told())
+            await self._answer.prepare(self.request)
+        if more:
+            await self._answer.write(body)
+            return
+        async with delivering(self.request, self.timeout_seconds):
+            await self._answer.write(body)
+            await self._answer.write_eof()
+
+    def _told(self) -> dict[str, Any]:
+        headers = [(name.decode(), value.decode()) for name, value in self._head["headers"] if name.lower() not in OURS]
+        return {"status": self._head["status"], "headers": headers}

@@ -1,0 +1,57 @@
+"""Claims of agents: each gets what it already holds, and otherwise the most urgent task."""
+
+from dispatcher.messages import Claim, Heartbeat
+from dispatcher.task import Status, Task
+from web.briefing import briefing
+from web.mcp.answers import Claimed, claimed
+from web.mcp.bodies import AnotherTask
+from web.mcp.call import Call
+
+
+async def claim(call: Call, asked: AnotherTask) -> Claimed:
+    service, began = call.service, call.service.clock()
+    worker_id = asked.worker_id or call.worker_id
+    message = Claim(
+        work_directories=(asked.work_directory,),
+        worker_id=worker_id,
+        wait_seconds=asked.wait_seconds,
+        lease_seconds=asked.lease_seconds or service.settings.mcp.lease_seconds,
+        tags=asked.tags,
+        claim_id=call.agent(asked.worker_id, asked.work_directory),
+    )
+    with service.dispatcher.roll.present("mcp", worker_id, asked.work_directory, service.clock):
+        tasks = await call.patiently(asked.wait_seconds, service.ask(message))
+    if not tasks:
+        return {
+            "task": None,
+            "resumed": False,
+            "retry": not service.draining.is_set(),
+            "why": await _nothing(call, asked),
+        }
+    call.passage.claimed += tasks
+    task = tasks[0]
+    resumed = task.started_at is not None and task.started_at < began
+    if resumed and task.lease_token:
+        task = await service.ask(Heartbeat(task_id=task.task_id, lease_token=task.lease_token))
+    view = claimed((await briefing(service, [task]))[0])
+    return {"task": view, "resumed": resumed, "retry": False, "why": _why(task, resumed)}
+
+
+def _why(task: Task, resumed: bool) -> str:
+    if resumed:
+        return "you hold it already: go on with it, or release_task"
+    tries = f"; attempt {task.attempt}, see previous_error" if task.error_message else ""
+    return f"the most urgent that is ready here: {task.priority} priority, the oldest of these{tries}"
+
+
+async def _nothing(call: Call, asked: AnotherTask) -> str:
+    """Why nothing came."""
+    if call.service.draining.is_set():
+        return "the server is stopping: claim again in a minute"
+    found = await call.service.record.directory(asked.work_directory)
+    rules, waiting = found.rules, found.tasks[Status.WAITING]
+    if rules.paused or rules.draining:
+        return f"the directory is {'paused' if rules.paused else 'being drained'}; {waiting} tasks wait there"
+    if waiting:
+        return f"none of the {waiting} tasks that wait there may be worked on yet, or they lack the tags"
+    return "no task waits there"
