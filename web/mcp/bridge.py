@@ -1,8 +1,9 @@
 """An ASGI application within a handler of aiohttp."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
 
 from aiohttp.web import Request, Response, StreamResponse
 from attrs import define, field
@@ -15,6 +16,8 @@ Application = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 
+T = TypeVar("T")
+
 PASSAGE: Final = "task_orchestrator.passage"  # where the scope has it
 OURS = {b"connection", b"content-length", b"date", b"keep-alive", b"server", b"transfer-encoding", b"upgrade"}
 UNPACKED = {b"content-encoding", b"content-length", b"transfer-encoding"}  # of a body that was
@@ -25,28 +28,46 @@ class Passage:
     """One request on its way through the application. Its body has been taken in already.
 
     `claimed` are tasks that reach their worker with the answer; if that does not get through, they are for the caller
-    of `pass_through` to give back. `gone` is set when nobody waits for the answer any more.
+    of `pass_through` to give back.
     """
 
     request: Request
     body: bytes
     timeout_seconds: float
     claimed: tuple[Task, ...] = ()
-    gone: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _jobs: set["asyncio.Task[Any]"] = field(factory=set, init=False)
     _is_read: bool = field(default=False, init=False)
     _head: Message = field(factory=dict, init=False)
     _answer: StreamResponse | None = field(default=None, init=False)
+    _lost: ConnectionError | None = field(default=None, init=False)
 
     async def pass_through(self, application: Application) -> StreamResponse:
-        """What the application answers."""
+        """What the application answers; ConnectionError if that could not all be sent."""
         try:
             await application(self._scope(), self._receive, self._send)
-        finally:
-            self.gone.set()
+        finally:  # within a session the application does not end with the request
+            self._stop()
+        if self._lost is not None:
+            raise self._lost
         assert self._answer is not None, "the application has not answered"
         if isinstance(self._answer, Response) and self.claimed:
             await deliver(self.request, self._answer, self.timeout_seconds)
         return self._answer
+
+    @contextmanager
+    def working(self, work: Coroutine[Any, Any, T]) -> Iterator["asyncio.Task[T]"]:
+        """It is cancelled when nobody waits for the answer any more."""
+        job = asyncio.create_task(work)
+        self._jobs.add(job)
+        try:
+            yield job
+        finally:
+            job.cancel()
+            self._jobs.discard(job)
+
+    def _stop(self) -> None:
+        for job in self._jobs:
+            job.cancel()
 
     def _scope(self) -> dict[str, Any]:
         request = self.request
@@ -71,10 +92,19 @@ class Passage:
         if not self._is_read:
             self._is_read = True
             return {"type": "http.request", "body": self.body, "more_body": False}
-        await self.gone.wait()  # a client that leaves ends the whole handler, and so this wait
-        return {"type": "http.disconnect"}
+        never: Message = await asyncio.get_running_loop().create_future()  # a client that leaves ends the whole handler
+        return never
 
     async def _send(self, message: Message) -> None:
+        """Without a connection it does nothing: applications keep the error to themselves, and complain about it."""
+        if self._lost is None:
+            try:
+                await self._pass_on(message)
+            except ConnectionError as error:
+                self._lost = error
+                self._stop()
+
+    async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._head = message
             return

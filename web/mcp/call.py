@@ -1,9 +1,10 @@
 """One call of a tool: who speaks, and how they are told how it goes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from math import ceil
+from typing import Any, TypeVar
 
 from attrs import frozen
 
@@ -37,22 +38,18 @@ class Call:
             return None
         return f"mcp {name or ''} {worker_id or ''} {work_directory}"
 
-    async def patiently(self, seconds: float, work: Awaitable[T]) -> T:
-        """Tell from time to time that it goes on. Ends with whoever waits for it."""
-        working, gone = asyncio.ensure_future(work), asyncio.create_task(self.passage.gone.wait())
-        try:
-            for passed in range(0, int(seconds) + 1, PROGRESS_SECONDS) if seconds else ():
-                await self.progress(passed, seconds, "no task yet")
-                await asyncio.wait({working, gone}, timeout=PROGRESS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if working.done() or gone.done():
+    async def patiently(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+        """Tell from time to time that it goes on. It ends with whoever waits for the answer."""
+        with self.passage.working(work) as job:
+            for passed in range(0, ceil(seconds), PROGRESS_SECONDS):
+                await self.progress(passed, seconds, "nothing yet")
+                await asyncio.wait([job], timeout=PROGRESS_SECONDS)
+                if job.done():
                     break
-            await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise ConnectionResetError("nobody waits for the answer")
-            return working.result()
-        finally:
-            for job in (working, gone):
-                job.cancel()
+            await asyncio.wait([job])
+        if job.cancelled():
+            raise Unavailable("nobody waits for the answer any more")
+        return job.result()
 
     def enter(self, work_directory: str) -> None:
         """Raises OutOfReach."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PATH = "/mcp"
 PARSE_ERROR = -32700
+CLOSE_SECONDS = 0.5
 
 
 class Unreadable(ValueError):
@@ -49,9 +50,10 @@ class Endpoint:
 
     async def close(self) -> None:
         self._ends.set()
-        for job in (self._starting, self._running):
-            if job is not None:
-                await asyncio.wait([job])
+        if jobs := [job for job in (self._starting, self._running) if job is not None]:
+            await asyncio.wait(jobs, timeout=CLOSE_SECONDS)
+            for job in jobs:
+                job.cancel()
 
     async def _manager(self) -> "StreamableHTTPSessionManager":
         if self._starting is None:

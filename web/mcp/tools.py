@@ -93,9 +93,9 @@ _TOOLS = (
     Tool(
         handlers.claim_next_task,
         "Claim a task",
-        "Get the most urgent task of a work directory to work on, or the one you hold already; waits for it. worker_id "
-        "is your own name, always the same. Keep the lease_token; renew with heartbeat_task, and end with complete_task, "
-        "fail_task or release_task.",
+        "Get the most urgent task of a work directory to work on, or the one you hold already; waits for it. "
+        "worker_id is your own name, always the same. Keep the lease_token; renew with heartbeat_task, and end with "
+        "complete_task, fail_task or release_task.",
         NextTask,
         Claimed,
         "work",
