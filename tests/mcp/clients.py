@@ -25,7 +25,7 @@ async def agent(
 ) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {key}"} if key else None
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=PATIENCE_SECONDS, verify=False) as http,  # noqa: S501
+        httpx2.AsyncClient(headers=headers, timeout=PATIENCE_SECONDS, verify=False) as http,
         Client(
             streamable_http_client(f"{server.url}/mcp", http_client=http),
             mode=mode,

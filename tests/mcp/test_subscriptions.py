@@ -153,11 +153,10 @@ async def test_it_takes_the_scope_to_read(locked, admin, directory, name):
 
 async def test_a_revoked_key_hears_no_more(locked, admin, directory, name):
     secret = await key(admin, name, "read")
-    async with agent(locked, secret) as client:
-        async with client.listen(resource_subscriptions=[QUEUE]) as news:
-            await admin.call("DELETE", f"/api/v1/keys/{name}")
-            with pytest.raises(SubscriptionLost):
-                await next_of(news)
+    async with agent(locked, secret) as client, client.listen(resource_subscriptions=[QUEUE]) as news:
+        await admin.call("DELETE", f"/api/v1/keys/{name}")
+        with pytest.raises(SubscriptionLost):
+            await next_of(news)
 
 
 # How much
