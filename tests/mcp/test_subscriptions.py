@@ -13,7 +13,7 @@ from dispatcher.messages import Create, Regulate
 from dispatcher.ports import Told
 from tests.dispatcher.test_board import Desk
 from tests.mcp.clients import ADMIN, OLD, agent, key, read, refused
-from tests.web.conftest import PATIENCE_SECONDS, connected, running, until, wire
+from tests.web.conftest import PATIENCE_SECONDS, connected, running, until
 from web.mcp import subscriptions
 from web.mcp.subscriptions import URIS_MAX, Marks
 from web.mcp.uris import uri_of
@@ -207,25 +207,6 @@ async def test_a_listener_that_leaves_is_forgotten(shared, api, directory):
             assert await readers(api) == 1
         await until_none(api)
     await api.busy_with(0)
-
-
-@pytest.mark.once
-async def test_a_listener_that_does_not_read_is_cut_off(tmp_path, directory):
-    """It keeps nothing from anybody meanwhile."""
-    paths = [f"{directory}/{number:03}/{'ä' * 400}" for number in range(URIS_MAX)]
-    tasks = {"tasks": [{"work_directory": path, "prompt": "x"} for path in paths]}
-    asked = {"notifications": {"resourceSubscriptions": [uri_of(path) for path in paths]}}
-    with running(tmp_path, APP_SERVER_REQUEST_TIMEOUT_SECONDS="1") as server:
-        async with connected(server) as api, wire(server) as deaf:
-            await deaf.send(request(server, "subscriptions/listen", asked))
-            await deaf.reader.readuntil(b"acknowledged")
-            deaf.writer.transport.pause_reading()
-
-            async def cut_off():
-                await api.post("/api/v1/tasks/batch", tasks)
-                return await readers(api) == 0
-
-            await until(cut_off)
 
 
 @pytest.mark.once

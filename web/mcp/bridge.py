@@ -115,10 +115,12 @@ class Passage:
         if self._answer is None:
             self._answer = StreamResponse(**self._told())
             await self._answer.prepare(self.request)
+        if more:
+            await self._answer.write(body)
+            return
         async with delivering(self.request, self.timeout_seconds):
             await self._answer.write(body)
-            if not more:
-                await self._answer.write_eof()
+            await self._answer.write_eof()
 
     def _told(self) -> dict[str, Any]:
         headers = [(name.decode(), value.decode()) for name, value in self._head["headers"] if name.lower() not in OURS]
