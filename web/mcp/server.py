@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+<<<<<<< HEAD
 import mcp_types as types
+=======
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+>>>>>>> mcp
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import Receive, Scope, Send
 
+from web.access.calling import caller
 from web.mcp.calls import listing, using
 from web.mcp.completions import complete
 from web.mcp.prompts import get_prompt, list_prompts
@@ -61,9 +68,18 @@ def build(service: Service) -> Server[Any]:
     )
 
 
+class Sessions(StreamableHTTPSessionManager):
+    """Each is for the key that began it."""
+
+    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (name := caller.get().name) is not None:
+            scope["user"] = AuthenticatedUser(AccessToken(token=name, client_id=name, scopes=[]))
+        await super().handle_request(scope, receive, send)
+
+
 def manage(server: Server[Any], settings: Settings) -> StreamableHTTPSessionManager:
     """Hosts and origins have been looked at already."""
-    return StreamableHTTPSessionManager(
+    return Sessions(
         server,
         stateless=not settings.mcp.sessions,
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
