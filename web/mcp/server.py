@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+<<<<<<< HEAD
+import mcp_types as types
+=======
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+>>>>>>> mcp
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
@@ -31,9 +35,20 @@ To hand out work: create_task, or create_tasks for several that depend on each o
 SESSIONS_MAX = 1000
 
 
+class Told(Server[Any]):
+    """The SDK takes it that who tells of one list tells of all. Those of tools and prompts never change."""
+
+    def get_capabilities(self, *given: Any, **named: Any) -> types.ServerCapabilities:
+        can = super().get_capabilities(*given, **named)
+        assert can.tools
+        assert can.prompts
+        can.tools.list_changed = can.prompts.list_changed = False
+        return can
+
+
 def build(service: Service) -> Server[Any]:
     has_sessions = service.settings.mcp.sessions  # without one there is nobody to be told later
-    return Server(
+    return Told(
         NAME,
         title="Task Orchestrator",
         version=service.version,
