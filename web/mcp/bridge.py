@@ -39,6 +39,7 @@ class Passage:
     _is_read: bool = field(default=False, init=False)
     _head: Message = field(factory=dict, init=False)
     _answer: StreamResponse | None = field(default=None, init=False)
+    _lost: ConnectionError | None = field(default=None, init=False)
 
     async def pass_through(self, application: Application) -> StreamResponse:
         """What the application answers."""
@@ -47,6 +48,8 @@ class Passage:
         finally:  # within a session the application does not end with the request
             for job in self._jobs:
                 job.cancel()
+        if self._lost is not None:
+            raise self._lost
         assert self._answer is not None, "the application has not answered"
         if isinstance(self._answer, Response) and self.claimed:
             await deliver(self.request, self._answer, self.timeout_seconds)
@@ -90,6 +93,13 @@ class Passage:
         return never
 
     async def _send(self, message: Message) -> None:
+        """To the application a caller who has left is an error of its own, so it is not told."""
+        try:
+            await self._pass_on(message)
+        except ConnectionError as lost:
+            self._lost = lost
+
+    async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._head = message
             return
