@@ -37,6 +37,7 @@ database = App(name="database", help="Look after the database file, while no ser
 database.command("web.commands:rekey", name="rekey", help="Encrypt the file, decrypt it, or give it another key.")
 app.command(database)
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
+app.command("task_orchestrator.mcp.command:mcp", name="mcp", help="MCP over standard input and output.")
 app.command(submit)
 app.command(worker)
 app.command(watch)
