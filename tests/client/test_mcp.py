@@ -314,7 +314,7 @@ async def test_a_client_that_reads_nothing_can_still_end_it(fake: FakeMcp) -> No
     request = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"text": "x" * 100_000}}).encode()
     command = [sys.executable, "-m", "task_orchestrator", "mcp"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment(fake.url), **pipes) as it:  # noqa: ASYNC220: for this it is enough
+    with subprocess.Popen(command, env=environment(fake.url), **pipes) as it:  # noqa: ASYNC220
         assert it.stdin is not None
         for number in range(20):
             it.stdin.write(request.replace(b'"id": 1', b'"id": %d' % number) + b"\n")
