@@ -10,11 +10,9 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from http.client import HTTPException
 from typing import Any, NoReturn
 
 from task_orchestrator.hook.event import advice, claimed, ended
-from task_orchestrator.hook.heartbeat import LOST, beat
 from task_orchestrator.hook.state import session
 
 EVERY_SECONDS = 20.0  # between two heartbeats
@@ -25,7 +23,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 
 _LOST = (
     "The lease of task {task_id} is lost ({reason}): it is no longer yours. Stop working on it now, change nothing "
-    "more for it, and do not report on it. What you have learned you may tell the user. Then go on with claim_next_task."
+    "more for it, and do not report on it. Then go on with claim_next_task."
 )
 
 Json = dict[str, Any]
@@ -42,7 +40,7 @@ def hook(*, default_url: str = DEFAULT_URL) -> None:
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _give_up)
     signal.alarm(ALL_SECONDS)
-    with suppress(OSError, ValueError, TypeError, AttributeError, HTTPException, RecursionError):
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         event = json.loads(sys.stdin.buffer.read(INPUT_BYTES_MAX))
         if lost := _attend(event, os.environ.get("TASK_ORCHESTRATOR_URL") or default_url):
             print(json.dumps(advice(event, " ".join(lost))), flush=True)
@@ -70,6 +68,8 @@ def _attend(event: Json, url: str) -> list[str]:
 
 
 def _renew(session_id: str, leases: dict[str, str], url: str) -> list[str]:
+    from task_orchestrator.hook.heartbeat import LOST, beat  # takes as long to import as all the rest
+
     lost = {}
     for task_id, token in leases.items():
         outcome, reason = beat(url, task_id, token, ANSWER_SECONDS)

@@ -51,7 +51,10 @@ def test_taking_out_undoes_putting_in(data: st.DataObject) -> None:
 @given(st.data())
 def test_an_array_takes_at_its_end(data: st.DataObject) -> None:
     there = data.draw(st.none() | st.lists(values, max_size=3))
-    content = {"hooks": {} if there is None else {"Post": there}, **data.draw(objects.filter(lambda it: "hooks" not in it))}
+    content = {
+        "hooks": {} if there is None else {"Post": there},
+        **data.draw(objects.filter(lambda it: "hooks" not in it)),
+    }
     text = data.draw(written(content))
     steps: list[str | int] = ["hooks", "Post", len(there or [])]
     with_it = put(text, steps, SERVER)
