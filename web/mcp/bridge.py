@@ -39,14 +39,16 @@ class Passage:
     _is_read: bool = field(default=False, init=False)
     _head: Message = field(factory=dict, init=False)
     _answer: StreamResponse | None = field(default=None, init=False)
+    _lost: ConnectionError | None = field(default=None, init=False)
 
     async def pass_through(self, application: Application) -> StreamResponse:
-        """What the application answers."""
+        """What the application answers; ConnectionError if that could not all be sent."""
         try:
             await application(self._scope(), self._receive, self._send)
         finally:  # within a session the application does not end with the request
-            for job in self._jobs:
-                job.cancel()
+            self._stop()
+        if self._lost is not None:
+            raise self._lost
         assert self._answer is not None, "the application has not answered"
         if isinstance(self._answer, Response) and self.claimed:
             await deliver(self.request, self._answer, self.timeout_seconds)
@@ -62,6 +64,10 @@ class Passage:
         finally:
             job.cancel()
             self._jobs.discard(job)
+
+    def _stop(self) -> None:
+        for job in self._jobs:
+            job.cancel()
 
     def _scope(self) -> dict[str, Any]:
         request = self.request
@@ -90,6 +96,15 @@ class Passage:
         return never
 
     async def _send(self, message: Message) -> None:
+        """Without a connection it does nothing: applications keep the error to themselves, and complain about it."""
+        if self._lost is None:
+            try:
+                await self._pass_on(message)
+            except ConnectionError as error:
+                self._lost = error
+                self._stop()
+
+    async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._head = message
             return

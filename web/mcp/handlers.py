@@ -7,7 +7,7 @@ from attrs import fields
 
 from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Create, Fail, Heartbeat, Release, Retry
-from dispatcher.record import DirectoryCount
+from dispatcher.record import DirectoryCount, Record
 from dispatcher.task import Status
 from web.access.audit import tell
 from web.answers import own
@@ -46,8 +46,10 @@ async def get_task(call: Call, asked: Look) -> Whole:
 
 
 async def queue_stats(call: Call, asked: AboutStats) -> Stats:
-    record = call.service.record
-    path = asked.work_directory
+    return await stats(call.service.record, asked.work_directory)
+
+
+async def stats(record: Record, path: str | None = None) -> Stats:
     counts = await record.directories() if path is None else [await record.directory(path)]
     by_status = {status.value: sum(count.tasks[status] for count in counts) for status in Status}
     busiest = sorted(counts, key=_idle)

@@ -9,6 +9,10 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 
 from web.mcp.calls import listing, using
+from web.mcp.completions import complete
+from web.mcp.prompts import get_prompt, list_prompts
+from web.mcp.resources import list_resource_templates, list_resources, read_resource
+from web.mcp.subscriptions import subscribe, subscriptions_listen, unsubscribe
 from web.mcp.tools import TOOLS
 from web.service import Service
 from web.settings import Settings
@@ -24,6 +28,7 @@ SESSIONS_MAX = 1000
 
 
 def build(service: Service) -> Server[Any]:
+    has_sessions = service.settings.mcp.sessions  # without one there is nobody to be told later
     return Server(
         NAME,
         title="Task Orchestrator",
@@ -32,6 +37,15 @@ def build(service: Service) -> Server[Any]:
         get_tool_input_schema=input_schema,
         on_list_tools=partial(listing, service),
         on_call_tool=partial(using, service),
+        on_list_resources=partial(list_resources, service),
+        on_list_resource_templates=partial(list_resource_templates, service),
+        on_read_resource=partial(read_resource, service),
+        on_subscribe_resource=partial(subscribe, service) if has_sessions else None,
+        on_unsubscribe_resource=partial(unsubscribe, service) if has_sessions else None,
+        on_subscriptions_listen=partial(subscriptions_listen, service),
+        on_list_prompts=partial(list_prompts, service),
+        on_get_prompt=partial(get_prompt, service),
+        on_completion=partial(complete, service),
     )
 
 

@@ -1,0 +1,61 @@
+"""The names that a record on PostgreSQL knows: of work directories, and of tags."""
+
+import re
+
+from dispatcher.caller import Reach
+from dispatcher.record import Names
+from storage.postgres.reading import Reader, see_one_moment
+
+TAGS_MAX = 1_000  # that are counted
+BEARERS_MAX = 100  # of a tag's newest tasks are looked at for one within the reach
+
+AFTER = """
+    select work_directory from work_directories where work_directory > $1 and work_directory like any($2::text[])
+    order by work_directory limit $3"""
+LIKE = """
+    select work_directory, count(*) over () from (
+        select work_directory, strpos(lower(work_directory), lower($1)) as place from work_directories
+        where work_directory like any($2::text[])
+    ) as named where place > 0 order by place > 1, work_directory limit $3"""
+
+# From one tag to the next by the index, however many tasks bear it.
+TAGS = """
+    with recursive next(tag) as (
+        select min(tag) from task_tags where tag >= $1
+        union all
+        select (select min(tag) from task_tags where tag > next.tag) from next where starts_with(tag, $1)
+    )
+    select tag from next where starts_with(tag, $1) limit $2"""
+TAGS_WITHIN = f"""
+    select tag from unnest($1::text[]) with ordinality as wanted (tag, place) where exists (
+        select 1 from (
+            select work_directory from task_tags where task_tags.tag = wanted.tag
+            order by arrival desc limit {BEARERS_MAX}
+        ) as bearer where work_directory like any($2::text[])
+    ) order by place"""
+
+_SPECIAL = re.compile(r"[\\%_]")
+
+
+async def directories_after(db: Reader, name: str, limit: int, reach: Reach | None) -> list[str]:
+    return [row[0] for row in await db.fetch(AFTER, name, _patterns(reach), limit)]
+
+
+async def directories_like(db: Reader, text: str, limit: int, reach: Reach | None) -> Names:
+    rows = await db.fetch(LIKE, text, _patterns(reach), limit)
+    return Names(tuple(row[0] for row in rows), rows[0][1] if rows else 0)
+
+
+async def tags_like(db: Reader, text: str, limit: int, reach: Reach | None) -> Names:
+    await see_one_moment(db)
+    tags = [row[0] for row in await db.fetch(TAGS, text, TAGS_MAX + 1)]
+    is_exact = len(tags) <= TAGS_MAX
+    if reach is not None:
+        tags = [row[0] for row in await db.fetch(TAGS_WITHIN, tags, _patterns(reach))]
+    return Names(tuple(tags[:limit]), len(tags), is_exact)
+
+
+def _patterns(reach: Reach | None) -> list[str]:
+    """Those of the reach as LIKE has them."""
+    patterns = ("*",) if reach is None else reach.patterns
+    return [_SPECIAL.sub(r"\\\g<0>", it).replace("*", "%").replace("?", "_") for it in patterns]
