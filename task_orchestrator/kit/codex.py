@@ -18,7 +18,7 @@ call heartbeat_task besides. Then:
   codex exec 'Work off the queue'"""
 
 TOOL_SECONDS = 120  # claims wait up to 50
-_VARIABLES = ["TASK_ORCHESTRATOR_URL", "TASK_ORCHESTRATOR_API_KEY", "TASK_ORCHESTRATOR_CA_FILE"]
+_VARIABLES = [f"TASK_ORCHESTRATOR_{it}" for it in ("URL", "API_KEY", "CA_FILE", "WORKER_ID")]
 _TOML = Marks("# task-orchestrator kit: from here", "# task-orchestrator kit: to here")
 _MARKDOWN = Marks("<!-- task-orchestrator kit: from here -->", "<!-- task-orchestrator kit: to here -->")
 

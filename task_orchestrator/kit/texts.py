@@ -35,13 +35,13 @@ touch different files can be worked on at the same time. `list_tasks`, `get_task
 """
 
 BY_HOOK = """\
-Each tool that you use renews the lease by itself, for 15 minutes. What takes longer in one go, run in the
-   background, and call `heartbeat_task` while you wait, with `progress`."""
+Each tool that you use renews the lease by itself, for 15 minutes. Before what takes longer in one go, call
+   `heartbeat_task` with a longer `lease_seconds`; with `progress` it tells people how far you are."""
 
 BY_HOOK_ONCE_TRUSTED = """\
 The hook in `.codex/hooks.json` renews the lease, for 15 minutes, whenever you run a command, apply a patch
    or call an MCP tool, if the user has trusted it. Every 10 minutes call `heartbeat_task` all the same, with
-   `progress`; what takes longer in one go, run in the background."""
+   `progress`, and with a longer `lease_seconds` before what takes longer in one go."""
 
 
 def work_loop(directory: str, heartbeat: str) -> str:

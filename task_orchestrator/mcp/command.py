@@ -4,7 +4,9 @@ import signal
 from asyncio import FIRST_COMPLETED, Event, create_task, get_running_loop, wait
 from os import getppid
 from socket import gethostname
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from task_orchestrator.connection import Connection
 from task_orchestrator.display import complain, refuse_usage
@@ -12,11 +14,13 @@ from task_orchestrator.display import complain, refuse_usage
 if TYPE_CHECKING:
     from task_orchestrator.mcp.forwarding import Forwarder
 
+Agent = Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_WORKER_ID")]
+
 WORKER_ID_CHARACTERS_MAX = 100
 _INPUT, _OUTPUT = 0, 1
 
 
-async def mcp(*, worker_id: str | None = None, connection: Connection = Connection()) -> None:  # noqa: B008
+async def mcp(*, worker_id: Agent = None, connection: Connection = Connection()) -> None:  # noqa: B008
     """Speak MCP over standard input and output: the server's tools, for clients that want a command.
 
     Started by the client, not by hand: each line is a JSON-RPC message. It ends with its input.

@@ -145,8 +145,9 @@ async def test_an_agent_is_somebody_and_stays_so_when_its_command_is_started_aga
     for _ in range(2):
         await (await speaking(fake.url)).ask(1, "ping")
     await (await speaking(fake.url, "--worker-id", "agent-7")).ask(1, "ping")
+    await (await speaking(fake.url, TASK_ORCHESTRATOR_WORKER_ID="agent-8")).ask(1, "ping")
     names = [each.headers["X-Worker-Id"] for each in fake.asked]
-    assert names == [f"{socket.gethostname()[:80]}-{os.getpid()}"] * 2 + ["agent-7"]
+    assert names == [f"{socket.gethostname()[:80]}-{os.getpid()}"] * 2 + ["agent-7", "agent-8"]
 
 
 async def test_the_key_is_sent_and_never_said(fake: FakeMcp, speaking: Speak) -> None:
