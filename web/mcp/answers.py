@@ -11,18 +11,18 @@ from web.access.redaction import seen
 from web.codec import encode, rfc3339
 from web.views import ClaimedTask, moment
 
-SUMMARY_CHARACTERS = 100
+SUMMARY_CHARACTERS = 80
 T = TypeVar("T")
 
 NOTHING: tuple[object, ...] = (None, (), [], {})
 
 
 class Brief(TypedDict):
-    """A task in a list."""
+    """A task in a list; where it belongs, if that may be in several places."""
 
     task_id: str
     status: Status
-    work_directory: str
+    work_directory: NotRequired[str]
     priority: Priority
     summary: str
     worker_id: NotRequired[str]
@@ -120,13 +120,13 @@ def plain(view: Mapping[str, Any]) -> Any:
     return loads(encode(view))
 
 
-def brief(task: Task) -> Brief:
+def brief(task: Task, *, is_placed: bool) -> Brief:
     return compact(
         Brief,
         {
             "task_id": task.task_id,
             "status": task.status,
-            "work_directory": task.work_directory,
+            "work_directory": None if is_placed else task.work_directory,
             "priority": task.priority,
             "summary": _cut(seen(task.prompt)),
             "worker_id": task.worker_id,

@@ -27,10 +27,11 @@ DIRECTORIES_MAX = 50  # in one answer
 async def list_tasks(call: Call, asked: Listing) -> Briefs:
     query = asked.query()
     page, offset = await find(call.service, query)
+    is_placed = asked.work_directory is not None and len(asked.work_directory) == 1
     return answers.compact(
         Briefs,
         {
-            "tasks": [answers.brief(task) for task in page.tasks],
+            "tasks": [answers.brief(task, is_placed=is_placed) for task in page.tasks],
             "total": total(page, offset),
             "next_cursor": next_cursor(query, page, offset),
         },
