@@ -3,7 +3,7 @@
 import asyncio
 import json
 from asyncio import Task, create_task, timeout
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -19,8 +19,11 @@ REQUESTS_MAX = 1000  # at once
 SILENCE_SECONDS = 120.0  # the server says something far more often while it makes us wait
 FIRST_SECONDS = 10.0  # for `initialized`, before which nothing else may go
 LAST_SECONDS = 1.0  # for what is under way when the client has gone, and as long again to end a session
+AGAIN_SECONDS = 1.0  # until a stream that has ended is opened again
 
 _PATH = "/mcp"
+_EVENTS = "text/event-stream"
+_NOTHING_ASKED = Message(b"", {})
 _TIMEOUT = aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
 _HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 _SESSION = "Mcp-Session-Id"
@@ -37,7 +40,7 @@ class Forwarder:
         self._headers = {**_HEADERS, "X-Worker-Id": worker_id}
         self._negotiated: str | None = None  # the revision
         self._requests: dict[str, Task[None]] = {}
-        self._notices: set[Task[None]] = set()  # and answers to what the server has asked
+        self._others: set[Task[None]] = set()  # notifications, answers to the server, and what it says by itself
 
     async def take(self, line: bytes | None) -> None:
         """Returns as soon as the next line may be taken."""
@@ -62,14 +65,16 @@ class Forwarder:
             with suppress(TimeoutError):
                 async with timeout(FIRST_SECONDS):
                     await self._tell(message)
+            if _SESSION in self._headers:
+                self._beside(self._overhear())
         else:
             self._notify(message)
 
     async def finish(self, grace_seconds: float) -> None:
         """What is under way may take that long to end; then it is ended, and with it the session."""
-        under_way = {*self._requests.values(), *self._notices}
-        if under_way and grace_seconds:
-            await asyncio.wait(under_way, timeout=grace_seconds)
+        under_way = {*self._requests.values(), *self._others}
+        if self._requests and grace_seconds:
+            await asyncio.wait(self._requests.values(), timeout=grace_seconds)
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
@@ -103,9 +108,12 @@ class Forwarder:
             request.cancel()
 
     def _notify(self, notice: Message) -> None:
-        telling = create_task(self._tell(notice))
-        self._notices.add(telling)
-        telling.add_done_callback(self._notices.discard)
+        self._beside(self._tell(notice))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = create_task(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
 
     async def _tell(self, notice: Message) -> None:
         try:
@@ -131,11 +139,23 @@ class Forwarder:
             async with self._server.open("POST", _PATH, _TIMEOUT, data=message.line, headers=headers) as response:
                 if message.method == "initialize" and _SESSION in response.headers:
                     self._headers[_SESSION] = response.headers[_SESSION]
-                if response.content_type == "text/event-stream" and response.status < 300:
+                if response.content_type == _EVENTS and response.status < 300:
                     return await self._hear(response, message)
                 return await self._read(response, message)
         except (aiohttp.ClientError, OSError) as reason:
             raise unreachable(self._server.url, reason, f"no answer from {self._server.url}") from reason
+
+    async def _overhear(self) -> None:
+        """What the server says within a session without being asked."""
+        is_open = True
+        while is_open:
+            with suppress(aiohttp.ClientError, OSError, ValueError):
+                headers = self._headers | self._revision()
+                async with self._server.open("GET", _PATH, _TIMEOUT, headers=headers) as response:
+                    is_open = response.status == 200 and response.content_type == _EVENTS
+                    if is_open:
+                        await self._hear(response, _NOTHING_ASKED)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _hear(self, response: aiohttp.ClientResponse, message: Message) -> bool:
         parser = EventParser()
@@ -159,7 +179,7 @@ class Forwarder:
     async def _hand_over(self, text: str, message: Message) -> bool:
         """Whether that was the answer. Messages keep their wording, on one line."""
         said = decoded(text.encode())
-        is_answer = "result" in said or "error" in said
+        is_answer = message.is_request and ("result" in said or "error" in said)
         if not said:
             self._complain(f"the server said something that is no message: {text[:100]}")
             return False

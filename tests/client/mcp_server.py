@@ -35,6 +35,8 @@ class FakeMcp:
     handlers: dict[str, Handler] = field(factory=dict)
     open: int = 0
     hung_up: int = 0
+    news: list[Any] = field(factory=list)  # for who listens
+    listening: int = 0
     server: TestServer | None = None
 
     @property
@@ -52,9 +54,20 @@ class FakeMcp:
         await self.server.start_server()  # which ends a handler when its client has gone
         return self
 
+    async def _tell(self, request: web.Request) -> web.StreamResponse:
+        self.listening += 1
+        try:
+            response = await stream(request, *self.news)
+            await asyncio.Event().wait()
+            return response
+        finally:
+            self.listening -= 1
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         asked = Asked(request.method, request.headers.copy(), await request.read())
         self.asked.append(asked)
+        if request.method == "GET":
+            return await self._tell(request)
         if request.method != "POST":
             return web.Response(status=204)
         message = asked.message

@@ -126,8 +126,11 @@ async def test_a_session_is_kept_and_ended(fake: FakeMcp, speaking: Speak) -> No
         return web.json_response(result(message, protocolVersion="2025-11-25"), headers={"Mcp-Session-Id": "s-1"})
 
     fake.handlers |= {"initialize": initialize, "park": park}
+    fake.news = [{"jsonrpc": "2.0", "method": "notifications/resources/updated"}]
     it = await speaking(fake.url)
     await it.ask(0, "initialize")
+    it.send(method="notifications/initialized")
+    await until(lambda: it.said[1:] == fake.news)
     it.send(id=1, method="park")
     await until(lambda: fake.open)
     it.send(method="notifications/cancelled", params={"requestId": 1})
@@ -135,8 +138,9 @@ async def test_a_session_is_kept_and_ended(fake: FakeMcp, speaking: Speak) -> No
     await until(lambda: fake.of("notifications/cancelled"))
     it.hang_up()
     assert await it.ended() == 0
-    assert [each.headers.get("Mcp-Session-Id") for each in fake.asked] == [None, "s-1", "s-1", "s-1"]
-    assert fake.asked[-1].method == "DELETE"
+    assert [each.headers.get("Mcp-Session-Id") for each in fake.asked] == [None] + ["s-1"] * 5
+    assert [each.method for each in fake.asked] == ["POST", "POST", "GET", "POST", "POST", "DELETE"]
+    assert not fake.listening
 
 
 async def test_an_agent_is_somebody_and_stays_so_when_its_command_is_started_again(

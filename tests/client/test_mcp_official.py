@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from mcp import Client as McpClient
-from mcp import MCPError, StdioServerParameters, stdio_client
+from mcp import MCPDeprecationWarning, MCPError, StdioServerParameters, stdio_client
 
 from task_orchestrator import Client
 from tests.client.processes import environment, until
@@ -20,10 +20,10 @@ MODES = ["legacy", "auto", "2026-07-28"]
 
 
 @asynccontextmanager
-async def agent(url: str, *options: str, mode: Any = "auto") -> AsyncIterator[McpClient]:
+async def agent(url: str, *options: str, mode: Any = "auto", **more: Any) -> AsyncIterator[McpClient]:
     arguments = ["-m", "task_orchestrator", "mcp", "--url", url, *options]
     command = StdioServerParameters(command=sys.executable, args=arguments, env=environment())
-    async with McpClient(stdio_client(command), mode=mode) as client:
+    async with McpClient(stdio_client(command), mode=mode, **more) as client:
         yield client
 
 
@@ -50,6 +50,34 @@ async def test_a_life_cycle(server: ServerProcess, directory: Path, mode: str) -
     async with Client(server.url) as client:
         whole = await client.get(made["task_id"])
     assert (whole["result"], whole["worker_id"]) == ({"files": 0}, f"{os.uname().nodename[:80]}-{os.getpid()}")
+
+
+@pytest.mark.parametrize("sessions", ["false", "true"])
+async def test_news_of_a_resource_comes_through(tmp_path: Path, directory: Path, sessions: str) -> None:
+    server = ServerProcess(tmp_path, environ={"APP_MCP_SESSIONS": sessions}).start()
+    try:
+        if sessions == "false":
+            async with agent(server.url) as client, client.listen(resource_subscriptions=["queue://stats"]) as news:
+                await call(client, "create_task", work_directory=str(directory), prompt="x")
+                assert (await asyncio.wait_for(anext(news), 10)).uri == "queue://stats"
+            return
+        heard = asyncio.Event()
+
+        async def hear(message: Any) -> None:
+            heard.set()
+
+        async with agent(server.url, mode="legacy", message_handler=hear) as client:
+            with pytest.warns(MCPDeprecationWarning):
+                await client.subscribe_resource("queue://stats")
+
+            async def has_heard() -> bool:  # what is told before the session's stream is open is lost
+                await call(client, "create_task", work_directory=str(directory), prompt="x")
+                await asyncio.sleep(0.1)
+                return heard.is_set()
+
+            await until(has_heard)
+    finally:
+        assert server.terminate() == 0
 
 
 async def test_an_agent_that_starts_the_command_again_goes_on_with_its_task(
