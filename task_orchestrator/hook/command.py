@@ -40,7 +40,7 @@ def hook(*, default_url: str = DEFAULT_URL) -> None:
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _give_up)
     signal.alarm(ALL_SECONDS)
-    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    with suppress(Exception):
         event = json.loads(sys.stdin.buffer.read(INPUT_BYTES_MAX))
         if lost := _attend(event, os.environ.get("TASK_ORCHESTRATOR_URL") or default_url):
             print(json.dumps(advice(event, " ".join(lost))), flush=True)

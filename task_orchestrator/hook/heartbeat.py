@@ -12,8 +12,8 @@ _ANSWER_BYTES_MAX = 64 * 1024
 
 
 def beat(url: str, task_id: str, lease_token: str, seconds: float) -> tuple[str, str]:
-    """HELD, LOST or UNKNOWN, and why it is lost: empty where the agent has given it up itself. Raises OSError
-    and ValueError."""
+    """HELD, LOST or UNKNOWN, and why it is lost: empty where the agent has given it up itself. Raises whatever
+    there is to raise."""
     parts = urlsplit(url)
     connection = _connection(parts.scheme, parts.netloc.rpartition("@")[2], seconds)
     try:
@@ -24,8 +24,6 @@ def beat(url: str, task_id: str, lease_token: str, seconds: float) -> tuple[str,
         connection.request("POST", path, json.dumps({"lease_token": lease_token}), headers)
         answer = connection.getresponse()
         body = answer.read(_ANSWER_BYTES_MAX)
-    except http.client.HTTPException as reason:
-        raise ValueError("that is not HTTP") from reason
     finally:
         connection.close()
     return (HELD, "") if answer.status == 200 else _refusal(answer.status, body)

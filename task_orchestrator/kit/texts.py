@@ -14,7 +14,8 @@ Tasks for this project wait in a queue; other agents work them off beside you. T
 ## To work tasks off
 
 1. `claim_next_task` with the `work_directory`. Leave `worker_id` out: you have a name already. If `task` is missing and
-   `retry` is true, claim again; if nothing comes twice, you are done: say so. `why` tells the reason.
+   `retry` is true, claim again; if nothing comes twice, you are done: say so. `why` tells the reason. Subagents have
+   your name, and would get your task: claim yourself.
 2. With `resumed: true` you have held the task before: look at what is already there (`git status`) and go on with it.
 3. `prompt` is all you are to do, and all there is to know; `dependencies` has the results of the tasks before this one,
    `previous_error` what went wrong the last time: do it differently.

@@ -15,7 +15,7 @@ from task_orchestrator.mcp.messages import INVALID_REQUEST, PARSE_ERROR, Json, M
 from task_orchestrator.session import CONNECT_SECONDS, Session
 from task_orchestrator.sse import EventParser
 
-REQUESTS_MAX = 1000  # at once
+REQUESTS_MAX = 500  # at once; each takes a connection
 SILENCE_SECONDS = 120.0  # the server says something far more often while it makes us wait
 FIRST_SECONDS = 10.0  # for `initialized`, before which nothing else may go
 LAST_SECONDS = 1.0  # for what is under way when the client has gone, and as long again to end a session

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from task_orchestrator.mcp.forwarding import REQUESTS_MAX
 from task_orchestrator.mcp.pipes import LINE_BYTES_MAX
 from tests.client.mcp_client import Speaking, speak
 from tests.client.mcp_server import FakeMcp, park, result, stream
@@ -20,6 +21,7 @@ from tests.client.processes import environment, run_cli, until
 
 META = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
 
+PROGRAM = "task_orchestrator.__main__"
 Speak = Callable[..., Awaitable[Speaking]]
 
 
@@ -83,6 +85,27 @@ async def test_many_requests_go_at_once(fake: FakeMcp, speaking: Speak) -> None:
     for number in range(300):
         await it.answer(number)
     assert len(it.said) == 300
+
+
+async def test_too_many_at_once_are_refused_and_the_others_go_on(fake: FakeMcp, speaking: Speak) -> None:
+    fake.handlers["park"] = park
+    it = await speaking(fake.url)
+    for number in range(REQUESTS_MAX):
+        it.send(id=number, method="park")
+    assert "wait for one of them" in (await it.ask("x", "ping"))["error"]["message"]
+    it.send(method="notifications/cancelled", params={"requestId": 0})
+    assert (await it.ask("y", "ping"))["result"] == {}
+    await until(lambda: fake.open == REQUESTS_MAX - 1)
+    assert [each["id"] for each in it.said] == ["x", "y"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_can_be_stopped_while_it_starts(number: int) -> None:
+    """As soon as our first line runs."""
+    program = f"import os, sys, {PROGRAM} as it; sys.argv[1:] = ['mcp']; sys.modules['task_orchestrator.cli'] = None"
+    program += f"\ntry: it.main()\nexcept ImportError: os.kill(os.getpid(), {int(number)})"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await process.wait() == 0
 
 
 async def test_after_initialize_every_message_bears_what_was_agreed(fake: FakeMcp, speaking: Speak) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from task_orchestrator import Client
 from task_orchestrator.hook.command import EVERY_SECONDS
+from task_orchestrator.kit.texts import BY_HOOK, BY_HOOK_ONCE_TRUSTED
 from tests.client.processes import environment, until
 from tests.conftest import ServerProcess
 from web.mcp.tools import TOOLS
@@ -45,6 +46,7 @@ def test_its_figures_and_names_are_those_of_the_code() -> None:
     assert all(f"`{name}`" in GUIDE for name in TOOLS)
     assert f"A lease lasts {Settings().mcp.lease_seconds:.0f} s" in GUIDE
     assert f"at most every {EVERY_SECONDS:.0f} s" in GUIDE
+    assert all(f"{Settings().mcp.lease_seconds / 60:.0f} minutes" in text for text in (BY_HOOK, BY_HOOK_ONCE_TRUSTED))
     assert "agents.md" in (PROJECT / "README.md").read_text()
 
 

@@ -123,7 +123,7 @@ async def test_a_server_that_is_away_or_silent_does_not_hold_the_agent_up(hook: 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         await hook(CLAIM, [{**TASK, "task_id": f"t-{number}"} for number in range(10)])
-        for url in ("http://127.0.0.1:1", f"http://127.0.0.1:{port}", "nonsense"):
+        for url in ("http://127.0.0.1:1", f"http://127.0.0.1:{port}", "nonsense", "http://[", "http://a:b"):
             long_ago(state)
             began = time.monotonic()
             assert (await hook("Bash", url=url)).out == ""
