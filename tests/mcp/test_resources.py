@@ -219,6 +219,11 @@ def test_what_the_template_makes_of_a_path_leads_to_it(path):
         assert topic_of(expanded) == about_directory(path)
 
 
+@given(st.text() | st.text().map("directory://".__add__) | st.text().map("task://".__add__))
+def test_whatever_is_asked_for_is_an_address_or_none(uri):
+    assert topic_of(uri) is None or isinstance(topic_of(uri), tuple)
+
+
 def test_addresses_stand_for_what_the_hub_tells_of():
     assert topic_of(QUEUE) == EVERYTHING
     assert topic_of("task://a-b_1") == about_task("a-b_1")
