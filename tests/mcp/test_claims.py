@@ -202,6 +202,25 @@ async def test_a_claim_whose_answer_is_lost_is_handed_out_again(
     await api.tell(again["task"], "complete")
 
 
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_whoever_has_read_the_answer_may_leave_before_its_end(
+    shared: ServerProcess, api: Api, directory: str, revision: str
+) -> None:
+    """Also who has no name to be known by when they come again."""
+    for _ in range(20):
+        made = await api.create(directory)
+        async with connection(shared.port) as (reader, writer):
+            writer.write(calling(revision, CLAIM, {"work_directory": directory}))
+            await reader.readuntil(made["task_id"].encode())
+        assert (await api.life(made))[:2] == ["created", "claimed"]
+        await until(lambda: is_idle(api))
+        assert await api.life(made) == ["created", "claimed"]
+
+
+async def is_idle(api: Api) -> bool:
+    return await api.open_requests() == 0
+
+
 async def test_a_task_that_does_not_get_through_to_somebody_unknown_is_given_back(tmp_path: Path) -> None:
     with running(tmp_path, APP_SERVER_REQUEST_TIMEOUT_SECONDS="0.5", APP_RATE_LIMIT_ENABLED="false") as server:
         async with connected(server) as api:
