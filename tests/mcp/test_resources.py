@@ -175,6 +175,19 @@ async def test_who_may_not_read_is_told_so_and_shown_no_resources(locked, admin,
 
 
 @pytest.mark.once
+async def test_whoever_reads_too_often_is_told_when_to_come_again(tmp_path):
+    with running(tmp_path, APP_RATE_LIMIT_ENABLED="true", APP_RATE_LIMIT_PER_ENDPOINT="read=0.1/3") as server:
+        async with agent(server) as client:
+            await read(client, QUEUE)
+            await client.list_resources()
+            await client.list_prompts()
+            async with refused(FORBIDDEN) as caught:
+                await read(client, QUEUE)
+            assert caught.value.error.data["code"] == "RATE_LIMITED"
+            assert caught.value.error.data["retry_after_seconds"] > 0
+
+
+@pytest.mark.once
 async def test_secrets_are_hidden_as_they_are_over_rest(tmp_path, directory):
     environ = {"API_SECRET_KEY": ADMIN, "APP_SECURITY_REDACT_PAYLOADS": "true"}
     with running(tmp_path, **environ) as server:
