@@ -67,6 +67,9 @@ async def test_what_is_to_be_submitted_is_in_the_prompt_word_for_word(shared, di
         assert "Ä goal\nwith {braces}" in text
         assert json.dumps({"work_directory": directory, "tags": ["x"]}, separators=(",", ":")) in text
         assert "create_task" in text
+        asked = {"work_directory": directory, "status": ["waiting", "working"]}
+        assert all(json.dumps(it) in text or it == directory for it in asked.values())
+        assert (await client.call_tool("list_tasks", asked)).is_error is False
 
 
 @modes
