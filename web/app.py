@@ -59,7 +59,8 @@ def make_app(service: Service) -> Application:
             resource.add_route(method, handler, expect_handler=_expect)
         resource.add_route("*", others(*handlers), expect_handler=_expect)
     docs.add_files(app)
-    mcp.add(app, service, expect_handler=_expect)
+    if service.settings.mcp.enabled:
+        mcp.add(app, service, expect_handler=_expect)
     return app
 
 

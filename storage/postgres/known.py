@@ -5,18 +5,20 @@ import re
 from dispatcher.caller import Reach
 from dispatcher.record import Names
 from storage.postgres.reading import Reader, see_one_moment
+from storage.texts import is_keepable
 
 TAGS_MAX = 1_000  # that are counted
 BEARERS_MAX = 100  # of a tag's newest tasks are looked at for one within the reach
 
-AFTER = """
-    select work_directory from work_directories where work_directory > $1 and work_directory like any($2::text[])
+WITHIN = "($1::text[] is null or work_directory like any($1::text[]))"
+AFTER = f"""
+    select work_directory from work_directories where {WITHIN} and work_directory > $2
     order by work_directory limit $3"""
-LIKE = """
-    select work_directory, count(*) over () from (
-        select work_directory, strpos(lower(work_directory), lower($1)) as place from work_directories
-        where work_directory like any($2::text[])
-    ) as named where place > 0 order by place > 1, work_directory limit $3"""
+PLACE = "strpos(lower(work_directory), lower($2))"
+LIKE = f"""
+    select work_directory from work_directories where {WITHIN} and {PLACE} > 0
+    order by {PLACE} > 1, work_directory limit $3"""
+COUNT = f"select count(*) from work_directories where {WITHIN} and {PLACE} > 0"
 
 # From one tag to the next by the index, however many tasks bear it.
 TAGS = """
@@ -38,12 +40,13 @@ _SPECIAL = re.compile(r"[\\%_]")
 
 
 async def directories_after(db: Reader, name: str, limit: int, reach: Reach | None) -> list[str]:
-    return [row[0] for row in await db.fetch(AFTER, name, _patterns(reach), limit)]
+    return [row[0] for row in await db.fetch(AFTER, _patterns(reach), name, limit)]
 
 
 async def directories_like(db: Reader, text: str, limit: int, reach: Reach | None) -> Names:
-    rows = await db.fetch(LIKE, text, _patterns(reach), limit)
-    return Names(tuple(row[0] for row in rows), rows[0][1] if rows else 0)
+    await see_one_moment(db)
+    rows = await db.fetch(LIKE if text else AFTER, _patterns(reach), text, limit)  # all of them begin with nothing
+    return Names(tuple(row[0] for row in rows), await db.fetchval(COUNT, _patterns(reach), text))
 
 
 async def tags_like(db: Reader, text: str, limit: int, reach: Reach | None) -> Names:
@@ -55,7 +58,9 @@ async def tags_like(db: Reader, text: str, limit: int, reach: Reach | None) -> N
     return Names(tuple(tags[:limit]), len(tags), is_exact)
 
 
-def _patterns(reach: Reach | None) -> list[str]:
+def _patterns(reach: Reach | None) -> list[str] | None:
     """Those of the reach as LIKE has them."""
-    patterns = ("*",) if reach is None else reach.patterns
+    if reach is None:
+        return None
+    patterns = filter(is_keepable, reach.patterns)
     return [_SPECIAL.sub(r"\\\g<0>", it).replace("*", "%").replace("?", "_") for it in patterns]

@@ -1,10 +1,8 @@
 """The official clients lead a task's life, from being made to being completed."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from mcp import Client
@@ -16,24 +14,11 @@ from tests.mcp.tools import FORMER_CLIENT, PROJECT, run
 SECONDS_MAX = 60
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = ServerProcess(tmp_path_factory.mktemp("served")).start()
-    yield f"{server.url}/mcp"
-    assert server.terminate() == 0
-    assert "Traceback" not in server.log.read_text()
-
-
-@pytest.fixture
-def directory() -> str:
-    return f"/test/{uuid4().hex}"
-
-
 @pytest.mark.parametrize(
     ("mode", "revision"), [("2026-07-28", "2026-07-28"), ("auto", "2026-07-28"), ("legacy", "2025-11-25")]
 )
-async def test_the_current_client_leads_it(url: str, directory: str, mode: str, revision: str) -> None:
-    async with Client(url, mode=mode) as client:
+async def test_the_current_client_leads_it(shared: ServerProcess, directory: str, mode: str, revision: str) -> None:
+    async with Client(f"{shared.url}/mcp", mode=mode) as client:
 
         async def call(tool: str, **arguments: Any) -> tuple[Any, bool]:
             answer = await client.call_tool(tool, arguments)
@@ -44,10 +29,12 @@ async def test_the_current_client_leads_it(url: str, directory: str, mode: str, 
         await live(call, directory)
 
 
-def test_the_client_as_it_was_leads_it(url: str, directory: str, tmp_path: Path) -> None:
+def test_the_client_as_it_was_leads_it(shared: ServerProcess, directory: str, tmp_path: Path) -> None:
     """It stands in the way of the current one, so it is a process that sees nothing else."""
     environ = {"PYTHONPATH": f"{FORMER_CLIENT}:{PROJECT}"}
-    command = [sys.executable, "-S", "-m", "tests.mcp.client_1", url, directory]
+    command = [sys.executable, "-S", "-m", "tests.mcp.client_1", f"{shared.url}/mcp", directory]
     done = run(command, tmp_path, SECONDS_MAX, environ)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1.30.0", "2025-11-25"]
+    version, revision = done.stdout.split()
+    assert version.startswith("1.")
+    assert revision == "2025-11-25"

@@ -95,11 +95,19 @@ async def test_a_burst_is_few_notifications_and_none_misses_its_end(shared, api,
 
 
 async def test_new_directories_are_news_of_the_list(shared, api, directory):
-    async with agent(shared) as client, client.listen(resources_list_changed=True, prompts_list_changed=True) as news:
-        assert (news.honored.resources_list_changed, news.honored.prompts_list_changed) == (True, True)
-        assert news.honored.tools_list_changed is None
+    async with agent(shared) as client, client.listen(resources_list_changed=True) as news:
+        assert news.honored.resources_list_changed is True
         await api.create(directory)
         assert await next_of(news) == ResourcesListChanged()
+
+
+async def test_lists_that_never_change_are_not_promised(shared):
+    async with agent(shared, mode="auto") as client:
+        can = client.server_capabilities
+        assert (can.tools.list_changed, can.prompts.list_changed) == (False, False)
+        assert (can.resources.list_changed, can.resources.subscribe) == (True, True)
+        async with client.listen(tools_list_changed=True, prompts_list_changed=True) as news:
+            assert (news.honored.tools_list_changed, news.honored.prompts_list_changed) == (None, None)
 
 
 async def test_what_is_not_there_is_not_acknowledged(shared, api, directory):
@@ -148,7 +156,7 @@ async def test_it_takes_the_scope_to_read(locked, admin, directory, name):
         async with refused(FORBIDDEN), client.listen(resource_subscriptions=[QUEUE]):
             pass
         async with client.listen(tools_list_changed=True, resources_list_changed=True) as news:
-            assert (news.honored.tools_list_changed, news.honored.resources_list_changed) == (True, None)
+            assert news.honored.resources_list_changed is None
 
 
 async def test_a_revoked_key_hears_no_more(locked, admin, directory, name):

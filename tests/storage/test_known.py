@@ -16,7 +16,22 @@ from tests.storage.conftest import ReaderOf
 
 PATHS = ("/a", "/a/b", "/A/B", "/a[1]", "/a%b_c", "/aXbYc", "/a?c", r"C:\app", r"C:\app\a%", "/ä/日本", "/z a/b")
 TAGS = ("a", "ab", "aB", "a%", "a_", "Ab", "b", "ä", "日本", "~")
-PATTERNS = ("*", "/a", "/a/*", "/a?1]", "/a[1]", "/a%*", "/a?b?c", "C:\\*", r"C:\app", "*b*", "/ä*", "")
+PATTERNS = (
+    "*",
+    "/a",
+    "/a/*",
+    "/a?1]",
+    "/a[1]",
+    "/a%*",
+    "/a?b?c",
+    "C:\\*",
+    r"C:\app",
+    "*b*",
+    "/ä*",
+    "",
+    "/a\0*",
+    "/\ud800*",
+)
 TEXTS = ("", "a", "A", "/a", "b", "%", "_", "?", "*", "[", "\\", "c:\\", "ä", "本", "nothing", "'")
 
 texts, limits = st.sampled_from(TEXTS), st.sampled_from([1, 2, 100])

@@ -2,13 +2,14 @@
 
 import asyncio
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from aiohttp.web import AppKey, Application, HTTPMethodNotAllowed, HTTPNotFound, Request, Response, StreamResponse
+from aiohttp.web import Application, Request, Response, StreamResponse
 
 from web.mcp.bridge import Passage
 from web.receiving import take_in
+from web.route import others
 from web.service import Service
 
 if TYPE_CHECKING:
@@ -32,10 +33,6 @@ class Endpoint:
 
     async def answer(self, request: Request) -> StreamResponse:
         service, settings = self._service, self._service.settings
-        if not settings.mcp.enabled:
-            raise HTTPNotFound
-        if request.method != "POST" and not (settings.mcp.sessions and request.method in ("GET", "DELETE")):
-            raise HTTPMethodNotAllowed(request.method, ["DELETE", "GET", "POST"] if settings.mcp.sessions else ["POST"])
         try:
             body = await take_in(service, request, _checked) if request.method == "POST" else b""
         except Unreadable as error:
@@ -74,13 +71,14 @@ class Endpoint:
             await self._ends.wait()
 
 
-ENDPOINT: Final = AppKey("mcp", Endpoint)
-
-
 def add(app: Application, service: Service, **options: Any) -> None:
     """Serve it as long as the application does."""
-    endpoint = app[ENDPOINT] = Endpoint(service)
-    app.router.add_resource(PATH).add_route("*", endpoint.answer, **options)
+    endpoint = Endpoint(service)
+    methods = ("POST", "GET", "DELETE") if service.settings.mcp.sessions else ("POST",)
+    resource = app.router.add_resource(PATH)
+    for method in methods:
+        resource.add_route(method, endpoint.answer, **options)
+    resource.add_route("*", others(*methods), **options)
 
     async def close(app: Application) -> None:
         await endpoint.close()

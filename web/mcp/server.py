@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import mcp_types as types
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import Receive, Scope, Send
 
+from web.access.calling import caller
 from web.mcp.calls import listing, using
 from web.mcp.completions import complete
 from web.mcp.prompts import get_prompt, list_prompts
@@ -27,9 +32,20 @@ To hand out work: create_task, or create_tasks for several that depend on each o
 SESSIONS_MAX = 1000
 
 
+class Told(Server[Any]):
+    """The SDK takes it that who tells of one list tells of all. Those of tools and prompts never change."""
+
+    def get_capabilities(self, *given: Any, **named: Any) -> types.ServerCapabilities:
+        can = super().get_capabilities(*given, **named)
+        assert can.tools
+        assert can.prompts
+        can.tools.list_changed = can.prompts.list_changed = False
+        return can
+
+
 def build(service: Service) -> Server[Any]:
     has_sessions = service.settings.mcp.sessions  # without one there is nobody to be told later
-    return Server(
+    return Told(
         NAME,
         title="Task Orchestrator",
         version=service.version,
@@ -49,9 +65,18 @@ def build(service: Service) -> Server[Any]:
     )
 
 
+class Sessions(StreamableHTTPSessionManager):
+    """Each is for the key that began it."""
+
+    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (name := caller.get().name) is not None:
+            scope["user"] = AuthenticatedUser(AccessToken(token=name, client_id=name, scopes=[]))
+        await super().handle_request(scope, receive, send)
+
+
 def manage(server: Server[Any], settings: Settings) -> StreamableHTTPSessionManager:
     """Hosts and origins have been looked at already."""
-    return StreamableHTTPSessionManager(
+    return Sessions(
         server,
         stateless=not settings.mcp.sessions,
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),

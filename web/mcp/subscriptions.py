@@ -104,7 +104,7 @@ async def subscriptions_listen(
     service: Service, ctx: Context, params: types.SubscriptionsListenRequestParams
 ) -> types.SubscriptionsListenResult:
     """Until the client leaves, or the server stops. What is not there, or not for this key, is left out of the
-    acknowledgement; a work directory may yet come to be."""
+    acknowledgement, as are the lists that never change; a work directory may yet come to be."""
     asked = params.notifications
     if len(uris := asked.resource_subscriptions or []) > URIS_MAX:
         raise wrong("notifications.resourceSubscriptions", f"must have at most {URIS_MAX} items")
@@ -117,8 +117,6 @@ async def subscriptions_listen(
             await stream.count()
         await stream.acknowledge(
             types.SubscriptionFilter(
-                tools_list_changed=asked.tools_list_changed or None,  # these lists stay as they are
-                prompts_list_changed=asked.prompts_list_changed or None,  # as long as the key is in force
                 resources_list_changed=stream.directories is not None or None,
                 resource_subscriptions=honored or None,
             )
