@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.errors import RecordFailed
 from tests.conftest import ServerProcess
 from tests.mcp.clients import agent, key
 from tests.mcp.wire import (
@@ -16,6 +17,7 @@ from tests.mcp.wire import (
     MODERN,
     OLD,
     REVISIONS,
+    Refused,
     call,
     calling,
     connection,
@@ -23,7 +25,9 @@ from tests.mcp.wire import (
     result_of,
 )
 from tests.web.conftest import Api, connected, running, until
+from tests.web.inside import inside
 from web.mcp import call as calls
+from web.mcp import claiming
 from web.mcp.bridge import Passage
 from web.mcp.call import Call
 
@@ -239,6 +243,30 @@ async def test_a_task_that_does_not_get_through_to_somebody_unknown_is_given_bac
                         return await api.life(child) == ["created", *["claimed", "released"] * times]
 
                 await until(is_given_back)
+
+
+@pytest.mark.parametrize("name", [{}, {"worker_id": "ann"}])
+async def test_a_task_of_which_nobody_could_be_told_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: dict[str, str]
+) -> None:
+    """It waits again, or is for the one who asks again by the same name."""
+
+    async def fail(*_: object) -> None:
+        monkeypatch.undo()
+        raise RecordFailed("of all times now")
+
+    async with inside(tmp_path) as (api, service, _):
+        made = await api.create("/w")
+        port = int(api.url.rpartition(":")[2])
+        await call(port, MODERN, "queue_stats", {})
+        monkeypatch.setattr(claiming, "briefing", fail)
+        with pytest.raises(Refused, match=r"^DATABASE_ERROR: "):
+            await call(port, MODERN, CLAIM, {"work_directory": "/w", **name})
+        again = await call(port, MODERN, CLAIM, {"work_directory": "/w", **name})
+        assert (again["task"]["task_id"], again["resumed"]) == (made["task_id"], bool(name))
+        counted = service.metrics.text([]).decode()
+    assert 'mcp_calls_total{outcome="DATABASE_ERROR",tool="claim_next_task"} 1.0' in counted
+    assert 'mcp_calls_total{outcome="ok",tool="claim_next_task"} 1.0' in counted
 
 
 # How long it lasts
