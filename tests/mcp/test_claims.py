@@ -177,6 +177,19 @@ async def test_a_key_is_a_name_and_so_is_a_header(locked: ServerProcess, admin: 
     assert await claims(other) == ids[3]
 
 
+async def test_whoever_has_a_header_does_not_report_on_what_another_holds(
+    shared: ServerProcess, api: Api, directory: str
+) -> None:
+    await api.create(directory)
+    held = (await claim(shared, directory, worker_id="ann"))["task"]
+    for worker_id, refusal in (("bob", "LEASE_LOST"), ("ann", None)):
+        async with connection(shared.port) as (reader, writer):
+            asked = calling(OLD, "complete_task", {"task_id": held["task_id"]}, headers=f"X-Worker-Id: {worker_id}\r\n")
+            writer.write(asked)
+            answer = await reader.read()
+        assert (b"LEASE_LOST" in answer) == (refusal is not None)
+
+
 async def test_a_name_that_breaks_the_rules_is_refused(shared: ServerProcess) -> None:
     async with connection(shared.port) as (reader, writer):
         writer.write(calling(OLD, "queue_stats", {}, headers=f"X-Worker-Id: {'x' * 101}\r\n"))

@@ -153,7 +153,8 @@ async def test_a_key_reaches_no_further_than_its_directories(locked: ServerProce
     ask = await with_key(locked, admin, name, *scopes, work_directories=[f"/{name}/mine/*"])
     for tool in ("get_task", "cancel_task", "retry_task"):
         assert (await ask.refused(tool, task_id=beyond["task_id"])).startswith("TASK_NOT_FOUND: ")
-    for tool, more in (("create_task", {"prompt": "x"}), ("claim_next_task", {"wait_seconds": 0})):
+    entering = {"create_task": {"prompt": "x"}, "claim_next_task": {"wait_seconds": 0}, "queue_stats": {}}
+    for tool, more in entering.items():
         assert (await ask.refused(tool, work_directory=f"/{name}/beyond", **more)).startswith("FORBIDDEN: ")
     listed = await ask("list_tasks")
     assert [task["task_id"] for task in listed["tasks"]] == [mine["task_id"]]
@@ -268,6 +269,20 @@ async def test_the_next_task_comes_with_the_report_on_the_last(ask: Agent, direc
         held = done["next"]
         assert (held["task"] and held["task"]["prompt"]) == expected
     assert held["retry"]
+
+
+@pytest.mark.parametrize("worker_id", [None, "ann"])
+async def test_a_report_said_again_gets_the_same_next_task(ask: Agent, directory: str, worker_id: str | None) -> None:
+    """Also if the agent has no name; one that it gives with the report is the name of the claim, too."""
+    await ask("create_tasks", tasks=[{"work_directory": directory, "prompt": f"{n}"} for n in range(3)])
+    held = (await ask("claim_next_task", work_directory=directory, worker_id=worker_id))["task"]
+    report = {"task_id": held["task_id"], "lease_token": held["lease_token"], "worker_id": worker_id}
+    done, again = [
+        (await ask("complete_task", **report, claim_next={"work_directory": directory}))["next"] for _ in range(2)
+    ]
+    assert (done["task"]["prompt"], done["resumed"], again["resumed"]) == ("1", False, True)
+    assert again["task"]["lease_token"] == done["task"]["lease_token"]
+    assert (await ask("get_task", task_id=done["task"]["task_id"])).get("worker_id") == worker_id
 
 
 async def test_it_waits_for_an_outcome(ask: Agent, directory: str) -> None:

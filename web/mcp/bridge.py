@@ -120,13 +120,14 @@ class Passage:
             await self._answer.write_eof()
 
     async def _write(self, answer: StreamResponse, body: bytes) -> None:
-        """Who has read so much of the answer may leave before its end."""
-        if not (body and self.claimed):
+        """Who has read of a task may leave before the end of the answer."""
+        told = [task for task in self.claimed if task.lease_token and task.lease_token.encode() in body]
+        if not told:  # it only says that it goes on
             await answer.write(body)
             return
         async with delivering(self.request, self.timeout_seconds):
             await answer.write(body)
-        self.claimed = ()
+        self.claimed = tuple(task for task in self.claimed if task not in told)
 
     def _told(self) -> dict[str, Any]:
         headers = [(name.decode(), value.decode()) for name, value in self._head["headers"] if name.lower() not in OURS]

@@ -8,19 +8,29 @@ from web.mcp.bodies import AnotherTask
 from web.mcp.call import Call
 
 
-async def claim(call: Call, asked: AnotherTask) -> Claimed:
+async def claim(call: Call, asked: AnotherTask, after: str | None = None) -> Claimed:
+    """`after`: the lease of the report that comes before, by which the same call is known again if its agent has no
+    name."""
     service, began = call.service, call.service.clock()
     worker_id = asked.worker_id or call.worker_id
+    agent = call.agent(asked.worker_id, asked.work_directory)
     message = Claim(
         work_directories=(asked.work_directory,),
         worker_id=worker_id,
         wait_seconds=asked.wait_seconds,
         lease_seconds=asked.lease_seconds or service.settings.mcp.lease_seconds,
         tags=asked.tags,
-        claim_id=call.agent(asked.worker_id, asked.work_directory),
+        claim_id=agent or (f"mcp after {after}" if after else None),
     )
+
+    async def get() -> tuple[Task, ...]:
+        """They are known to be on their way as soon as they are claimed."""
+        tasks = await service.ask(message)
+        call.passage.claimed += tasks
+        return tasks
+
     with service.dispatcher.roll.present("mcp", worker_id, asked.work_directory, service.clock):
-        tasks = await call.patiently(asked.wait_seconds, service.ask(message))
+        tasks = await call.patiently(asked.wait_seconds, get())
     if not tasks:
         return {
             "task": None,
@@ -28,7 +38,6 @@ async def claim(call: Call, asked: AnotherTask) -> Claimed:
             "retry": not service.draining.is_set(),
             "why": await _nothing(call, asked),
         }
-    call.passage.claimed += tasks
     task = tasks[0]
     resumed = task.started_at is not None and task.started_at < began
     if resumed and task.lease_token:

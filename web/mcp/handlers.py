@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from attrs import fields
+from attrs import evolve, fields
 
 from dispatcher.errors import Unavailable
 from dispatcher.messages import Cancel, Create, Fail, Heartbeat, Release, Retry
@@ -47,6 +47,8 @@ async def get_task(call: Call, asked: Look) -> Whole:
 
 
 async def queue_stats(call: Call, asked: AboutStats) -> Stats:
+    if asked.work_directory is not None:
+        call.enter(asked.work_directory)
     return await stats(call.service.record, asked.work_directory)
 
 
@@ -102,13 +104,16 @@ async def heartbeat_task(call: Call, asked: Heartbeat) -> Renewed:
 
 
 async def complete_task(call: Call, asked: Report) -> Done:
-    """What is claimed next cannot undo what is reported."""
+    """What is claimed next cannot undo what is reported; it is for whoever reports."""
+    worker_id = asked.worker_id or call.worker_id
     if (next := asked.claim_next) is not None:
         call.enter(next.work_directory)
-    done = cast(Done, answers.outcome(await call.service.ask(asked.report())))
+        next = evolve(next, worker_id=next.worker_id or worker_id)
+    report = evolve(asked.report(), worker_id=worker_id)
+    done = cast(Done, answers.outcome(await call.service.ask(report)))
     if next is not None:
         try:
-            done["next"] = await claim(call, next)
+            done["next"] = await claim(call, next, after=report.lease_token)
         except (Unavailable, TimeoutError):
             done["next"] = {"task": None, "resumed": False, "retry": True, "why": "the server is busy"}
     return done
