@@ -22,7 +22,10 @@ from tests.mcp.wire import (
     calling,
     connection,
     initialize,
+    message,
+    request,
     result_of,
+    said_in,
 )
 from tests.web.conftest import Api, connected, running, until
 from tests.web.inside import inside
@@ -128,6 +131,24 @@ async def test_within_a_session_too_whoever_leaves_gets_no_task(tmp_path: Path, 
                 await until(lambda: is_parked(api, directory, 1))
             await until(lambda: is_parked(api, directory, 0))
             assert await api.status(await api.create(directory)) == "waiting"
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_nobody_waits_with_a_large_message(shared: ServerProcess, directory: str, revision: str) -> None:
+    """A thousand of them would take all the memory there is, and be nothing but blanks."""
+
+    async def said(method: str, params: dict[str, Any]) -> Any:
+        async with connection(shared.port) as (reader, writer):
+            body = message(revision, method, params) + b" " * 100_000
+            writer.write(request(revision, method, params, body))
+            return said_in(await asyncio.wait_for(reader.read(), 10))[1]
+
+    asked = {"name": CLAIM, "arguments": {"work_directory": directory, "wait_seconds": 50}}
+    nothing = (await said("tools/call", asked))["result"]["structuredContent"]
+    assert (nothing["task"], nothing["retry"]) == (None, True)
+    if revision == MODERN:
+        refusal = await said("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
+        assert refusal["error"]["data"]["code"] == "PAYLOAD_TOO_LARGE"
 
 
 # Who is who

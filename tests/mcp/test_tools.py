@@ -1,6 +1,7 @@
 """The twelve tools: what they take and say, for whom they are there, and what a model is told that went wrong."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from dispatcher.caller import Scope
 from tests.conftest import ServerProcess
-from tests.mcp.clients import NEW, OLD, agent, key
+from tests.mcp.clients import NEW, OLD, agent, key, refused
 from tests.mcp.wire import OLD as OLD_REVISION
 from tests.mcp.wire import REVISIONS, request, said_in
-from tests.web.conftest import Api, raw, running, wire
+from tests.web.conftest import Api, raw, running, until, wire
 from web.codec import Invalid, structure
 from web.mcp.bodies import Listing, NewTask
 from web.mcp.calls import _told
@@ -183,6 +184,21 @@ async def test_what_operators_do_over_it_is_put_into_the_audit_log(
     told = [(it["action"], it["outcome"]) for it in entries]
     assert told == [("cancel_task", "INVALID_STATE"), ("cancel_task", "ok")]
     assert entries[1]["details"]["reason"] == "no longer needed"
+
+
+async def test_whoever_is_turned_away_by_a_tool_or_a_resource_is_told_of_there(
+    locked: ServerProcess, admin: Api, name: str
+) -> None:
+    ask = await with_key(locked, admin, name, "submit")
+    await ask.refused("cancel_task")
+    async with agent(locked, ask.key) as client, refused(-32003):
+        await client.read_resource("queue://stats")
+
+    async def is_told() -> bool:
+        entries = (await admin.get("/api/v1/audit", who=name)).data["audit"]
+        return {"cancel_task", "read_resource"} <= set(re.findall(r"\w+", str([it["details"] for it in entries])))
+
+    await until(is_told)
 
 
 async def test_pages_of_others_and_other_hosts_are_turned_away(shared: ServerProcess) -> None:

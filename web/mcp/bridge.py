@@ -10,6 +10,7 @@ from attrs import define, field
 
 from dispatcher.task import Task
 from web.delivery import deliver, delivering
+from web.receiving import LARGE_BYTES
 
 Message = MutableMapping[str, Any]
 Application = Callable[
@@ -53,6 +54,11 @@ class Passage:
         if isinstance(self._answer, Response) and self.claimed:
             await deliver(self.request, self._answer, self.timeout_seconds)
         return self._answer
+
+    @property
+    def is_large(self) -> bool:
+        """So much is not kept for as long as somebody waits for something: there may be thousands of them."""
+        return len(self.body) > LARGE_BYTES
 
     @contextmanager
     def working(self, work: Coroutine[Any, Any, T]) -> Iterator["asyncio.Task[T]"]:

@@ -38,6 +38,10 @@ class Call:
             return None
         return f"mcp {name or ''} {worker_id or ''} {work_directory}"
 
+    def patience(self, seconds: float) -> float:
+        """For so long of the seconds it may wait."""
+        return 0 if self.passage.is_large else seconds
+
     async def patiently(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
         """Tell from time to time that it goes on. It ends with whoever waits for the answer."""
         with self.passage.working(work) as job:

@@ -14,10 +14,11 @@ async def claim(call: Call, asked: AnotherTask, after: str | None = None) -> Cla
     service, began = call.service, call.service.clock()
     worker_id = asked.worker_id or call.worker_id
     agent = call.agent(asked.worker_id, asked.work_directory)
+    wait_seconds = call.patience(asked.wait_seconds)
     message = Claim(
         work_directories=(asked.work_directory,),
         worker_id=worker_id,
-        wait_seconds=asked.wait_seconds,
+        wait_seconds=wait_seconds,
         lease_seconds=asked.lease_seconds or service.settings.mcp.lease_seconds,
         tags=asked.tags,
         claim_id=agent or (f"mcp after {after}" if after else None),
@@ -30,7 +31,7 @@ async def claim(call: Call, asked: AnotherTask, after: str | None = None) -> Cla
         return tasks
 
     with service.dispatcher.roll.present("mcp", worker_id, asked.work_directory, service.clock):
-        tasks = await call.patiently(asked.wait_seconds, get())
+        tasks = await call.patiently(wait_seconds, get())
     if not tasks:
         return {
             "task": None,

@@ -23,7 +23,7 @@ from dispatcher.caller import Caller
 from dispatcher.hub import EVERYTHING, Closed, Hub, Listener, News, Topic
 from web.access.calling import caller
 from web.access.door import check_scope
-from web.mcp.errors import Context, answering, no_such_resource, wrong
+from web.mcp.errors import Context, answering, check_size, no_such_resource, wrong
 from web.mcp.uris import topic_of
 from web.service import Service
 
@@ -119,6 +119,7 @@ async def subscriptions_listen(
     asked = params.notifications
     if len(uris := asked.resource_subscriptions or []) > URIS_MAX:
         raise wrong("notifications.resourceSubscriptions", f"must have at most {URIS_MAX} items")
+    check_size(ctx)
     if uris:
         check_scope("read")
     with service.streaming("mcp"), service.hub.listening(Marks(service.hub, caller.get())) as marks:
