@@ -346,6 +346,15 @@ async def test_any_call_that_names_the_task_renews_it_but_only_the_holders(
         assert resumed.structured_content["task"]["lease_expires_at"] > by_key
 
 
+async def test_whoever_waits_for_the_outcome_does_not_renew_it(shared: ServerProcess, api: Api, directory: str) -> None:
+    """Or a task whose worker has died would be held for as long as somebody watches."""
+    made = await api.create(directory)
+    began = (await claim(shared, directory, worker_id="ann"))["task"]["lease_expires_at"]
+    watch = {"task_id": made["task_id"], "until": "terminal", "wait_seconds": 0.1}
+    assert (await call(shared.port, MODERN, "get_task", watch))["lease_expires_at"] == began
+    assert (await call(shared.port, MODERN, "get_task", {"task_id": made["task_id"]}))["lease_expires_at"] > began
+
+
 # What an agent is told with it
 
 

@@ -157,6 +157,8 @@ async def test_a_key_reaches_no_further_than_its_directories(locked: ServerProce
     entering = {"create_task": {"prompt": "x"}, "claim_next_task": {"wait_seconds": 0}, "queue_stats": {}}
     for tool, more in entering.items():
         assert (await ask.refused(tool, work_directory=f"/{name}/beyond", **more)).startswith("FORBIDDEN: ")
+    await ask.refused("claim_next_task", work_directory=f"/{name}/beyond", worker_id=f"{name}.x", wait_seconds=0)
+    assert name not in str((await admin.get("/api/v1/workers")).data)
     listed = await ask("list_tasks")
     assert [task["task_id"] for task in listed["tasks"]] == [mine["task_id"]]
     stats = await ask("queue_stats")

@@ -11,6 +11,7 @@ from web.mcp.call import Call
 async def claim(call: Call, asked: AnotherTask, after: str | None = None) -> Claimed:
     """`after`: the lease of the report that comes before, by which the same call is known again if its agent has no
     name."""
+    call.enter(asked.work_directory)  # or it would be seen there
     service, began = call.service, call.service.clock()
     worker_id = asked.worker_id or call.worker_id
     agent = call.agent(asked.worker_id, asked.work_directory)

@@ -40,7 +40,8 @@ async def list_tasks(call: Call, asked: Listing) -> Briefs:
 
 
 async def get_task(call: Call, asked: Look) -> Whole:
-    await call.renew_named(asked.task_id)
+    if asked.until is None:  # who waits for the outcome is not at it
+        await call.renew_named(asked.task_id)
     asked = evolve(asked, wait_seconds=call.patience(asked.wait_seconds))
     task = await call.patiently(asked.wait_seconds, look(call.service, asked))
     told = answers.plain(cast(Mapping[str, Any], await included(call.service, asked, task)))
