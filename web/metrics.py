@@ -67,6 +67,7 @@ class Metrics:
         self._commit = self._histogram("commit_seconds", "A whole commit, with the way to its thread.", FSYNC)
         self._fsync = self._histogram("commit_fsync_seconds", "To make durable what a commit has written.", FSYNC)
         self._changes = self._histogram("commit_changes", "Changes in a commit.", SIZES)
+        self._calls = Counter("mcp_calls", "Calls of tools.", ["tool", "outcome"], registry=self._registry)
         readers = Gauge("stream_readers", "Open event streams.", ["kind"], registry=self._registry)
         self._readers = {kind: readers.labels(kind) for kind in READERS}
 
@@ -96,6 +97,10 @@ class Metrics:
             self._refusals[status].inc()
         elif status == 500:
             self._errors.inc()
+
+    def called(self, tool: str, outcome: str) -> None:
+        """Over MCP; the outcome is `ok` or the code of a refusal."""
+        self._calls.labels(tool, outcome).inc()
 
     @contextmanager
     def reading(self, kind: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.errors import RecordFailed
 from tests.conftest import ServerProcess
 from tests.mcp.clients import agent, key
 from tests.mcp.wire import (
@@ -16,6 +17,7 @@ from tests.mcp.wire import (
     MODERN,
     OLD,
     REVISIONS,
+    Refused,
     call,
     calling,
     connection,
@@ -23,7 +25,9 @@ from tests.mcp.wire import (
     result_of,
 )
 from tests.web.conftest import Api, connected, running, until
+from tests.web.inside import inside
 from web.mcp import call as calls
+from web.mcp import claiming
 from web.mcp.bridge import Passage
 from web.mcp.call import Call
 
@@ -202,6 +206,25 @@ async def test_a_claim_whose_answer_is_lost_is_handed_out_again(
     await api.tell(again["task"], "complete")
 
 
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_whoever_has_read_the_answer_may_leave_before_its_end(
+    shared: ServerProcess, api: Api, directory: str, revision: str
+) -> None:
+    """Also who has no name to be known by when they come again."""
+    for _ in range(20):
+        made = await api.create(directory)
+        async with connection(shared.port) as (reader, writer):
+            writer.write(calling(revision, CLAIM, {"work_directory": directory}))
+            await reader.readuntil(made["task_id"].encode())
+        assert (await api.life(made))[:2] == ["created", "claimed"]
+        await until(lambda: is_idle(api))
+        assert await api.life(made) == ["created", "claimed"]
+
+
+async def is_idle(api: Api) -> bool:
+    return await api.open_requests() == 0
+
+
 async def test_a_task_that_does_not_get_through_to_somebody_unknown_is_given_back(tmp_path: Path) -> None:
     with running(tmp_path, APP_SERVER_REQUEST_TIMEOUT_SECONDS="0.5", APP_RATE_LIMIT_ENABLED="false") as server:
         async with connected(server) as api:
@@ -220,6 +243,30 @@ async def test_a_task_that_does_not_get_through_to_somebody_unknown_is_given_bac
                         return await api.life(child) == ["created", *["claimed", "released"] * times]
 
                 await until(is_given_back)
+
+
+@pytest.mark.parametrize("name", [{}, {"worker_id": "ann"}])
+async def test_a_task_of_which_nobody_could_be_told_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: dict[str, str]
+) -> None:
+    """It waits again, or is for the one who asks again by the same name."""
+
+    async def fail(*_: object) -> None:
+        monkeypatch.undo()
+        raise RecordFailed("of all times now")
+
+    async with inside(tmp_path) as (api, service, _):
+        made = await api.create("/w")
+        port = int(api.url.rpartition(":")[2])
+        await call(port, MODERN, "queue_stats", {})
+        monkeypatch.setattr(claiming, "briefing", fail)
+        with pytest.raises(Refused, match=r"^DATABASE_ERROR: "):
+            await call(port, MODERN, CLAIM, {"work_directory": "/w", **name})
+        again = await call(port, MODERN, CLAIM, {"work_directory": "/w", **name})
+        assert (again["task"]["task_id"], again["resumed"]) == (made["task_id"], bool(name))
+        counted = service.metrics.text([]).decode()
+    assert 'mcp_calls_total{outcome="DATABASE_ERROR",tool="claim_next_task"} 1.0' in counted
+    assert 'mcp_calls_total{outcome="ok",tool="claim_next_task"} 1.0' in counted
 
 
 # How long it lasts

@@ -115,12 +115,18 @@ class Passage:
         if self._answer is None:
             self._answer = StreamResponse(**self._told())
             await self._answer.prepare(self.request)
-        if more:
-            await self._answer.write(body)
+        await self._write(self._answer, body)
+        if not more:
+            await self._answer.write_eof()
+
+    async def _write(self, answer: StreamResponse, body: bytes) -> None:
+        """Who has read so much of the answer may leave before its end."""
+        if not (body and self.claimed):
+            await answer.write(body)
             return
         async with delivering(self.request, self.timeout_seconds):
-            await self._answer.write(body)
-            await self._answer.write_eof()
+            await answer.write(body)
+        self.claimed = ()
 
     def _told(self) -> dict[str, Any]:
         headers = [(name.decode(), value.decode()) for name, value in self._head["headers"] if name.lower() not in OURS]

@@ -10,6 +10,7 @@ import orjson
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
+from web.access.audit import OK
 from web.access.calling import caller
 from web.access.door import check_scope
 from web.access.limiting import Visit
@@ -37,17 +38,21 @@ async def using(service: Service, context: Context, params: types.CallToolReques
     tool = TOOLS.get(params.name)
     if tool is None:
         raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name[:100]!r}; there are {', '.join(TOOLS)}")
+    assert context.request is not None
+    passage: Passage = context.request.scope[PASSAGE]
     try:
-        said = await _use(service, tool, context, params.arguments or {})
+        said = await _use(service, tool, context, passage, params.arguments or {})
     except Exception as error:
+        service.dispatcher.give_back(passage.claimed)  # nobody is told of them
+        passage.claimed = ()
         refusal = service.door.veil.redaction.failure(failure(error))
+        service.metrics.called(tool.name, refusal.code)
         return types.CallToolResult(content=[_text(_explained(refusal))], is_error=True)
+    service.metrics.called(tool.name, OK)
     return types.CallToolResult(content=[_text(encode(said).decode())], structured_content=said)
 
 
-async def _use(service: Service, tool: Tool, context: Context, arguments: Mapping[str, Any]) -> Any:
-    assert context.request is not None
-    passage: Passage = context.request.scope[PASSAGE]
+async def _use(service: Service, tool: Tool, context: Context, passage: Passage, arguments: Mapping[str, Any]) -> Any:
     check_scope(tool.scope)
     Visit(service.rates, passage.request, tool.scope).use(caller.get().name)
     asked: Any = _read(tool, arguments)
