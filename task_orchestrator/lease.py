@@ -35,7 +35,7 @@ class News:
 
 
 class Lease:
-    """keep() renews it until it is lost or nobody needs it. stir() when there is more in `news`: it is told soon."""
+    """keep() renews it until it is lost or nobody needs it. stir() when `news` may be others: they are told soon."""
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class Lease:
         self._beating = Lock()  # one at a time, so that nothing is said twice
 
     def stir(self) -> None:
-        self._stirred.set()
+        if not self._stirred.is_set() and self._news().since(self._told):
+            self._stirred.set()
 
     async def keep(self) -> None:
         third = self._seconds / 3

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from task_orchestrator import Client, Refused, Unreachable, Worker
 from task_orchestrator.process import Tail
-from tests.client.agents import CLAUDE, SESSION, says
+from tests.client.agents import CLAUDE, SESSION, printed, program, says
 from tests.client.processes import is_gone, run_cli, until
 
 TASK = {"attempt": 1, "priority": "medium", "tags": [], "prompt": "true"}
@@ -211,6 +211,18 @@ async def test_news_that_does_not_get_through_is_told_again(script, run, directo
     assert said[2] == {}
     (directory / "gate").touch()
     await until(lambda: script.told("complete"))
+
+
+async def test_who_says_nothing_new_costs_no_heartbeats(script, run, directory):
+    """However much of the same it prints."""
+    same = printed(CLAUDE[:4]).decode()
+    agent = program(
+        directory / "agent.py", f"import time\nfor _ in range(30): print({same!r}, flush=True); time.sleep(0.1)"
+    )
+    run(agent, lease_seconds=600)
+    script.to_send.put_nowait(task(directory, "one"))
+    await until(lambda: script.told("complete"))
+    assert len(script.told("heartbeat")) <= 2
 
 
 async def test_a_lost_claim_is_repeated_by_name(script, directory):
