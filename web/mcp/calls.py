@@ -10,7 +10,7 @@ import orjson
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
-from web.access.audit import OK
+from web.access.audit import OK, TURNED_AWAY
 from web.access.calling import caller
 from web.access.door import check_scope
 from web.access.limiting import Visit
@@ -47,6 +47,8 @@ async def using(service: Service, context: Context, params: types.CallToolReques
         passage.claimed = ()
         refusal = service.door.veil.redaction.failure(failure(error))
         service.metrics.called(tool.name, refusal.code)
+        if refusal.status in TURNED_AWAY:
+            service.audit.turn_away(passage.request, refusal, f"mcp {tool.name}")
         return types.CallToolResult(content=[_text(_explained(refusal))], is_error=True)
     service.metrics.called(tool.name, OK)
     return types.CallToolResult(content=[_text(encode(said).decode())], structured_content=said)

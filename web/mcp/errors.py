@@ -9,6 +9,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+from web.access.audit import TURNED_AWAY
 from web.access.calling import caller
 from web.access.limiting import Visit
 from web.answers import Failure, failure
@@ -30,15 +31,18 @@ def answering(handler: Handler[P, R]) -> Handler[P, R]:
 
     @wraps(handler)
     async def handle(service: Service, ctx: Context, params: P) -> R:
+        assert ctx.request is not None
+        passage: Passage = ctx.request.scope[PASSAGE]
         try:
-            assert ctx.request is not None
-            passage: Passage = ctx.request.scope[PASSAGE]
             Visit(service.rates, passage.request, "read").use(caller.get().name)
             return await handler(service, ctx, params)
         except MCPError:
             raise
         except Exception as error:
-            raise _told(service.door.veil.redaction.failure(failure(error))) from error
+            refusal = service.door.veil.redaction.failure(failure(error))
+            if refusal.status in TURNED_AWAY:
+                service.audit.turn_away(passage.request, refusal, f"mcp {ctx.method}")
+            raise _told(refusal) from error
 
     return handle
 
