@@ -260,7 +260,7 @@ async def test_a_task_of_which_nobody_could_be_told_is_not_lost(
         port = int(api.url.rpartition(":")[2])
         await call(port, MODERN, "queue_stats", {})
         monkeypatch.setattr(claiming, "briefing", fail)
-        with pytest.raises(Refused, match="^DATABASE_ERROR: "):
+        with pytest.raises(Refused, match=r"^DATABASE_ERROR: "):
             await call(port, MODERN, CLAIM, {"work_directory": "/w", **name})
         again = await call(port, MODERN, CLAIM, {"work_directory": "/w", **name})
         assert (again["task"]["task_id"], again["resumed"]) == (made["task_id"], bool(name))

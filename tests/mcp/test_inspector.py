@@ -1,6 +1,7 @@
 """The Inspector, with which people look at servers, drives one from its command line."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,20 @@ from tests.mcp.tools import INSPECTOR, NODE, run
 SECONDS_MAX = 30
 
 
-@pytest.mark.parametrize("era", ["legacy", "modern"])
+@pytest.mark.parametrize(("way", "era"), [("url", "legacy"), ("url", "modern"), ("command", "legacy")])
 def test_its_command_line_leads_a_task_through_its_life(
-    locked: ServerProcess, directory: str, tmp_path: Path, era: str
+    locked: ServerProcess, directory: str, tmp_path: Path, way: str, era: str
 ) -> None:
-    command = [NODE, INSPECTOR, "--cli", f"{locked.url}/mcp", "--header", f"Authorization: Bearer {ADMIN}"]
+    """It goes to the server's URL, or starts the command that speaks with the server."""
+    if way == "url":
+        where, last = [f"{locked.url}/mcp", "--header", f"Authorization: Bearer {ADMIN}"], []
+    else:
+        where = ["-e", f"TASK_ORCHESTRATOR_URL={locked.url}", "-e", f"TASK_ORCHESTRATOR_API_KEY={ADMIN}"]
+        last = ["--", Path(sys.executable).with_name("task-orchestrator"), "mcp"]
 
     def inspect(*options: str) -> Any:
-        done = run([*command, "--protocol-era", era, "--format", "json", *options], tmp_path, SECONDS_MAX)
+        command = [NODE, INSPECTOR, "--cli", *where, "--protocol-era", era, "--format", "json", *options, *last]
+        done = run(command, tmp_path, SECONDS_MAX)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)["result"]
 

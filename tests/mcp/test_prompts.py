@@ -67,6 +67,9 @@ async def test_what_is_to_be_submitted_is_in_the_prompt_word_for_word(shared, di
         assert "Ä goal\nwith {braces}" in text
         assert json.dumps({"work_directory": directory, "tags": ["x"]}, separators=(",", ":")) in text
         assert "create_task" in text
+        asked = {"work_directory": directory, "status": ["waiting", "working"]}
+        assert all(json.dumps(it) in text or it == directory for it in asked.values())
+        assert (await client.call_tool("list_tasks", asked)).is_error is False
 
 
 @modes
@@ -77,7 +80,7 @@ async def test_failures_are_told_with_their_errors_the_latest_first(shared, api,
     await api.create(directory)
     async with agent(shared, mode=mode) as client:
         text = await said(client, "review_failures", work_directory=directory)
-        assert text.startswith(f"2 tasks of {directory} have failed.")
+        assert text.startswith(f"Tasks of {directory} that have failed: 2. ")
         told = failures_in(text)
         assert [it["task_id"] for it in told] == [second["task_id"], first["task_id"]]
         assert told[0]["error_message"] == "network\ndown"
@@ -93,7 +96,9 @@ async def test_no_more_failures_are_told_than_fit(shared, api, directory):
         await fail(api, directory, "ä" * 2000, "long " * 1000)
     async with agent(shared) as client:
         text = await said(client, "review_failures", work_directory=directory)
-        assert text.startswith(f"{FAILURES_MAX + 2} tasks of {directory} have failed, of which these are the last")
+        assert text.startswith(
+            f"Tasks of {directory} that have failed: {FAILURES_MAX + 2}; these are the last {FAILURES_MAX}. "
+        )
         told = failures_in(text)
         assert len(told) == FAILURES_MAX
         assert {(len(it["error_message"]), len(it["prompt"])) for it in told} == {(CHARACTERS_MAX, CHARACTERS_MAX)}

@@ -175,6 +175,19 @@ async def test_who_may_not_read_is_told_so_and_shown_no_resources(locked, admin,
 
 
 @pytest.mark.once
+async def test_whoever_reads_too_often_is_told_when_to_come_again(tmp_path):
+    with running(tmp_path, APP_RATE_LIMIT_ENABLED="true", APP_RATE_LIMIT_PER_ENDPOINT="read=0.1/3") as server:
+        async with agent(server) as client:
+            await read(client, QUEUE)
+            await client.list_resources()
+            await client.list_prompts()
+            async with refused(FORBIDDEN) as caught:
+                await read(client, QUEUE)
+            assert caught.value.error.data["code"] == "RATE_LIMITED"
+            assert caught.value.error.data["retry_after_seconds"] > 0
+
+
+@pytest.mark.once
 async def test_secrets_are_hidden_as_they_are_over_rest(tmp_path, directory):
     environ = {"API_SECRET_KEY": ADMIN, "APP_SECURITY_REDACT_PAYLOADS": "true"}
     with running(tmp_path, **environ) as server:
@@ -217,6 +230,11 @@ def test_what_the_template_makes_of_a_path_leads_to_it(path):
     expanded = "directory://" + quote(path.replace("%", "%25"), safe=":/?#[]@!$&'()*+,;=-._~%")
     if not path.startswith("/C:/"):  # which is taken for a Windows path
         assert topic_of(expanded) == about_directory(path)
+
+
+@given(st.text() | st.text().map("directory://".__add__) | st.text().map("task://".__add__))
+def test_whatever_is_asked_for_is_an_address_or_none(uri):
+    assert topic_of(uri) is None or isinstance(topic_of(uri), tuple)
 
 
 def test_addresses_stand_for_what_the_hub_tells_of():

@@ -315,7 +315,9 @@ def made(directory="/w"):
 async def test_however_much_happens_each_topic_is_marked_once():
     hub, change = Hub(), made()
     task = about_task(change.after.task_id)
-    with hub.listening(Marks(Caller("ann", frozenset())), task, about_directory("/w"), about_directory("/x")) as marks:
+    with hub.listening(
+        Marks(hub, Caller("ann", frozenset())), task, about_directory("/w"), about_directory("/x")
+    ) as marks:
         hub.publish([change] * 100_000)
         assert await marks.take() == {task, about_directory("/w")}
         hub.publish([change])
@@ -325,9 +327,25 @@ async def test_however_much_happens_each_topic_is_marked_once():
             await marks.take()
 
 
+async def test_nothing_is_heard_of_what_is_marked_until_the_mark_is_taken():
+    """So a thousand who want to know of everything cost nothing while ten thousand things happen."""
+    hub, (change, other) = Hub(), (made(), made("/other"))
+    with hub.listening(Marks(hub, Caller("ann", frozenset())), EVERYTHING, about_directory("/other")) as marks:
+        hub.publish([change])
+        assert marks.topics == {about_directory("/other")}
+        hub.publish([other])
+        assert not hub._by_topic
+        assert await marks.take() == {EVERYTHING, about_directory("/other")}
+        hub.publish([change, other])
+        marks.drop(EVERYTHING)
+        assert await marks.take() == {about_directory("/other")}
+        assert marks.topics == {about_directory("/other")}
+    assert not hub._by_topic
+
+
 async def test_heartbeats_and_logs_mark_nothing_and_lost_touch_marks_all():
     hub, change = Hub(), made()
-    with hub.listening(Marks(Caller("ann", frozenset())), about_directory("/w"), about_task("x")) as marks:
+    with hub.listening(Marks(hub, Caller("ann", frozenset())), about_directory("/w"), about_task("x")) as marks:
         hub.publish([evolve(change, entry=None)])
         assert not marks._marked
         hub.stir(None)
@@ -336,7 +354,7 @@ async def test_heartbeats_and_logs_mark_nothing_and_lost_touch_marks_all():
 
 async def test_everything_is_what_the_key_may_see_and_rules_are_part_of_it():
     hub, caller = Hub(), Caller("ann", frozenset(), Reach(("/mine",)))
-    with hub.listening(Marks(caller), EVERYTHING, about_directory("/mine")) as marks:
+    with hub.listening(Marks(hub, caller), EVERYTHING, about_directory("/mine")) as marks:
         hub.publish([made("/other")])
         assert not marks._marked
         (ruling,) = Desk().effects(Regulate(work_directory="/mine", max_working=1)).changes

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import mcp_types as types
 from annotated_types import MaxLen, MinLen
-from attrs import NOTHING, fields, frozen
+from attrs import NOTHING, asdict, fields, frozen
 
 from dispatcher.caller import Scope
 from dispatcher.fields import Listed, Prompt, Rule, Tag, WorkDirectory, WorkerId, by_comma, distinct
@@ -29,7 +29,7 @@ Tags = Annotated[tuple[Tag, ...], Listed(by_comma), MinLen(1), MaxLen(50), Rule(
 ABOUT: Mapping[str, str] = {
     "work_directory": "Absolute path of the directory to work in.",
     "worker_id": "The agent's own name, always the same.",
-    "tags": "Only tasks that bear all of these tags, parted by commas.",
+    "tags": "Tags of the tasks, parted by commas.",
     "goal": "What is to be achieved.",
 }
 
@@ -56,7 +56,7 @@ class ReviewFailures:
 
 async def _work_loop(service: Service, asked: WorkLoop) -> str:
     caller.get().enter(asked.work_directory)
-    claim = encode(compact(dict[str, Any], {name: getattr(asked, name) for name in _names(WorkLoop)})).decode()
+    claim = encode(compact(dict[str, Any], asdict(asked))).decode()
     return WORK_LOOP.format(work_directory=asked.work_directory, claim=claim)
 
 
@@ -77,9 +77,9 @@ async def _review_failures(service: Service, asked: ReviewFailures) -> str:
     if not page.tasks:
         return NO_FAILURES.format(where=where)
     return REVIEW_FAILURES.format(
-        total=page.total if page.total_is_exact else f"At least {page.total}",
+        total=page.total if page.total_is_exact else f"at least {page.total}",
         where=where,
-        newest="" if page.end is None else f", of which these are the last {len(page.tasks)}",
+        newest="" if page.end is None else f"; these are the last {len(page.tasks)}",
         failures=await asyncio.to_thread(_failures, page.tasks),
     )
 
@@ -166,7 +166,3 @@ def _told(template: Template) -> types.Prompt:
         for it in fields(template.asks)
     ]
     return types.Prompt(name=template.name, title=template.title, description=template.description, arguments=arguments)
-
-
-def _names(asks: type) -> list[str]:
-    return [it.name for it in fields(asks)]

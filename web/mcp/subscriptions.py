@@ -20,7 +20,7 @@ from mcp.shared.subscriptions import (
 )
 
 from dispatcher.caller import Caller
-from dispatcher.hub import EVERYTHING, Closed, Listener, News, Topic
+from dispatcher.hub import EVERYTHING, Closed, Hub, Listener, News, Topic
 from web.access.calling import caller
 from web.access.door import check_scope
 from web.mcp.errors import Context, answering, no_such_resource, wrong
@@ -33,13 +33,20 @@ SUBSCRIBED: Final = "subscribed"  # under this name a session knows of it
 
 
 class Marks(Listener):
-    """The topics of which there is news, each once, however much there is. Of what the caller may not see there is
-    none."""
+    """The topics of which there is news, each once, however much there is: until its mark is taken, nothing more is
+    heard of it. Of what the caller may not see there is no news."""
 
-    def __init__(self, by: Caller) -> None:
+    def __init__(self, hub: Hub, by: Caller) -> None:
         super().__init__()
-        self._by, self._marked = by, set[Topic]()
+        self._hub, self._by, self._marked = hub, by, set[Topic]()
         self._over = asyncio.Event()
+
+    def follow(self, topic: Topic) -> None:
+        self._hub.follow(self, topic)
+
+    def drop(self, topic: Topic) -> None:
+        self._hub.unfollow(self, topic)
+        self._marked.discard(topic)
 
     def hear(self, news: News) -> None:
         """But not of leases that are renewed, nor of what is printed: both happen all the time."""
@@ -48,7 +55,7 @@ class Marks(Listener):
 
     def lose_touch(self) -> None:
         """There may be news of all of them."""
-        self._mark(self.topics)
+        self._mark(set(self.topics))
 
     def close(self) -> None:
         super().close()
@@ -62,6 +69,8 @@ class Marks(Listener):
             self._more.clear()
             await self._more.wait()
         marked, self._marked = self._marked, set()
+        for topic in marked:
+            self.follow(topic)
         return marked
 
     async def rest(self) -> None:
@@ -70,6 +79,8 @@ class Marks(Listener):
             await asyncio.wait_for(self._over.wait(), REST_SECONDS)
 
     def _mark(self, topics: set[Topic]) -> None:
+        for topic in topics:
+            self._hub.unfollow(self, topic)
         self._marked |= topics
         self._more.set()
 
@@ -110,7 +121,7 @@ async def subscriptions_listen(
         raise wrong("notifications.resourceSubscriptions", f"must have at most {URIS_MAX} items")
     if uris:
         check_scope("read")
-    with service.streaming("mcp"), service.hub.listening(Marks(caller.get())) as marks:
+    with service.streaming("mcp"), service.hub.listening(Marks(service.hub, caller.get())) as marks:
         stream = _Stream(service, ctx, marks)
         honored = [uri for uri in dict.fromkeys(uris) if await stream.follow(uri)]
         if asked.resources_list_changed and caller.get().may("read"):
@@ -145,12 +156,12 @@ class _Stream:
         if topic is None or not await _is_there(self.service, topic):
             return False
         self.addresses.add(topic, uri)
-        self.service.hub.follow(self.marks, topic)
+        self.marks.follow(topic)
         return True
 
     async def count(self) -> bool:
         """There are others than the last time."""
-        self.service.hub.follow(self.marks, EVERYTHING)
+        self.marks.follow(EVERYTHING)
         before, self.directories = self.directories, (await self.service.record.directories_like("", 1)).total
         return before != self.directories
 
@@ -183,7 +194,7 @@ async def subscribe(service: Service, ctx: Context, params: types.SubscribeReque
     if len(subscribed.addresses) >= URIS_MAX:
         raise wrong("uri", f"must be one of at most {URIS_MAX}: unsubscribe from others first")
     subscribed.addresses.add(topic, params.uri)
-    service.hub.follow(subscribed.marks, topic)
+    subscribed.marks.follow(topic)
     return types.EmptyResult()
 
 
@@ -192,7 +203,7 @@ async def unsubscribe(service: Service, ctx: Context, params: types.UnsubscribeR
     """From what the session was subscribed to, or was not."""
     subscribed, topic = _subscribed(service, ctx), topic_of(params.uri)
     if topic is not None and subscribed.addresses.remove(topic, params.uri):
-        service.hub.unfollow(subscribed.marks, topic)
+        subscribed.marks.drop(topic)
     return types.EmptyResult()
 
 
@@ -216,7 +227,7 @@ def _subscribed(service: Service, ctx: Context) -> _Subscribed:
     if found is None:
         until_it_ends = connection.exit_stack
         until_it_ends.enter_context(service.streaming("mcp"))
-        marks = until_it_ends.enter_context(service.hub.listening(Marks(caller.get())))
+        marks = until_it_ends.enter_context(service.hub.listening(Marks(service.hub, caller.get())))
         found = connection.state[SUBSCRIBED] = _Subscribed(marks)
         until_it_ends.callback(asyncio.create_task(found.tell(connection)).cancel)
     return found
