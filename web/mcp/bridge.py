@@ -19,7 +19,7 @@ Application = Callable[
 T = TypeVar("T")
 
 PASSAGE: Final = "task_orchestrator.passage"  # where the scope has it
-LEAVE_SECONDS = 0.3  # for the application to come to an end once the caller has left
+LEAVE_SECONDS = 5  # for the application to come to an end once the caller has left; it takes as good as none
 OURS = {b"connection", b"content-length", b"date", b"keep-alive", b"server", b"transfer-encoding", b"upgrade"}
 UNPACKED = {b"content-encoding", b"content-length", b"transfer-encoding"}  # of a body that was
 
