@@ -27,7 +27,7 @@ The `work_directory` is `{directory}`, unless you are told another one.
    - `complete_task`: it is done. `result` says what you did, which files you changed, and how you know that it works.
    - `fail_task`: it cannot be done. `error_message` is for whoever tries next; `retryable: true` if that may help.
    - `release_task`: it is not for you, or you are told to stop. Nothing is lost by that.
-6. Go on with 1, until nothing is left or you are told to stop. Hold no a task while you wait for a person: release it.
+6. Go on with 1, until nothing is left or you are told to stop. Hold no task while you wait for a person: release it.
 
 ## To hand work out
 
