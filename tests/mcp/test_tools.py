@@ -210,10 +210,14 @@ async def test_a_task_is_told_without_nulls_but_with_what_somebody_said(ask: Age
     assert held["task"]["metadata"] == {"a": None, "b": []}
     assert None not in held["task"].values()
     lease = {"task_id": made["task_id"], "lease_token": held["task"]["lease_token"]}
+    await ask("heartbeat_task", **lease, progress={"percent": 50})
+    assert (await ask("get_task", task_id=made["task_id"]))["progress"] == {"percent": 50}
     await ask("complete_task", **lease, result={"left": None})
     shown = await ask("get_task", task_id=made["task_id"], include=["history", "logs"])
     assert shown["result"] == {"left": None}
-    assert [line["type"] for line in shown["history"]] == ["task.created", "task.claimed", "task.completed"]
+    steps = ["task.created", "task.claimed", "task.progress", "task.completed"]
+    assert [line["type"] for line in shown["history"]] == steps
+    assert all(None not in line.values() for line in shown["history"])
     assert shown["logs"] == []
     assert "lease_token" not in json.dumps(shown)
     assert None not in shown.values()
