@@ -61,11 +61,12 @@ Dialect = Callable[[Line, Account], None]
 def opened_by(line: Line) -> tuple[Account, Dialect] | None:
     """The dialect of which this is the first line, or for `claude -p --output-format json` the only one."""
     match line:
-        case {"type": "system", "subtype": "init", "session_id": str(name)} if SESSION_ID.fullmatch(name):
-            return Account("claude"), claude
-        case {"type": "result", "subtype": str(), "is_error": bool(), "session_id": str(name)} if SESSION_ID.fullmatch(
-            name
-        ):
+        case {"type": "system", "subtype": "init", "session_id": str(name)} | {
+            "type": "result",
+            "subtype": str(),
+            "is_error": bool(),
+            "session_id": str(name),
+        } if SESSION_ID.fullmatch(name):
             return Account("claude"), claude
         case {"type": "thread.started", "thread_id": str(name)} if SESSION_ID.fullmatch(name):
             return Account("codex"), codex

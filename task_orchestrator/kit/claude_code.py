@@ -7,7 +7,7 @@ from pathlib import Path
 from task_orchestrator.hook.command import DEFAULT_URL
 from task_orchestrator.kit.entries import hook_command, hooks, server
 from task_orchestrator.kit.parts import Part, Unfit
-from task_orchestrator.kit.texts import ABOUT, BY_HOOK, work_loop
+from task_orchestrator.kit.texts import ABOUT, AT_ONCE, BY_HOOK, work_loop
 
 AFTERWARDS = """\
 Claude Code asks once whether it may use the server of .mcp.json, and reads the hook when it starts. Then:
@@ -41,7 +41,7 @@ def _skill(directory: str) -> Part:
     def put(text: str | None) -> str:
         if text is not None and _OWNED not in text:
             raise Unfit("is not from here: rename it or take it away")
-        return head + work_loop(directory, BY_HOOK)
+        return head + work_loop(directory, AT_ONCE, BY_HOOK)
 
     def take(text: str) -> str | None:
         return None if _OWNED in text else text

@@ -8,7 +8,7 @@ from pathlib import Path
 from task_orchestrator.kit.entries import NAME, hook_command, hooks
 from task_orchestrator.kit.parts import Part, Unfit
 from task_orchestrator.kit.sections import Marks
-from task_orchestrator.kit.texts import BY_HOOK_ONCE_TRUSTED, work_loop
+from task_orchestrator.kit.texts import A_MOMENT_LATER, BY_HOOK_ONCE_TRUSTED, work_loop
 
 AFTERWARDS = """\
 Codex reads .codex/ only in a project that you trust, and runs a hook only once you have trusted that, too: type /hooks.
@@ -67,5 +67,5 @@ def _check(text: str) -> None:
 
 
 def _instructions(directory: str) -> Part:
-    text = work_loop(directory, BY_HOOK_ONCE_TRUSTED)
+    text = work_loop(directory, A_MOMENT_LATER, BY_HOOK_ONCE_TRUSTED)
     return Part("AGENTS.md", lambda there: _MARKDOWN.put(there, text), _MARKDOWN.take)

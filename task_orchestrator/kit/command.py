@@ -49,7 +49,7 @@ class Wishes:
 
 
 @app.command(name="claude-code")
-def for_claude_code(wishes: Wishes) -> int:
+def for_claude_code(*, wishes: Wishes) -> int:
     """Write .mcp.json, a skill with the work loop, and a hook that renews leases; what is there already stays.
 
     Exits 1 if something was to be changed and was not.
@@ -58,7 +58,7 @@ def for_claude_code(wishes: Wishes) -> int:
 
 
 @app.command(name="codex")
-def for_codex(wishes: Wishes) -> int:
+def for_codex(*, wishes: Wishes) -> int:
     """Write .codex/config.toml, .codex/hooks.json and a section of AGENTS.md; what is there already stays.
 
     Exits 1 if something was to be changed and was not.

@@ -9,7 +9,8 @@ WORK_LOOP = """\
 # The task queue
 
 Tasks for this project wait in a queue; other agents work them off beside you. The tools are those of the MCP server
-`task-orchestrator`. The `work_directory` is `{directory}`, unless you are told another one.
+`task-orchestrator`.{presence}
+The `work_directory` is `{directory}`, unless you are told another one.
 
 ## To work tasks off
 
@@ -26,7 +27,7 @@ Tasks for this project wait in a queue; other agents work them off beside you. T
    - `complete_task`: it is done. `result` says what you did, which files you changed, and how you know that it works.
    - `fail_task`: it cannot be done. `error_message` is for whoever tries next; `retryable: true` if that may help.
    - `release_task`: it is not for you, or you are told to stop. Nothing is lost by that.
-6. Go on with 1, until nothing is left or you are told to stop. Hold no a task while you wait for a person: release it.
+6. Go on with 1, until nothing is left or you are told to stop. Hold no task while you wait for a person: release it.
 
 ## To hand work out
 
@@ -45,5 +46,9 @@ The hook in `.codex/hooks.json` renews the lease, for 15 minutes, whenever you r
    `progress`, and with a longer `lease_seconds` before what takes longer in one go."""
 
 
-def work_loop(directory: str, heartbeat: str) -> str:
-    return WORK_LOOP.format(directory=directory, heartbeat=heartbeat)
+AT_ONCE = ""
+A_MOMENT_LATER = " They may come a moment after you have begun: if you do not see them, run `sleep 2` once."
+
+
+def work_loop(directory: str, presence: str, heartbeat: str) -> str:
+    return WORK_LOOP.format(directory=directory, presence=presence, heartbeat=heartbeat)

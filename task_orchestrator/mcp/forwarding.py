@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from asyncio import Task, create_task, timeout
+from asyncio import Task, create_task, get_running_loop, timeout
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -19,9 +19,11 @@ REQUESTS_MAX = 500  # at once; each takes a connection
 SILENCE_SECONDS = 120.0  # the server says something far more often while it makes us wait
 FIRST_SECONDS = 10.0  # for `initialized`, before which nothing else may go
 LAST_SECONDS = 1.0  # for what is under way when the client has gone, and as long again to end a session
-AGAIN_SECONDS = 1.0  # until a stream that has ended is opened again
+START_SECONDS = 4.0  # for a server that is just being started
+AGAIN_SECONDS = 0.5  # until a server that was away is tried again
 
 _PATH = "/mcp"
+_FIRST = frozenset({"initialize", "server/discover"})
 _EVENTS = "text/event-stream"
 _NOTHING_ASKED = Message(b"", {})
 _TIMEOUT = aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
@@ -123,12 +125,23 @@ class Forwarder:
 
     async def _fetch(self, request: Message) -> None:
         try:
-            if not await self._post(request):
+            if not await self._post_at_last(request):
                 raise Unreachable(_BROKE_OFF)
         except OrchestratorError as reason:
             await self._answer(failure(request.id, reason, self._server.url))
         except ValueError as reason:  # no event of ours is that long
             await self._answer(error(request.id, INVALID_REQUEST, f"the answer cannot be passed on: {reason}"))
+
+    async def _post_at_last(self, request: Message) -> bool:
+        """A client whose first request fails does without us from then on: that one waits for the server a little."""
+        end = get_running_loop().time() + (START_SECONDS if request.method in _FIRST else 0)
+        while True:
+            try:
+                return await self._post(request)
+            except Unreachable:
+                if get_running_loop().time() >= end:
+                    raise
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _post(self, message: Message) -> bool:
         """Whether an answer came. Raises an OrchestratorError when the server is away or answers something else."""

@@ -47,10 +47,10 @@ class FakeMcp:
     def of(self, method: str) -> list[Asked]:
         return [it for it in self.asked if it.method == "POST" and it.message.get("method") == method]
 
-    async def start(self) -> "FakeMcp":
+    async def start(self, port: int | None = None) -> "FakeMcp":
         app = web.Application(client_max_size=32 * 1024 * 1024)
         app.router.add_route("*", "/mcp", self._handle)
-        self.server = TestServer(app)
+        self.server = TestServer(app, port=port)
         await self.server.start_server()  # which ends a handler when its client has gone
         return self
 

@@ -283,6 +283,23 @@ async def test_a_server_that_is_away_is_an_error_and_then_it_is_back(speaking: S
     assert len(it.said) == 1
 
 
+@pytest.mark.parametrize("method", ["initialize", "server/discover"])
+async def test_the_first_request_waits_for_a_server_that_is_just_being_started(speaking: Speak, method: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    it = await speaking(f"http://127.0.0.1:{port}")
+    it.send(id=1, method=method)
+    assert "cannot reach" in (await it.ask(2, "tools/list"))["error"]["message"]
+    assert len(it.said) == 1
+    fake = await FakeMcp().start(port)
+    try:
+        assert "result" in await it.answer(1)
+    finally:
+        assert fake.server is not None
+        await fake.server.close()
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [

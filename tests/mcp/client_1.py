@@ -24,6 +24,9 @@ async def main(url: str, directory: str) -> None:
 
         assert {it.name for it in (await session.list_tools()).tools} == TOOLS
         await live(call, directory)
+        listed = {it.name: it.uri for it in (await session.list_resources()).resources}
+        (content,) = (await session.read_resource(listed[directory])).contents
+        assert f'"work_directory":"{directory}"' in content.text
     print(version("mcp"), begun.protocolVersion)
 
 

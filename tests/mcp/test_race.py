@@ -11,7 +11,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from tests.conftest import ServerProcess
-from tests.mcp.wire import REVISIONS, Cut, Scissors, call
+from tests.mcp.wire import OLD, REVISIONS, Cut, Scissors, call, connection, initialize, request, said_in
 from tests.web.conftest import TASKS, Api, connected
 
 TASKS_MANY, RAW_MANY, SDK_MANY = 500, 45, 5
@@ -140,6 +140,25 @@ async def test_of_500_tasks_50_agents_complete_each_once(tmp_path: Any) -> None:
         assert server.terminate() == 0
     assert "an error nobody foresaw" not in server.log.read_text()
     assert "Traceback" not in server.log.read_text()
+
+
+async def test_a_session_outlives_who_does_not_read_its_first_answer_to_the_end(tmp_path: Any) -> None:
+    """As soon as they know its name they may hang up, and come again with it."""
+
+    async def come_again(port: int) -> int:
+        async with connection(port) as (reader, writer):
+            writer.write(initialize(OLD))
+            head = await reader.readuntil(b"data: {")
+        session = head.lower().partition(b"mcp-session-id: ")[2].split()[0].decode()
+        async with connection(port) as (reader, writer):
+            writer.write(request(OLD, "ping", {}, headers=f"Mcp-Session-Id: {session}\r\n"))
+            return said_in(await reader.read())[0]
+
+    server = ServerProcess(tmp_path, environ={"APP_MCP_SESSIONS": "true"}).start()
+    try:
+        assert Counter(await asyncio.gather(*(come_again(server.port) for _ in range(100)))) == {200: 100}
+    finally:
+        assert server.terminate() == 0
 
 
 async def test_the_same_at_two_servers(tmp_path: Any, postgres_url: str) -> None:

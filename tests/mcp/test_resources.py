@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dispatcher.fields import work_directory
 from dispatcher.hub import EVERYTHING, about_directory, about_task
 from tests.mcp.clients import ADMIN, NEW, OLD, agent, key, read, refused
-from tests.web.conftest import connected, running
+from tests.web.conftest import connected, running, until
 from web.mcp import resources
 from web.mcp.uris import URI_CHARACTERS_MAX, topic_of, uri_of
 
@@ -172,6 +172,26 @@ async def test_who_may_not_read_is_told_so_and_shown_no_resources(locked, admin,
                 await client.read_resource(uri)
             assert caught.value.error.data == {"code": "FORBIDDEN", "scope": "read"}
             assert "scope read" in caught.value.message
+
+
+@pytest.mark.once
+async def test_whoever_is_turned_away_is_in_the_audit_log(tmp_path):
+    with running(tmp_path, API_SECRET_KEY=ADMIN) as server:
+        async with connected(server, Authorization=f"Bearer {ADMIN}") as admin:
+            async with agent(server, await key(admin, "worker", "work")) as client:
+                async with refused(FORBIDDEN):
+                    await client.read_resource(QUEUE)
+                assert (await client.call_tool("queue_stats", {})).is_error
+
+            async def told():
+                entries = (await admin.get("/api/v1/audit", action="access")).data["audit"]
+                return {it for entry in entries if entry["who"] == "worker" for it in entry["details"]["operations"]}
+
+            assert "mcp resources/read" in await until(told)
+        assert server.terminate() == 0
+        server.start()
+        async with connected(server, Authorization=f"Bearer {ADMIN}") as admin:
+            assert await told() == {"mcp resources/read", "mcp queue_stats"}
 
 
 @pytest.mark.once

@@ -120,6 +120,15 @@ def plain(view: Mapping[str, Any]) -> Any:
     return loads(encode(view))
 
 
+def whole(view: dict[str, Any], keep: Collection[str] = ()) -> Whole:
+    """Of a task that is shown, with what was included."""
+    if view["progress"]:
+        view["progress"] = compact(dict[str, Any], view["progress"])
+    if "history" in view:
+        view["history"] = [compact(dict[str, Any], line) for line in view["history"]]
+    return compact(Whole, view, keep)
+
+
 def brief(task: Task, *, is_placed: bool) -> Brief:
     return compact(
         Brief,

@@ -20,6 +20,7 @@ Application = Callable[
 T = TypeVar("T")
 
 PASSAGE: Final = "task_orchestrator.passage"  # where the scope has it
+LEAVE_SECONDS = 5  # for the application to come to an end once the caller has left; it takes as good as none
 OURS = {b"connection", b"content-length", b"date", b"keep-alive", b"server", b"transfer-encoding", b"upgrade"}
 UNPACKED = {b"content-encoding", b"content-length", b"transfer-encoding"}  # of a body that was
 
@@ -29,14 +30,16 @@ class Passage:
     """One request on its way through the application. Its body has been taken in already.
 
     `claimed` are tasks that reach their worker with the answer; if that does not get through, they are for the caller
-    of `pass_through` to give back.
+    of `pass_through` to give back. `has_sessions`: the request may begin one, or belong to one.
     """
 
     request: Request
     body: bytes
     timeout_seconds: float
+    has_sessions: bool = False
     claimed: tuple[Task, ...] = ()
     _jobs: set["asyncio.Task[Any]"] = field(factory=set, init=False)
+    _gone: asyncio.Event = field(factory=asyncio.Event, init=False)
     _is_read: bool = field(default=False, init=False)
     _head: Message = field(factory=dict, init=False)
     _answer: StreamResponse | None = field(default=None, init=False)
@@ -44,8 +47,9 @@ class Passage:
 
     async def pass_through(self, application: Application) -> StreamResponse:
         """What the application answers; ConnectionError if that could not all be sent."""
+        running = application(self._scope(), self._receive, self._send)
         try:
-            await application(self._scope(), self._receive, self._send)
+            await (self._lingering(running) if self.has_sessions else running)
         finally:  # within a session the application does not end with the request
             self._stop()
         if self._lost is not None:
@@ -59,6 +63,20 @@ class Passage:
     def is_large(self) -> bool:
         """So much is not kept for as long as somebody waits for something: there may be thousands of them."""
         return len(self.body) > LARGE_BYTES
+
+    async def _lingering(self, running: Awaitable[None]) -> None:
+        """If the caller leaves, the application hears of it and ends by itself: cancelled in the midst of the answer
+        that begins a session, it would forget the session, of which the caller may know already."""
+        job = asyncio.ensure_future(running)
+        job.add_done_callback(lambda it: it.cancelled() or it.exception())
+        try:
+            await asyncio.shield(job)
+        except asyncio.CancelledError:
+            self._gone.set()
+            self._stop()
+            await asyncio.wait([job], timeout=LEAVE_SECONDS)
+            job.cancel()
+            raise
 
     @contextmanager
     def working(self, work: Coroutine[Any, Any, T]) -> Iterator["asyncio.Task[T]"]:
@@ -98,8 +116,8 @@ class Passage:
         if not self._is_read:
             self._is_read = True
             return {"type": "http.request", "body": self.body, "more_body": False}
-        never: Message = await asyncio.get_running_loop().create_future()  # a client that leaves ends the whole handler
-        return never
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
         """Without a connection it does nothing: applications keep the error to themselves, and complain about it."""

@@ -46,9 +46,9 @@ async def using(service: Service, context: Context, params: types.CallToolReques
         service.dispatcher.give_back(passage.claimed)  # nobody is told of them
         passage.claimed = ()
         refusal = service.door.veil.redaction.failure(failure(error))
-        if refusal.status in TURNED_AWAY:
-            service.audit.turn_away(passage.request, refusal, tool.name)
         service.metrics.called(tool.name, refusal.code)
+        if refusal.status in TURNED_AWAY:
+            service.audit.turn_away(passage.request, refusal, f"mcp {tool.name}")
         return types.CallToolResult(content=[_text(_explained(refusal))], is_error=True)
     service.metrics.called(tool.name, OK)
     return types.CallToolResult(content=[_text(encode(said).decode())], structured_content=said)

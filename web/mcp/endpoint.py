@@ -38,7 +38,7 @@ class Endpoint:
         except Unreadable as error:
             return _unreadable(error)
         manager = await self._manager()
-        passage = Passage(request, body, settings.server.request_timeout_seconds)
+        passage = Passage(request, body, settings.server.request_timeout_seconds, settings.mcp.sessions)
         try:
             return await passage.pass_through(manager.handle_request)
         except BaseException:

@@ -42,7 +42,7 @@ def answering(handler: Handler[P, R]) -> Handler[P, R]:
         except Exception as error:
             refusal = service.door.veil.redaction.failure(failure(error))
             if refusal.status in TURNED_AWAY:
-                service.audit.turn_away(passage.request, refusal, handler.__name__)
+                service.audit.turn_away(passage.request, refusal, f"mcp {ctx.method}")
             raise _told(refusal) from error
 
     return handle

@@ -45,7 +45,7 @@ async def get_task(call: Call, asked: Look) -> Whole:
     asked = evolve(asked, wait_seconds=call.patience(asked.wait_seconds))
     task = await call.patiently(asked.wait_seconds, look(call.service, asked))
     told = answers.plain(cast(Mapping[str, Any], await included(call.service, asked, task)))
-    return answers.compact(Whole, told, keep=asked.include)
+    return answers.whole(told, keep=asked.include)
 
 
 async def queue_stats(call: Call, asked: AboutStats) -> Stats:

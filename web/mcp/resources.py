@@ -11,12 +11,12 @@ from dispatcher.hub import EVERYTHING, Topic
 from web.access.calling import caller
 from web.access.door import check_scope
 from web.codec import encode
-from web.mcp.answers import Whole, compact, plain
+from web.mcp.answers import compact, plain, whole
 from web.mcp.errors import Context, answering, no_such_resource, wrong
 from web.mcp.handlers import stats
 from web.mcp.uris import DIRECTORY_TEMPLATE, QUEUE, TASK_TEMPLATE, topic_of, uri_of
 from web.service import Service
-from web.views import WholeTask, directory, shown
+from web.views import directory, shown
 
 PAGE_SIZE = 100
 JSON = "application/json"
@@ -93,18 +93,13 @@ async def _view(service: Service, topic: Topic) -> Mapping[str, Any] | None:
     kind, name = topic
     if kind == "task":
         task = await service.record.task(name)
-        return _whole(await shown(task)) if task else None
+        return whole(plain(await shown(task))) if task else None
     if not caller.get().sees(name):
         return None
     count = await service.record.directory(name)
     if not count.is_known:
         return None
     return compact(dict[str, Any], directory(count, await service.waiting_in(name), service.clock()))
-
-
-def _whole(view: WholeTask) -> Whole:
-    told = plain(view)
-    return compact(Whole, {**told, "progress": told["progress"] and compact(dict[str, Any], told["progress"])})
 
 
 def _write(path: str) -> str:
