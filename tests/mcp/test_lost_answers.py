@@ -33,7 +33,7 @@ TASK = Task(
 
 @define
 class Agent:
-    """Who asks and leaves as soon as it has read `until`; then the application sends the rest."""
+    """Who asks and leaves once it has read all the pieces; then the application sends the rest."""
 
     pieces: Sequence[bytes]
     passage: Passage | None = None
@@ -49,7 +49,7 @@ class Agent:
             await send({"type": "http.response.body", "body": b"the rest"})
 
     async def handle(self, request: Request) -> StreamResponse:
-        self.passage = Passage(request, b"", 5, (TASK,))
+        self.passage = Passage(request, b"", 5, claimed=(TASK,))
         try:
             return await self.passage.pass_through(self.application)
         except Exception as error:
