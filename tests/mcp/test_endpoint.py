@@ -8,8 +8,20 @@ from aiohttp import ClientSession
 
 from tests.conftest import ServerProcess
 from tests.mcp.clients import ADMIN, key
-from tests.mcp.wire import LATEST_HANDSHAKE, MODERN, OLD, call, calling, connection, initialize, said_in
+from tests.mcp.wire import (
+    LATEST_HANDSHAKE,
+    MODERN,
+    OLD,
+    call,
+    calling,
+    connection,
+    initialize,
+    message,
+    request,
+    said_in,
+)
 from tests.web.conftest import Api, connected, raw, running, text_of, until
+from tests.web.honest import resident
 
 SDK = "pydantic_core"  # what it is made with
 
@@ -59,6 +71,19 @@ async def test_a_batch_and_what_is_too_large_are_refused(tmp_path: Path) -> None
                 assert (await response.json())["error"]["code"] in (-32600, -32700, -32602)
             async with http.post(f"{server.url}/mcp", data=b" " * 100_001, headers=headers) as response:
                 assert (response.status, (await response.json())["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_large_messages_do_not_pile_up(tmp_path: Path) -> None:
+    asked = {"name": "queue_stats", "arguments": {}}
+    large = request(MODERN, "tools/call", asked, message(MODERN, "tools/call", asked) + b" " * 10_000_000)
+    with running(tmp_path) as server:
+        await call(server.port, MODERN, "queue_stats", {})
+        before = resident(server.pid)
+        for _ in range(40):
+            async with connection(server.port) as (reader, writer):
+                writer.write(large)
+                assert said_in(await reader.read())[0] == 200
+        assert resident(server.pid) - before < 200_000_000
 
 
 async def test_requests_are_counted_and_named(shared: ServerProcess, api: Api) -> None:

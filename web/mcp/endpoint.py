@@ -1,6 +1,7 @@
 """Where agents speak MCP: `/mcp`. The official SDK serves it; it is loaded when somebody comes, for it is large."""
 
 import asyncio
+import gc
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 PATH = "/mcp"
 PARSE_ERROR = -32700
 CLOSE_SECONDS = 0.5
+SWEEP_SECONDS = 0.1
 
 
 class Unreadable(ValueError):
@@ -44,6 +46,9 @@ class Endpoint:
         except BaseException:
             service.dispatcher.give_back(passage.claimed)
             raise
+        finally:
+            if passage.is_large:  # the SDK leaves it in a circle, which would be kept until thousands more are
+                asyncio.get_running_loop().call_later(SWEEP_SECONDS, gc.collect, 0)
 
     async def close(self) -> None:
         self._ends.set()
