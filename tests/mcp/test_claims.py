@@ -111,7 +111,7 @@ async def test_while_it_waits_it_is_heard_of_every_ten_seconds(monkeypatch: pyte
 
     monkeypatch.setattr(calls.asyncio, "wait", wait_briefly)
     passage: Any = Passage(None, b"", 1)  # type: ignore[arg-type]
-    assert await Call(None, passage, None, "", hear).patiently(50, done.wait())  # type: ignore[arg-type]
+    assert await Call(None, passage, None, {}, hear).patiently(50, done.wait())  # type: ignore[arg-type]
     assert told == [0, 10, 20, 30]
     assert waited == [10, 10, 10, 10, None]
 

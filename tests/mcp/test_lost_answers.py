@@ -99,7 +99,7 @@ async def test_a_task_that_comes_as_its_agent_leaves_is_not_forgotten() -> None:
     service.settings.mcp.lease_seconds = 900
     reply = asyncio.get_running_loop().create_future()
     service.ask = lambda message: reply
-    call = Call(service, passage, None, "", AsyncMock())
+    call = Call(service, passage, None, {}, AsyncMock())
     claiming = asyncio.create_task(claim(call, AnotherTask(work_directory="/w")))
     for _ in range(3):  # until it waits for the reply
         await asyncio.sleep(0)

@@ -1,11 +1,13 @@
 """One call of a tool: who speaks, and how they are told how it goes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from math import ceil
 from typing import Any, TypeVar
 
+import orjson
 from attrs import frozen
 
 from dispatcher.errors import Refusal, Unavailable
@@ -27,8 +29,13 @@ class Call:
     service: Service
     passage: Passage
     worker_id: str | None
-    digest: str  # of what is asked
+    arguments: Mapping[str, Any]
     progress: Callable[[float, float | None, str | None], Awaitable[None]]
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked."""
+        return sha256(orjson.dumps(self.arguments, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def agent(self, worker_id: str | None, work_directory: str) -> str | None:
         """The name of a claim by this agent, with which it gets again what it holds there. None: nobody knows who it

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from functools import partial
-from hashlib import sha256
 from typing import Any, cast
 
 import mcp_types as types
-import orjson
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
@@ -62,7 +60,7 @@ async def _use(service: Service, tool: Tool, context: Context, passage: Passage,
         service=service,
         passage=passage,
         worker_id=_worker_id(passage),
-        digest=sha256(orjson.dumps([tool.name, arguments], option=orjson.OPT_SORT_KEYS)).hexdigest(),
+        arguments=arguments,
         progress=context.session.report_progress,
     )
     do = partial(tool.handler, call, asked)
