@@ -125,6 +125,13 @@ class NotPaused(Refusal):
         self.field = field
 
 
+class MetadataFull(Refusal):
+    """Together with what the task has already it would be too much."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"must be at most {limit} bytes together with what the task has, is {size}")
+
+
 class RetryLimitReached(Refusal):
     """It has been tried as often as it may be."""
 

@@ -31,6 +31,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 REF = "ref:"
+METADATA_BYTES_MAX = 64 * 1024
 
 
 class Unset(Enum):
@@ -212,7 +213,7 @@ ProgressMessage = Annotated[str, MaxLen(500), Rule(text)]
 
 # Free JSON is opaque to the domain, hence `object`.
 Json = Annotated[object, MaxBytes(1024 * 1024)]
-JsonObject = Annotated[Mapping[str, object], MaxBytes(64 * 1024)]
+JsonObject = Annotated[Mapping[str, object], MaxBytes(METADATA_BYTES_MAX)]
 
 # Durations in seconds may have a fraction.
 Seconds = Annotated[float, Gt(0), Le(31_536_000)]

@@ -4,6 +4,7 @@ from asyncio import Event
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from attrs import frozen
 
@@ -16,6 +17,7 @@ Announced = Sequence[Change | Ruling | Notice | Told]
 """What is on record: what has been decided here, and what others who share the record have told."""
 
 Topic = tuple[str, str]
+EVERYTHING: Topic = ("everything", "")
 
 
 def about_task(task_id: str) -> Topic:
@@ -32,32 +34,34 @@ def about_worker(worker_id: str) -> Topic:
 
 @frozen
 class News:
-    """What has become of a task. `type` is that of its line in the history; None: it has none, only its log or its
-    lease has changed. `workers`: whose it is, or was until now."""
+    """What has become of a task, or of the rules of a work directory: then `task_id` and `status` are None. `type` is
+    that of the line in the history; None: there is none, only the task's log or its lease has changed. `workers`: whose
+    it is, or was until now."""
 
-    task_id: str
+    task_id: str | None
     work_directory: str
-    status: Status
+    status: Status | None
     attempt: int
     workers: Collection[str]
     type: str | None
 
     @property
     def topics(self) -> set[Topic]:
-        return {about_task(self.task_id), about_directory(self.work_directory), *map(about_worker, self.workers)}
+        about = {EVERYTHING, about_directory(self.work_directory), *map(about_worker, self.workers)}
+        return about | {about_task(self.task_id)} if self.task_id is not None else about
 
 
 def news(change: Change | Ruling | Notice | Told) -> News | None:
-    """None: it is about no task."""
+    """None: it is about the server."""
     if isinstance(change, Change):
         after, type = change.after, change.entry.type if change.entry else None
         workers = {task.worker_id for task in (change.before, after) if task and task.worker_id}
         return News(after.task_id, after.work_directory, after.status, after.attempt, workers, type)
-    return _told(change.entry) if isinstance(change, Told) else None
+    return _told(change.entry)
 
 
 def _told(entry: Entry) -> News | None:
-    if entry.task_id is None or entry.work_directory is None or entry.status is None:
+    if entry.work_directory is None:
         return None
     workers = {entry.worker_id} if entry.worker_id else ()
     return News(entry.task_id, entry.work_directory, entry.status, entry.attempt, workers, entry.type)
@@ -112,6 +116,9 @@ class Listener:
         self._more.set()
 
 
+L = TypeVar("L", bound=Listener)
+
+
 class Hub:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
@@ -125,7 +132,11 @@ class Hub:
 
     @contextmanager
     def listen(self, *topics: Topic) -> Iterator[Listener]:
-        listener = Listener()
+        with self.listening(Listener(), *topics) as listener:
+            yield listener
+
+    @contextmanager
+    def listening(self, listener: L, *topics: Topic) -> Iterator[L]:
         self._listeners.add(listener)
         if self._closed:
             listener.close()

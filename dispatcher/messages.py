@@ -155,12 +155,17 @@ class Progress:
 
 @frozen(kw_only=True)
 class Heartbeat(Message[Task]):
-    """I am alive: renew my lease, by its first length or by `lease_seconds` from now on."""
+    """I am alive: renew my lease, by its first length or by `lease_seconds` from now on.
+
+    `metadata` is merged into the task's: each member given takes the place of the one of its name, null takes it away,
+    and the others stay.
+    """
 
     task_id: str = field(metadata=INTERNAL)
     lease_token: LeaseToken
     lease_seconds: LeaseSeconds | None = None
     progress: Progress | None = None
+    metadata: JsonObject | None = None
 
 
 @frozen(kw_only=True)

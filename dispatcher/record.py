@@ -78,11 +78,22 @@ class Place:
 
 @frozen(kw_only=True)
 class DirectoryCount:
-    """The rules of a work directory, how many tasks it has, and when the oldest one that waits was created."""
+    """The rules of a work directory, how many tasks it has, and when the oldest one that waits was created. Not
+    `is_known`: it has never had a task or rules."""
 
     rules: Directory
     tasks: Mapping[Status, int]
     oldest_waiting_at: int | None
+    is_known: bool = True
+
+
+@frozen
+class Names:
+    """Some of `total` names."""
+
+    names: tuple[str, ...]
+    total: int
+    total_is_exact: bool = True  # else there are at least so many
 
 
 @frozen(kw_only=True)
@@ -182,6 +193,17 @@ class Record(Protocol):
 
     async def directory(self, work_directory: str) -> DirectoryCount:
         """One of them, or what it would be."""
+
+    async def directories_after(self, name: str, limit: int, reach: Reach | None = None) -> Sequence[str]:
+        """The next work directories within the reach, by name."""
+
+    async def directories_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        """Those work directories within the reach whose names hold the text, in whatever case its Latin letters are;
+        first those that begin with it, then by name."""
+
+    async def tags_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        """The tags that begin with the text, in order. Of each only the newest tasks that bear it are looked at for one
+        within the reach."""
 
     async def waiting(self, work_directory: str | None) -> int:
         """How many tasks wait in the directory (None: in all of them)."""

@@ -57,7 +57,7 @@ class Task:
     expires_at: int | None = None
     depends_on: tuple[str, ...] = ()
     on_dependency_failure: OnDependencyFailure = "wait"
-    metadata: str = "{}"  # JSON, which nobody here looks into
+    metadata: str = "{}"  # JSON, of which only the names of its members mean something here
 
     # Where it stands.
     status: Status = Status.WAITING

@@ -3,9 +3,10 @@
 
     scripts/abuse.py [--hardness 3] [--only NAME ...]
 
-The attacks of tests/web/abuse.py, one after the other, on a real server in a temporary directory. Meanwhile an honest
-client asks /health over a connection of its own: at least half of its answers must take less than 100 ms, and none may
-fail. The server's memory is told too. The exit status is 1 if it was any worse, or if an attack was answered wrongly.
+The attacks of tests/web/abuse.py and tests/mcp/abuse.py, one after the other, on a real server in a temporary
+directory. Meanwhile an honest client asks /health over a connection of its own: at least half of its answers must take
+less than 100 ms, and none may fail. The server's memory is told too. The exit status is 1 if it was any worse, or if an
+attack was answered wrongly.
 """
 
 import argparse
@@ -25,6 +26,7 @@ def main() -> None:
     use_the_environment()
     sys.path.insert(0, str(PROJECT))
     from tests.conftest import ServerProcess
+    from tests.mcp.abuse import ATTACKS as MCP_ATTACKS
     from tests.web.abuse import ATTACKS, ENVIRON, about, launch
     from tests.web.honest import watching
 
@@ -41,7 +43,7 @@ def main() -> None:
                 asyncio.run(asyncio.sleep(3))
             print(f"{'(nobody)':24}{quiet}", flush=True)
             begun_with = quiet.memory_after
-            for attack in ATTACKS:
+            for attack in (*ATTACKS, *MCP_ATTACKS):
                 if asked.only and attack.__name__ not in asked.only:
                     continue
                 fault = ""

@@ -1,22 +1,21 @@
 """One claimed task, from the claim to the report: run the command, keep the lease, say what came of it."""
 
 import os
-import signal
-from asyncio import Future, Semaphore, create_task, get_running_loop, sleep, timeout, wait
-from collections.abc import Awaitable, Callable
+from asyncio import Future, Semaphore, create_task, get_running_loop, sleep, wait
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum, auto
 from functools import partial
 from typing import Any, Protocol
 
 from task_orchestrator.backoff import pause_after, pauses
 from task_orchestrator.client import Client
+from task_orchestrator.dialects import SESSION_ID
 from task_orchestrator.errors import Refused, Unreachable
+from task_orchestrator.lease import Lease, News
+from task_orchestrator.outcome import complaint, result
 from task_orchestrator.printing import Printing
 from task_orchestrator.process import ProcessGroup, deaf
-
-ERROR_MESSAGE_BYTES_MAX = 16 * 1024  # as bytes it holds whichever way the limit is counted
-OUTPUT_HEAD = b"\n--- output ---\n"
-_LEASE_IS_GONE = frozenset({404, 409})
+from task_orchestrator.transcript import Transcript
 
 
 class Notice(Protocol):
@@ -51,10 +50,12 @@ class Attempt:
         self.task_id: str = task["task_id"]
         self.lease_token: str = task["lease_token"]
         self._client, self._task, self._command = client, task, command
-        self._worker_id, self._lease_seconds = worker_id, lease_seconds
+        self._worker_id, self._session_id = worker_id, _session(task)
         self._notice: Callable[..., None] = partial(notice, task_id=self.task_id, attempt=task["attempt"])
-        self._clock = get_running_loop().time
-        self._held_until = self._clock() + lease_seconds
+        self._is_futile = False  # nothing was said in the session, if there is one; it is not to be gone on with
+        told = News(session_id=self._session_id)
+        self._lease = Lease(client, task, lease_seconds, told=told, news=self._news, lose=self.lose)
+        self._transcript = Transcript(self._lease.stir)
         self._end: Future[_End] = get_running_loop().create_future()
         self._group: ProcessGroup | None = None
         self._why = ""  # it was lost or given back, or could not be started
@@ -82,7 +83,7 @@ class Attempt:
 
     async def run(self, slots: Semaphore) -> bool:
         """Returns whether the command succeeded and the server took note of it."""
-        jobs = [create_task(self._keep_lease())]
+        jobs = [create_task(self._lease.keep())]
         if self._printing:
             jobs.append(create_task(self._printing.run()))
         try:
@@ -114,7 +115,7 @@ class Attempt:
                 directory=directory,
                 environment=self._environment(),
                 input_text=self._task["prompt"],
-                hear_stdout=self._printing.stdout.feed if self._printing else deaf,
+                hear_stdout=self._hear,
                 hear_stderr=self._printing.stderr.feed if self._printing else deaf,
             )
         except OSError as error:
@@ -124,6 +125,18 @@ class Attempt:
         exited.add_done_callback(lambda _: self._decide(_End.EXITED))
         await wait({self._end})
         await self._group.stop()
+        self._transcript.close()
+
+    def _hear(self, piece: bytes) -> None:
+        self._transcript.feed(piece)
+        if self._printing:
+            self._printing.stdout.feed(piece)
+
+    def _news(self) -> News:
+        if (account := self._transcript.account) is None:
+            return News(session_id=self._session_id)
+        session_id = None if self._is_futile else account.session_id or self._session_id
+        return News(account.percent, account.message, session_id)
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -136,28 +149,8 @@ class Attempt:
             "TASK_WORKER_ID": self._worker_id,
             "TASK_LEASE_TOKEN": self.lease_token,
             "TASK_ORCHESTRATOR_URL": self._client.url,
+            **({"TASK_SESSION_ID": self._session_id} if self._session_id else {}),
         }
-
-    async def _keep_lease(self) -> None:
-        third = self._lease_seconds / 3
-        waits, pause = pauses(), third
-        while True:
-            await sleep(min(pause, self._held_until - self._clock()))
-            sent_at = self._clock()
-            if sent_at >= self._held_until:
-                return self.lose("no heartbeat got through before the lease ran out")
-            try:
-                async with timeout(min(third, self._held_until - sent_at)):
-                    await self._client.heartbeat(self.task_id, self.lease_token, lease_seconds=self._lease_seconds)
-            except Refused as refusal:
-                if refusal.status in _LEASE_IS_GONE:
-                    return self.lose(refusal.details.get("reason") or str(refusal))
-                pause = pause_after(refusal, waits)
-            except (Unreachable, TimeoutError):
-                pause = next(waits)
-            else:
-                self._held_until = sent_at + self._lease_seconds
-                waits, pause = pauses(), third
 
     async def _report(self) -> bool:
         end = self._end.result()
@@ -168,19 +161,30 @@ class Attempt:
             release = partial(self._client.release, reason=self._why, delay_seconds=self._delay_seconds)
             await self._deliver("released", partial(release, self.task_id, self.lease_token), reason=self._why)
             return False
-        group = self._group
-        if group is None or group.exit_code != 0:
-            message = _complaint(group, self._why)
-            fail = partial(self._client.fail, self.task_id, message, lease_token=self.lease_token)
-            await self._deliver("failed", fail, reason=message.partition("\n")[0])
-            return False
-        complete = partial(self._client.complete, self.task_id, lease_token=self.lease_token, result=_result(group))
-        return await self._deliver("completed", complete, duration_seconds=round(group.duration_seconds, 3))
+        if self._group is None:
+            return await self._fail(self._why)
+        account = self._transcript.account
+        outcome = result(self._group, account)
+        if (reason := complaint(self._group, account)) is not None:
+            self._is_futile = account is not None and not account.turns
+            return await self._fail(reason, outcome if account else None)
+        complete = partial(self._client.complete, self.task_id, lease_token=self.lease_token, result=outcome)
+        return await self._deliver("completed", complete, duration_seconds=outcome["duration_seconds"])
+
+    async def _fail(self, reason: str, outcome: dict[str, Any] | None = None) -> bool:
+        """What the failure of an agent has cost is worth knowing, too."""
+        report = partial(self._client.fail, self.task_id, reason, lease_token=self.lease_token)
+        if outcome:
+            said = {"status": "failed", "error_message": reason, "result": outcome}
+            report = partial(self._client.complete, self.task_id, lease_token=self.lease_token, **said)
+        await self._deliver("failed", report, reason=reason.partition("\n")[0])
+        return False
 
     async def _deliver(self, event: str, report: Callable[[], Awaitable[object]], **facts: object) -> bool:
         """Repeat a report until the server accepts or refuses it: with the same lease token a repeat does no harm."""
         waits = pauses()
         while True:
+            await self._lease.tell()
             try:
                 await report()
             except (Refused, Unreachable) as error:
@@ -195,48 +199,13 @@ class Attempt:
                 return True
 
 
-def _result(group: ProcessGroup) -> dict[str, Any]:
-    return {
-        "exit_code": group.exit_code,
-        "duration_seconds": round(group.duration_seconds, 3),
-        "output": group.stdout.text(),
-        "truncated": group.stdout.truncated,
-    }
+def _session(task: Mapping[str, Any]) -> str | None:
+    """That of the attempt before, or one that whoever submitted the task wants gone on with."""
+    name = (task.get("metadata") or {}).get("session_id")
+    return name if isinstance(name, str) and SESSION_ID.fullmatch(name) else None
 
 
 def _obstacle(directory: str, error: OSError) -> str:
     if not os.path.isdir(directory):
         return f"the work directory does not exist: {directory}"
     return f"the command could not be started: {error}"
-
-
-def _complaint(group: ProcessGroup | None, why: str) -> str:
-    """How it ended and the end of what it wrote: standard error first, then as much of its output as has room."""
-    if group is None:
-        return why
-    errors, output = group.stderr.text().strip(), group.stdout.text().strip()
-    message = f"{_ending(group.exit_code or 0)}\n".encode()
-    message += _tail(errors or output, ERROR_MESSAGE_BYTES_MAX - len(message))
-    room = ERROR_MESSAGE_BYTES_MAX - len(message) - len(OUTPUT_HEAD)
-    if errors and output and room > 0:
-        message += OUTPUT_HEAD + _tail(output, room)
-    return message.decode(errors="ignore").strip()
-
-
-def _tail(text: str, size: int) -> bytes:
-    return text.encode(errors="replace")[-size:]
-
-
-def _ending(exit_code: int) -> str:
-    if exit_code < 0:
-        return f"killed by {_signal_name(-exit_code)}"
-    if exit_code > 128:  # how a shell passes on the death of its child
-        return f"exit code {exit_code} ({_signal_name(exit_code - 128)})"
-    return f"exit code {exit_code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

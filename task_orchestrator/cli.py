@@ -37,6 +37,9 @@ database = App(name="database", help="Look after the database file, while no ser
 database.command("web.commands:rekey", name="rekey", help="Encrypt the file, decrypt it, or give it another key.")
 app.command(database)
 app.command("task_orchestrator.demo:demo", name="demo", help="See it work: a server, two workers and real tasks.")
+app.command("task_orchestrator.mcp.command:mcp", name="mcp", help="MCP over standard input and output.")
+app.command("task_orchestrator.hook.command:hook", name="hook", help="What an agent's hook runs; see `kit`.")
+app.command("task_orchestrator.kit.command:app", name="kit", help="Prepare a project for Claude Code or Codex.")
 app.command(submit)
 app.command(worker)
 app.command(watch)
@@ -115,7 +118,7 @@ def _say_status(task: dict[str, Any], json: bool) -> None:
 
 
 def main() -> None:
-    """The entry point of `task-orchestrator` and of `python -m task_orchestrator`."""
+    """Whatever is asked on the command line; ends the process."""
     blank_command_line()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # replaced by something that is not a text file

@@ -153,9 +153,13 @@ class Client(Session):
         *,
         lease_seconds: float | None = None,
         progress: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Json:
-        """Renew a lease: `{lease_expires_at, deadline_at}`. Refused with `LEASE_LOST` when it is no longer ours."""
-        body = {"lease_token": lease_token, "lease_seconds": lease_seconds, "progress": progress}
+        """Renew a lease: `{lease_expires_at, deadline_at}`. Refused with `LEASE_LOST` when it is no longer ours.
+
+        `metadata` is merged into the task's: its members take the place of those of the same name, null removes one.
+        """
+        body = {"lease_token": lease_token, "lease_seconds": lease_seconds, "progress": progress, "metadata": metadata}
         return await self.data("POST", _task(task_id, "heartbeat"), body=body)
 
     async def complete(

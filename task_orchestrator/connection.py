@@ -33,12 +33,14 @@ class Connection:
     api_key: Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_API_KEY")] = None
     ca_file: Annotated[str | None, Parameter(env_var="TASK_ORCHESTRATOR_CA_FILE")] = None
 
-    def open(self) -> "Client":
+    def open(self, connections_max: int | None = None) -> "Client":
         """The client; ends the process with a usage error if the address or the key cannot be one."""
         from task_orchestrator.client import Client
-        from task_orchestrator.session import DEFAULT_URL
+        from task_orchestrator.session import CONNECTIONS_MAX, DEFAULT_URL
 
         try:
-            return Client(self.url or DEFAULT_URL, self.api_key, ca_file=self.ca_file)
+            connections_max = connections_max or CONNECTIONS_MAX
+            url = self.url or DEFAULT_URL
+            return Client(url, self.api_key, ca_file=self.ca_file, connections_max=connections_max)
         except ValueError as error:
             refuse_usage(str(error))

@@ -28,6 +28,7 @@ _SHOWN = (
     "retry_count",
 )
 _OF_WORKERS = frozenset({"exit_code", "duration_seconds", "output", "truncated"})
+_OF_AGENTS = frozenset({"agent", "session_id", "num_turns", "total_cost_usd", "usage"})
 _TIMES = ("created_at", "started_at", "completed_at")
 
 LAST_COLUMN_MIN = 15  # columns of a terminal; in a narrower one the lines are broken
@@ -141,9 +142,10 @@ def show_event(event: dict[str, Any], *, about: bool) -> None:
 
 def _divided(result: Any) -> tuple[dict[str, Any], str | None]:
     """A worker's result as its facts and its output; any other result as one piece of JSON."""
-    if isinstance(result, dict) and result.keys() <= _OF_WORKERS and isinstance(result.get("output"), str):
-        facts = {name: value for name, value in result.items() if name != "output"}
-        return facts, result["output"]
+    names = _OF_WORKERS | _OF_AGENTS
+    if isinstance(result, dict) and result.keys() <= names and isinstance(result.get("output"), str):
+        facts = {name: value for name, value in result.items() if name not in ("output", "usage")}
+        return facts | (result.get("usage") or {}), result["output"]
     return {}, None if result is None else json.dumps(result, indent=2, ensure_ascii=False)
 
 

@@ -20,7 +20,7 @@ POLL_SECONDS = 0.05  # the system tells when a process ends, but not when the la
 STDOUT_BYTES_MAX = 64 * 1024
 STDERR_BYTES_MAX = 16 * 1024
 _CHUNK_BYTES = 64 * 1024
-_WITHHELD = frozenset({b"TASK_ORCHESTRATOR_API_KEY"})  # it may do more than the command was asked to
+_WITHHELD = frozenset({b"TASK_ORCHESTRATOR_API_KEY", b"TASK_SESSION_ID"})  # it may do more than asked; it is another's
 _PIPE_BYTES_MAX = 1024 * 1024  # what a pipe can hold at the end; more is from somebody who escaped the group
 
 

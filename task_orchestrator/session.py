@@ -13,6 +13,7 @@ from task_orchestrator.answers import decoded, refusal, unreachable
 DEFAULT_URL = "http://127.0.0.1:8080"
 ANSWER_SECONDS = 30.0  # for an answer, on top of what the server was asked to wait
 CONNECT_SECONDS = 10.0
+CONNECTIONS_MAX = 100  # at once; who wants more waits
 
 Json = dict[str, Any]
 
@@ -25,6 +26,7 @@ class Session:
         *,
         ca_file: str | None = None,
         answer_seconds: float = ANSWER_SECONDS,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         if not url.startswith(("http://", "https://")) or not URL(url).host:
             raise ValueError(f"not the address of a server (it should look like {DEFAULT_URL}): {url!r}")
@@ -34,6 +36,7 @@ class Session:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._authorities = _authorities(ca_file) if ca_file else None
         self._answer_seconds = answer_seconds
+        self._connections_max = connections_max
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -92,16 +95,18 @@ class Session:
         *,
         query: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
+        data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._authorities or True)
+            connector = aiohttp.TCPConnector(limit=self._connections_max, ssl=self._authorities or True)
             self._session = aiohttp.ClientSession(headers=self._headers, connector=connector)
         return self._session.request(
             method,
             URL(self.url + path, encoded=True),
             params={name: _text(value) for name, value in (query or {}).items() if value is not None},
             json=body,
+            data=data,
             headers=headers,
             timeout=timeout,
             allow_redirects=False,

@@ -62,6 +62,10 @@ async def worker(
     of what it wrote to standard error and output. It does not see our API key. A task ends with its command: what
     that left running is stopped. SIGTERM stops the commands and gives their tasks back; a second one kills at once.
 
+    Of agents that print JSON lines ('claude -p --output-format stream-json --verbose', 'codex exec --json -') the
+    progress is told while they work, and their last words and cost are the result; the next attempt finds the session
+    in TASK_SESSION_ID, for --resume.
+
     Parameters
     ----------
     work_directory

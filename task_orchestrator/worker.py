@@ -44,7 +44,8 @@ class Worker:
     TASK_ATTEMPT, TASK_PRIORITY, TASK_TAGS and TASK_DEPENDENCIES (comma-separated), TASK_WORK_DIRECTORY, TASK_WORKER_ID,
     TASK_LEASE_TOKEN and TASK_ORCHESTRATOR_URL in its environment, but no API key. A task ends when its command ends:
     what it left running in its process group is stopped, too. With `tags` only tasks that bear all of them are taken.
-    With `logs` what the command prints is sent to the task's log meanwhile, as far as the server keeps up.
+    With `logs` what the command prints is sent to the task's log meanwhile, as far as the server keeps up. Of an agent
+    that prints JSON lines the progress is told, too, and its session: the next attempt has it in TASK_SESSION_ID.
     The client stays the caller's to close.
     Raises ValueError and NotADirectoryError for arguments that cannot be.
     """

@@ -41,11 +41,12 @@ class ServerProcess:
         if record == ENCRYPTED:
             self.environ = {**self.environ, ENCRYPTION_KEY: KEY}
         self.under: tuple[str, ...] = ()  # a program that starts it
+        self.module = "task_orchestrator"
         self.port = 0
         self.url = ""
 
     def start(self) -> "ServerProcess":
-        command = [*self.under, sys.executable, "-m", "task_orchestrator", "serve", "--port", str(self.port)]
+        command = [*self.under, sys.executable, "-m", self.module, "serve", "--port", str(self.port)]
         command += ["--database", self.record, *self.options]
         with self.log.open("ab") as log:
             environ = {**os.environ, **self.environ}

@@ -18,6 +18,7 @@ from dispatcher.errors import (
     LeaseLost,
     LeaseTokenRequired,
     LogFull,
+    MetadataFull,
     NotPaused,
     NotTheHolder,
     OutOfReach,
@@ -76,9 +77,13 @@ def idempotency_key(request: Request) -> str | None:
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is not None and not SANE_IDEMPOTENCY_KEY.fullmatch(key):
         raise Invalid([Fault(IDEMPOTENCY_KEY, f"must be 1 to {IDEMPOTENCY_KEY_CHARACTERS} printable ASCII characters")])
-    if key is None or (name := caller.get().name) is None:
-        return key
-    return f"{name}\t{key}"  # what another caller says is another request
+    return None if key is None else own(key)
+
+
+def own(idempotency_key: str) -> str:
+    """What another caller says is another request."""
+    name = caller.get().name
+    return idempotency_key if name is None else f"{name}\t{idempotency_key}"
 
 
 def ok(data: object, now: int, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -145,6 +150,7 @@ FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
     Malformed: lambda e: Failure(400, "MALFORMED_JSON", f"the body is not valid JSON: {e}"),
     Invalid: lambda e: _invalid(e.faults),
     NotPaused: lambda e: _invalid((Fault(e.field, str(e)),)),
+    MetadataFull: lambda e: _invalid((Fault("metadata", str(e)),)),
     LeaseTokenRequired: lambda e: _invalid((Fault("lease_token", f"is required: {e}"),)),
     TaskNotFound: lambda e: Failure(404, "TASK_NOT_FOUND", str(e)),
     OutOfReach: lambda e: Failure(403, "FORBIDDEN", str(e)),

@@ -1,9 +1,7 @@
 """What every request goes through before and after its handler."""
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
-from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
@@ -11,7 +9,6 @@ from aiohttp.typedefs import Handler
 from aiohttp.web import (
     Application,
     Request,
-    RequestPayloadError,
     Response,
     StreamResponse,
     middleware,
@@ -24,21 +21,20 @@ from web.access.browsers import BROWSERS, Browsers
 from web.access.door import OPEN, check_scope, is_open, no_longer_in_force
 from web.access.keys import Admitted
 from web.access.limiting import STANDING, Visit, headers
-from web.answers import DIGEST, IDEMPOTENCY_KEY, REQUEST_ID, Failure, failed, failure, name_of
-from web.codec import Invalid, Malformed, decode, decode_query, encode
+from web.answers import REQUEST_ID, Failure, failed, failure, name_of
+from web.codec import Invalid, decode, decode_query, encode
 from web.delivery import deliver
-from web.intake import CANNOT_BE_UNPACKED, Held, TooLong
-from web.intake import read as read_whole
+from web.mcp import endpoint as mcp
 from web.negotiation import PACKED_BYTES, choose, pack
 from web.openapi import describe, operation_id
 from web.operations import told_of
+from web.receiving import check_length, take_in
 from web.route import Route, others
 from web.routes import METRICS_PATH, ROUTES, endpoint_class
 from web.server_log import request_id
 from web.service import SERVICE, Service
 from web.witness import witness
 
-CODINGS = ("identity", "gzip", "deflate")  # of bodies
 LARGE_BYTES = 64 * 1024  # a client that does not read is not kept longer than the timeout with more than this
 
 
@@ -63,6 +59,8 @@ def make_app(service: Service) -> Application:
             resource.add_route(method, handler, expect_handler=_expect)
         resource.add_route("*", others(*handlers), expect_handler=_expect)
     docs.add_files(app)
+    if service.settings.mcp.enabled:
+        mcp.add(app, service, expect_handler=_expect)
     return app
 
 
@@ -159,7 +157,7 @@ async def _expect(request: Request) -> StreamResponse | None:
         addresses.check(request, whence)
         if request.headers["Expect"].lower() != "100-continue":
             raise Failure(417, "EXPECTATION_FAILED", "the only expectation known here is 100-continue")
-        _check_length(service, request)
+        check_length(service, request)
         if request.path not in PROBES:
             Visit(service.rates, request, endpoint_class(request)).arrive()
     except (Failure, Invalid) as error:
@@ -171,17 +169,6 @@ async def _expect(request: Request) -> StreamResponse | None:
     return None
 
 
-def _check_length(service: Service, request: Request) -> None:
-    limit = service.settings.server.max_body_bytes
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-
-
-def _too_large(limit: int) -> Failure:
-    message = f"the body is larger than max_body_bytes, {limit}"
-    return Failure(413, "PAYLOAD_TOO_LARGE", message, {"max_body_bytes": limit}, closes=True)
-
-
 def _handler(service: Service, route: Route) -> Handler:
     offered = told_of(route.handler).media
     action = operation_id(route.handler)
@@ -189,7 +176,8 @@ def _handler(service: Service, route: Route) -> Handler:
     async def handle(request: Request) -> StreamResponse:
         check_scope(route.scope)
         if route.is_audited:
-            return await service.audit.over(request, action, partial(do, request))
+            answer: StreamResponse = await service.audit.over(request, action, partial(do, request))
+            return answer
         return await do(request)
 
     async def do(request: Request) -> StreamResponse:
@@ -199,50 +187,7 @@ def _handler(service: Service, route: Route) -> Handler:
         if route.is_read:
             asked = decode_query(request.query, route.asks, **known)
         else:
-            asked = await _read(service, request, lambda body: decode(body, route.asks, **known))
+            asked = await take_in(service, request, lambda body: decode(body, route.asks, **known))
         return await route.handler(service, asked, request)
 
     return handle
-
-
-def _check_form(request: Request) -> str:
-    """How the body is packed."""
-    if "Content-Type" in request.headers and request.content_type != "application/json":
-        message = f"the body must be application/json, not {request.content_type}"
-        raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", message)
-    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
-        raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", f"the body must be in UTF-8, not {request.charset}")
-    if (coding := request.headers.get("Content-Encoding", "identity").lower()) not in CODINGS:
-        known = ", ".join(CODINGS)
-        raise Failure(415, "UNSUPPORTED_MEDIA_TYPE", f"the body may be packed as {known}, not {coding!a}")
-    return coding
-
-
-async def _read(service: Service, request: Request, read: Callable[[bytearray], Any]) -> Any:
-    """What the body says."""
-    with service.intake.holding(service.settings.server.max_body_bytes) as held:
-        body = await _body(service, request, held)
-        if IDEMPOTENCY_KEY in request.headers:
-            request[DIGEST] = sha256(body).hexdigest()
-        if len(body) <= LARGE_BYTES:
-            return read(body)
-        return await service.intake.decode(body, read)  # in a thread, where others get their turn meanwhile
-
-
-async def _body(service: Service, request: Request, held: Held) -> bytearray:
-    server, coding = service.settings.server, "identity"
-    _check_length(service, request)
-    if request.can_read_body:
-        coding = _check_form(request)
-    reading = read_whole(request.content, coding, server.max_body_bytes, held)
-    try:
-        if request.content.is_eof():  # it is all here, as it mostly is
-            return await reading
-        async with asyncio.timeout(server.request_timeout_seconds):
-            return await reading
-    except TooLong:  # it did not say so beforehand
-        raise _too_large(server.max_body_bytes) from None
-    except RequestPayloadError:
-        raise Malformed(CANNOT_BE_UNPACKED) from None
-    except TimeoutError:
-        raise Failure(408, "TIMEOUT", "the body did not come in time", closes=True) from None

@@ -43,9 +43,16 @@ class MadeTasks(TypedDict):
 
 async def create_many(service: Service, asked: Batch, request: Request) -> Response:
     """Create many tasks: all or none, or if not `atomic` as many as are right."""
-    drafts, invalid = _read(asked.tasks)
     key = idempotency_key(request)
-    digest = request[DIGEST] if key else None
+    made, is_replayed = await make(service, asked, key, request[DIGEST] if key else None)
+    if is_replayed:
+        return ok(made, service.clock(), 200, {"Idempotent-Replayed": "true"})
+    return ok(made, service.clock(), 201)
+
+
+async def make(service: Service, asked: Batch, key: str | None, digest: str | None) -> tuple[MadeTasks, bool]:
+    """The tasks, and whether all of them were there already. `digest`: of what was asked under the key."""
+    drafts, invalid = _read(asked.tasks)
     try:
         outcomes = await service.ask(CreateMany(tuple(drafts), asked.atomic, key, digest))
     except BatchRefused as refused:
@@ -53,13 +60,11 @@ async def create_many(service: Service, asked: Batch, request: Request) -> Respo
     created = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Created)}
     faults = invalid | {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Refusal)}
     hide = service.door.veil.redaction
-    data: MadeTasks = {
+    made: MadeTasks = {
         "tasks": [_created(place, drafts[place], outcome) for place, outcome in created.items()],
         "errors": [_error(place, fault, hide) for place, fault in sorted(faults.items())],
     }
-    if created and all(outcome.replayed for outcome in created.values()):
-        return ok(data, service.clock(), 200, {"Idempotent-Replayed": "true"})
-    return ok(data, service.clock(), 201)
+    return made, bool(created) and all(outcome.replayed for outcome in created.values())
 
 
 def _read(tasks: Sequence[object]) -> tuple[list[Draft | None], dict[int, Exception]]:

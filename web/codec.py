@@ -45,9 +45,10 @@ def decode_query(query: MultiMapping[str], into: type[T], **known: object) -> T:
     return _read(dict(given), into, known, repeated)
 
 
-def structure(value: object, into: type[T]) -> T:
-    """Read a value as JSON or TOML parse it, where `Text` may stand for any scalar or list. Raises Invalid."""
-    return _read(value, into, {})
+def structure(value: object, into: type[T], **known: object) -> T:
+    """Read a value as JSON or TOML parse it, where `Text` may stand for any scalar or list; the `known` fields are
+    given as for decode. Raises Invalid."""
+    return _read(value, into, known)
 
 
 def encode(value: object) -> bytes:

@@ -36,7 +36,7 @@ class Connection(RequestHandler):
     """One that there is no room for is closed at once; so is one whose other side does not read what it has asked for,
     once it was waited for. Who does not ask, or not to the end, is seen to by aiohttp."""
 
-    __slots__ = ("_address", "_room", "_unread")
+    __slots__ = ("_address", "_ended", "_room", "_unread")
 
     def __init__(self, connections: Server, room: "Room", **options: Any) -> None:
         super().__init__(connections, **options)
@@ -60,6 +60,15 @@ class Connection(RequestHandler):
             self._room.leave(self._address)
             self._address = None
         super().connection_lost(exc)
+
+    @property
+    def _handler_waiter(self) -> "asyncio.Future[None] | None":
+        """What the end of the server waits for; once that was too long, a handler that ends must not find it."""
+        return None if self._ended is None or self._ended.done() else self._ended
+
+    @_handler_waiter.setter
+    def _handler_waiter(self, waiter: "asyncio.Future[None] | None") -> None:
+        self._ended = waiter
 
     def pause_writing(self) -> None:
         super().pause_writing()

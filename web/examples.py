@@ -40,7 +40,11 @@ REQUESTS: Mapping[str, Any] = {
     "bulk_delete": {"ids": [TASK_ID, PARENT_ID]},
     "bulk_priority": {"filter": {"q": "changelog"}, "priority": "low"},
     "tasks_claim": {"work_directory": DIRECTORY, "worker_id": "agent-7", "limit": 2, "claim_id": "agent-7/1"},
-    "tasks_heartbeat": {"lease_token": TOKEN, "progress": {"percent": 40, "message": "2 of 5 tests pass"}},
+    "tasks_heartbeat": {
+        "lease_token": TOKEN,
+        "progress": {"percent": 40, "message": "2 of 5 tests pass"},
+        "metadata": {"session_id": "7c1e9a52-0b1d-4c55-9f3e-2f6a8e1b2c4d"},
+    },
     "tasks_complete": {"lease_token": TOKEN, "original_prompt": PROMPT, "result": {"files": ["api.py"]}},
     "tasks_fail": {"lease_token": TOKEN, "error_message": "The tests need a database.", "retryable": True},
     "logs_append": {"lease_token": TOKEN, "lines": ["collected 5 items", "tests/api/test_list.py ..F.."]},

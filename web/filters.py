@@ -29,6 +29,7 @@ from web.answers import Failure
 
 SEARCH_OFFSET_MAX = 10_000  # what lies before a page of a search is searched for, too
 
+Cursor = Annotated[str, MinLen(1), MaxLen(500)]
 FEW = (MinLen(1), MaxLen(100), Rule(distinct))
 
 
@@ -74,7 +75,7 @@ class ListQuery(TaskFilter):
     sort: Sort = "-created_at"
     limit: PageLimit = 100
     offset: Offset | None = None
-    cursor: Annotated[str, MinLen(1), MaxLen(500)] | None = None
+    cursor: Cursor | None = None
 
     def faults(self) -> Iterable[tuple[str, str]]:
         yield from TaskFilter.faults(self)

@@ -48,14 +48,7 @@ async def listing(service: Service, asked: ListQuery, request: Request) -> Strea
 
 
 async def _page(service: Service, asked: ListQuery) -> Response:
-    only, sort = asked.filter(), asked.sort
-    if asked.cursor is None:
-        offset = asked.offset or 0
-        page = await service.record.page(only, sort, asked.limit, offset=offset)
-    else:
-        cursor = read(asked.cursor, only, sort)
-        offset = cursor.before
-        page = await service.record.page(only, sort, asked.limit, offset=cursor.ahead, after=cursor.spot)
+    page, offset = await find(service, asked)
 
     def answer() -> Response:
         return ok(_says(asked, page, offset), service.clock(), headers={"Vary": "Accept"})
@@ -63,14 +56,33 @@ async def _page(service: Service, asked: ListQuery) -> Response:
     return await asyncio.to_thread(answer)  # its tasks may be large
 
 
+async def find(service: Service, asked: ListQuery) -> tuple[Page, int]:
+    """The page, and how many tasks lie before it."""
+    only, sort = asked.filter(), asked.sort
+    if asked.cursor is None:
+        offset = asked.offset or 0
+        return await service.record.page(only, sort, asked.limit, offset=offset), offset
+    cursor = read(asked.cursor, only, sort)
+    page = await service.record.page(only, sort, asked.limit, offset=cursor.ahead, after=cursor.spot)
+    return page, cursor.before
+
+
 def _says(asked: ListQuery, page: Page, offset: int) -> TaskPage:
-    behind = offset + len(page.tasks)
     return {
         "tasks": [whole(task) for task in page.tasks],
-        "total": page.total if page.total_is_exact else max(page.total, behind),
+        "total": total(page, offset),
         "total_is_exact": page.total_is_exact,
         "page": offset // asked.limit + 1,
         "limit": asked.limit,
         "offset": offset,
-        "next_cursor": write(Cursor(page.end, behind, page.ahead), asked.filter(), asked.sort) if page.end else None,
+        "next_cursor": next_cursor(asked, page, offset),
     }
+
+
+def total(page: Page, offset: int) -> int:
+    return page.total if page.total_is_exact else max(page.total, offset + len(page.tasks))
+
+
+def next_cursor(asked: ListQuery, page: Page, offset: int) -> str | None:
+    behind = offset + len(page.tasks)
+    return write(Cursor(page.end, behind, page.ahead), asked.filter(), asked.sort) if page.end else None

@@ -23,7 +23,7 @@ UNKNOWN = "unknown"  # a path that is none of ours, with whatever method
 OTHER = "other"  # any method that a path of ours does not know
 EVENTS = [name for name in EVENT_TYPES if name.startswith("task.") and name != "task.progress"]  # which is no step
 REFUSALS = {401: "unauthorized", 403: "forbidden", 429: "rate_limited", 503: "unavailable"}
-READERS = ("worker", "feed", "logs", "export")
+READERS = ("worker", "feed", "logs", "export", "mcp")
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 FSYNC = (0.0001, 0.00025, 0.0005, *FAST[:11])
 SLOW = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
@@ -67,6 +67,7 @@ class Metrics:
         self._commit = self._histogram("commit_seconds", "A whole commit, with the way to its thread.", FSYNC)
         self._fsync = self._histogram("commit_fsync_seconds", "To make durable what a commit has written.", FSYNC)
         self._changes = self._histogram("commit_changes", "Changes in a commit.", SIZES)
+        self._calls = Counter("mcp_calls", "Calls of tools.", ["tool", "outcome"], registry=self._registry)
         readers = Gauge("stream_readers", "Open event streams.", ["kind"], registry=self._registry)
         self._readers = {kind: readers.labels(kind) for kind in READERS}
 
@@ -96,6 +97,10 @@ class Metrics:
             self._refusals[status].inc()
         elif status == 500:
             self._errors.inc()
+
+    def called(self, tool: str, outcome: str) -> None:
+        """Over MCP; the outcome is `ok` or the code of a refusal."""
+        self._calls.labels(tool, outcome).inc()
 
     @contextmanager
     def reading(self, kind: str) -> Iterator[None]:

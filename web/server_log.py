@@ -80,6 +80,7 @@ class Log:
         self._handler = _Handler(self._lines)
         logging.getLogger().addHandler(self._handler)
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # it tells of every function it runs
+        logging.getLogger("mcp").setLevel(logging.ERROR)  # and this of every request, and of each that is malformed
         self.adopt(settings, redaction)
 
     def adopt(self, settings: Logging, redaction: Redaction | None = None) -> None:

@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from attrs import Attribute, Factory, field, fields, frozen
 
 from dispatcher.events import EventType
-from dispatcher.fields import Listed, MaxRetries, Rule, Seconds, distinct
+from dispatcher.fields import LeaseSeconds, Listed, MaxRetries, Rule, Seconds, distinct
 from dispatcher.rules import Rules
 from web.access.network_settings import CorsOrigin, Network, Proxy
 from web.access.patterns import PATTERN_CHARACTERS_MAX, PATTERNS_MAX, by_line, own_pattern
@@ -276,6 +276,16 @@ class Webhooks:
 
 
 @frozen(kw_only=True)
+class Mcp:
+    """`lease_seconds`: of a claim that asks for no other. `sessions`: clients of revisions before 2026-07-28 get one,
+    which lives in this server alone."""
+
+    enabled: bool = True
+    lease_seconds: LeaseSeconds = 900
+    sessions: bool = False
+
+
+@frozen(kw_only=True)
 class Settings:
     server: Server = Factory(Server)
     database: Database = Factory(Database)
@@ -283,6 +293,7 @@ class Settings:
     security: Security = Factory(Security)
     rate_limit: RateLimit = field(factory=RateLimit, metadata=RELOADABLE)
     logging: Logging = Factory(Logging)
+    mcp: Mcp = Factory(Mcp)
     webhooks: Webhooks = field(factory=Webhooks, metadata=RELOADABLE)
 
 

@@ -37,10 +37,10 @@ class History(TypedDict):
 
 async def show(service: Service, asked: Show, request: Request) -> Response:
     """The whole task; with `until` once nobody works on it any more, or as it is when the wait is over."""
-    task = await (_final(service, asked) if asked.until else _task(service, asked.task_id))
+    task = await look(service, asked)
     etag = {"ETag": f'"{task.version}"'}
     if asked.until or asked.include:  # these change without the version
-        return ok(await _included(service, asked, task), service.clock(), headers=etag | {"Cache-Control": "no-store"})
+        return ok(await included(service, asked, task), service.clock(), headers=etag | {"Cache-Control": "no-store"})
     headers = etag | {"Cache-Control": "no-cache"}
     if _has_it(request, etag["ETag"]):
         return Response(status=304, headers=headers)
@@ -61,14 +61,18 @@ async def history(service: Service, asked: HistoryQuery, request: Request) -> Re
     return ok(said, service.clock())
 
 
-async def _included(service: Service, asked: Show, task: Task) -> ShownTask:
-    included = cast(ShownTask, await shown(task))
+async def look(service: Service, asked: Show) -> Task:
+    return await (_final(service, asked) if asked.until else _task(service, asked.task_id))
+
+
+async def included(service: Service, asked: Show, task: Task) -> ShownTask:
+    told = cast(ShownTask, await shown(task))
     if "history" in asked.include:
-        included["history"] = await all_shown(await service.record.history(task.task_id, LAST_LINES), history_line)
+        told["history"] = await all_shown(await service.record.history(task.task_id, LAST_LINES), history_line)
     if "logs" in asked.include:
         page = await service.record.log(task.task_id, max(0, task.log_lines - LAST_LINES), LAST_LINES)
-        included["logs"] = lines(page.lines if page else ())
-    return included
+        told["logs"] = lines(page.lines if page else ())
+    return told
 
 
 def _has_it(request: Request, etag: str) -> bool:

@@ -99,7 +99,7 @@ class _Assignment:
     held: dict[str, int] = field(factory=dict)  # task and attempt
     silent: bool = False  # a lease has ended unheard, and no report has come since
     suspects: set[str] = field(factory=set)  # what was sent while it was silent
-    lost: tuple[str, int] | None = None  # the task and attempt whose lease ended last
+    lost: tuple[str | None, int] | None = None  # the task and attempt whose lease ended last
     wanted: int = 0  # how many tasks the claim asks for
     news: "Job[News] | None" = None
     claim: "Job[tuple[Task, ...]] | None" = None
@@ -163,6 +163,7 @@ class _Assignment:
                 raise
 
     async def _note(self, heard: Listener, news: News) -> None:
+        assert news.task_id is not None  # of a work directory it does not hear
         if self.held.get(news.task_id) == news.attempt:
             if news.type in LOST:
                 await self._tell_lost(news.task_id, LOST[news.type])

@@ -76,7 +76,7 @@ def _claimed(briefed: list[ClaimedTask]) -> ClaimedTasks:
 
 
 async def heartbeat(service: Service, asked: Heartbeat, request: Request) -> Response:
-    """Renew the lease of a task that is being worked on, and tell of its progress."""
+    """Renew the lease of a task that is being worked on; tell of its progress, and leave word in its metadata."""
     task = await service.ask(asked)
     renewed: Renewed = {
         "lease_expires_at": moment(task.lease_expires_at),

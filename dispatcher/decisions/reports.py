@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from orjson import loads
 
 from dispatcher.decisions.moments import later, lease_end
 from dispatcher.decisions.returns import end, give_back
-from dispatcher.errors import InvalidState, LeaseLost, LeaseTokenRequired, LossReason, NotTheHolder, PromptMismatch
+from dispatcher.errors import (
+    InvalidState,
+    LeaseLost,
+    LeaseTokenRequired,
+    LossReason,
+    MetadataFull,
+    NotTheHolder,
+    PromptMismatch,
+)
+from dispatcher.fields import METADATA_BYTES_MAX, to_json
 from dispatcher.messages import Complete, Fail, Heartbeat, LeaseMessage, Release
 from dispatcher.ports import Lease
 from dispatcher.prompts import similarity
@@ -32,6 +44,8 @@ LOSSES: dict[str | None, LossReason] = {
 def heartbeat(board: Board, heartbeat: Heartbeat, now: int) -> Task:
     """The history is not told of every step, or it would grow as fast as a worker can speak."""
     task = leased(board, heartbeat)
+    if heartbeat.metadata:
+        task = _noted(board, task, heartbeat.metadata, now)
     assert task.deadline_at is not None
     lease_seconds = heartbeat.lease_seconds or task.lease_seconds
     changes: dict[str, Any] = {"lease_seconds": lease_seconds}
@@ -43,6 +57,17 @@ def heartbeat(board: Board, heartbeat: Heartbeat, now: int) -> Task:
     if progress == task.progress or _has_just_been_told(task, now):
         return board.put(task, task.change(now, **changes), now, None)
     return board.put(task, task.change(now, progress_told_at=now, **changes), now, "task.progress", **progress)
+
+
+def _noted(board: Board, task: Task, members: Mapping[str, object], now: int) -> Task:
+    """With these members in its metadata; raises MetadataFull."""
+    merged = {**loads(task.metadata), **members}
+    metadata = to_json({name: value for name, value in merged.items() if name not in members or value is not None})
+    if (size := len(metadata.encode())) > METADATA_BYTES_MAX:
+        raise MetadataFull(size, METADATA_BYTES_MAX)
+    if metadata == task.metadata:
+        return task
+    return board.put(task, task.change(now, metadata=metadata), now, "task.updated", changed=["metadata"])
 
 
 def _has_just_been_told(task: Task, now: int) -> bool:

@@ -109,7 +109,7 @@ async def directory(db: Reader, work_directory: str) -> DirectoryCount:
     row = await db.fetchrow(f"{DIRECTORY_COUNTS} where work_directory = $1", work_directory)
     if row is None:
         rules = Directory(work_directory=work_directory)
-        return DirectoryCount(rules=rules, tasks=dict.fromkeys(Status, 0), oldest_waiting_at=None)
+        return DirectoryCount(rules=rules, tasks=dict.fromkeys(Status, 0), oldest_waiting_at=None, is_known=False)
     return _directory_count(row)
 
 

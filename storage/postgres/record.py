@@ -10,6 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import asyncpg
 
 from dispatcher.audit import AuditEntry, AuditFilter
+from dispatcher.caller import Reach
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
@@ -19,6 +20,7 @@ from dispatcher.record import (
     EventFilter,
     Filter,
     LogPage,
+    Names,
     Outcome,
     Page,
     Place,
@@ -29,7 +31,7 @@ from dispatcher.record import (
 )
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage.postgres import audit, lists, matching, queries, traces
+from storage.postgres import audit, known, lists, matching, queries, traces
 from storage.postgres.connections import LOST
 from storage.postgres.reading import Reader
 from storage.postgres.statistics import statistics
@@ -37,6 +39,7 @@ from storage.postgres.statistics import statistics
 GIVE_BACK_SECONDS = 5  # so long a connection may take to become free again; then it is closed
 
 LONG_MAX = 16  # reads that may take long, at a time
+NO_NAMES = Names((), 0)
 NUL = "\0"  # PostgreSQL has no text that holds it, and none can be asked for
 FAULTS = (asyncpg.PostgresError, asyncpg.InternalClientError, *LOST)
 
@@ -76,6 +79,15 @@ class PostgresRecord:
 
     async def directory(self, work_directory: str) -> DirectoryCount:
         return await self._read(queries.directory, work_directory)
+
+    async def directories_after(self, name: str, limit: int, reach: Reach | None = None) -> Sequence[str]:
+        return await self._read_long(known.directories_after, name, limit, reach)
+
+    async def directories_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        return NO_NAMES if NUL in text else await self._read_long(known.directories_like, text, limit, reach)
+
+    async def tags_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        return NO_NAMES if NUL in text else await self._read_long(known.tags_like, text, limit, reach)
 
     async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
         return () if NUL in task_id else await self._read_long(queries.entries_of, task_id, limit)

@@ -102,7 +102,7 @@ def directory(db: sqlite3.Connection, work_directory: str) -> DirectoryCount:
     row = db.execute(f"{DIRECTORY_COUNTS} where work_directory = ?", (work_directory,)).fetchone()
     if row is None:
         rules = Directory(work_directory=work_directory)
-        return DirectoryCount(rules=rules, tasks=dict.fromkeys(Status, 0), oldest_waiting_at=None)
+        return DirectoryCount(rules=rules, tasks=dict.fromkeys(Status, 0), oldest_waiting_at=None, is_known=False)
     return _directory_count(row)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Concatenate
 import aiosqlite
 
 from dispatcher.audit import AuditEntry, AuditFilter
+from dispatcher.caller import Reach
 from dispatcher.configuration import ConfigVersion
 from dispatcher.errors import RecordFailed
 from dispatcher.ports import Entry
@@ -18,6 +19,7 @@ from dispatcher.record import (
     EventFilter,
     Filter,
     LogPage,
+    Names,
     Outcome,
     Page,
     Place,
@@ -28,7 +30,7 @@ from dispatcher.record import (
 )
 from dispatcher.statistics import Statistics
 from dispatcher.task import Task
-from storage.sqlite import audit, lists, matching, queries, traces
+from storage.sqlite import audit, known, lists, matching, queries, traces
 from storage.sqlite.hop import P, T, hop
 from storage.sqlite.statistics import statistics
 
@@ -66,6 +68,15 @@ class SqliteRecord:
 
     async def directory(self, work_directory: str) -> DirectoryCount:
         return await self._read(queries.directory, work_directory)
+
+    async def directories_after(self, name: str, limit: int, reach: Reach | None = None) -> Sequence[str]:
+        return await self._read_long(known.directories_after, name, limit, reach)
+
+    async def directories_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        return await self._read_long(known.directories_like, text, limit, reach)
+
+    async def tags_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        return await self._read_long(known.tags_like, text, limit, reach)
 
     async def history(self, task_id: str, limit: int) -> Sequence[Entry]:
         return await self._read_long(queries.entries_of, task_id, limit)

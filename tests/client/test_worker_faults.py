@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from task_orchestrator import Client, Refused, Unreachable, Worker
 from task_orchestrator.process import Tail
+from tests.client.agents import CLAUDE, SESSION, printed, program, says
 from tests.client.processes import is_gone, run_cli, until
 
 TASK = {"attempt": 1, "priority": "medium", "tags": [], "prompt": "true"}
@@ -185,6 +186,43 @@ async def test_nul_and_bad_bytes_do_no_harm(script, run, directory):
     script.to_send.put_nowait(task(directory, "one", prompt="a\0b", tags=["c\0d", "e"]))
     ((_, body),) = await until(lambda: script.told("complete"))
     assert body["result"]["output"] == "a\ufffdbcd,e\ufffd"
+
+
+async def test_a_session_of_those_around_us_is_not_ours(script, run, directory, monkeypatch):
+    """A worker that an agent has started does not hand on what that one was given."""
+    monkeypatch.setenv("TASK_SESSION_ID", "theirs")
+    run('echo "${TASK_SESSION_ID-none}"', concurrency=2)
+    script.to_send.put_nowait(task(directory, "one"))
+    script.to_send.put_nowait(task(directory, "two", metadata={"session_id": "ours"}))
+    told = dict(await until(lambda: script.told("complete")[1:] and script.told("complete")))
+    assert [told[name]["result"]["output"] for name in ("one", "two")] == ["none\n", "ours\n"]
+
+
+async def test_news_that_does_not_get_through_is_told_again(script, run, directory):
+    """With the next heartbeat, and in the end before the report; what is refused for good is not said twice."""
+    script.answers = {"heartbeat": [503, 400]}
+    run(f"{says(directory / 'agent.py', CLAUDE[:-1])}; until [ -e gate ]; do sleep 0.02; done", lease_seconds=3)
+    script.to_send.put_nowait(task(directory, "one"))
+    await until(lambda: len(script.told("heartbeat")) >= 3)
+    said = [
+        {name: body[name] for name in ("progress", "metadata") if name in body} for _, body in script.told("heartbeat")
+    ]
+    assert said[0] == said[1] == {"progress": said[0]["progress"], "metadata": {"session_id": SESSION}}
+    assert said[2] == {}
+    (directory / "gate").touch()
+    await until(lambda: script.told("complete"))
+
+
+async def test_who_says_nothing_new_costs_no_heartbeats(script, run, directory):
+    """However much of the same it prints."""
+    same = printed(CLAUDE[:4]).decode()
+    agent = program(
+        directory / "agent.py", f"import time\nfor _ in range(30): print({same!r}, flush=True); time.sleep(0.1)"
+    )
+    run(agent, lease_seconds=600)
+    script.to_send.put_nowait(task(directory, "one"))
+    await until(lambda: script.told("complete"))
+    assert len(script.told("heartbeat")) <= 2
 
 
 async def test_a_lost_claim_is_repeated_by_name(script, directory):

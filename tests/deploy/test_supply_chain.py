@@ -16,6 +16,7 @@ from tests.deploy.files import PROJECT, document
 from tests.web.conftest import connected, until
 
 LOCKS = sorted(it.name for it in PROJECT.glob("requirements*.txt"))
+CLIENTS = "tests/mcp"  # what speaks MCP to it in the tests, and is no part of it
 SBOM = PROJECT / "scripts" / "sbom"
 UID = 10001
 ELSEWHERE = ("/proc", "/sys", "/dev")  # what the kernel shows, which no file system holds
@@ -105,7 +106,7 @@ async def test_it_runs_without_rights_where_only_its_data_can_be_written(tmp_pat
 # Locks
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, f"{CLIENTS}/requirements-client-1.txt"])
 def test_every_package_is_pinned_with_the_hashes_of_its_files(lock):
     lines = [it for it in (PROJECT / lock).read_text().splitlines() if it.strip() and not it.lstrip().startswith("#")]
     assert lines
@@ -115,6 +116,19 @@ def test_every_package_is_pinned_with_the_hashes_of_its_files(lock):
         else:
             assert re.fullmatch(r"[a-z0-9._\[\],-]+==[^\s;]+( ; .*)? \\", line), line
             assert lines[at + 1].startswith("    --hash=")
+
+
+def test_every_tool_of_node_is_pinned_with_its_hash():
+    """And the lock says neither where it came from nor who would like some money."""
+    lock = (PROJECT / CLIENTS / "package-lock.json").read_text()
+    root, *packages = json.loads(lock)["packages"].values()
+    assert root["dependencies"] == json.loads((PROJECT / CLIENTS / "package.json").read_text())["dependencies"]
+    assert all(re.fullmatch(r"[\w.-]+", it) for it in root["dependencies"].values())
+    assert packages
+    for package in packages:
+        assert package.get("inBundle") or re.fullmatch(r"sha512-[\w+/]{86}==", package["integrity"]), package
+        assert not {"resolved", "funding"} & package.keys()
+    assert "://" not in lock
 
 
 def kept():
@@ -134,10 +148,12 @@ def test_nothing_says_where_packages_are_fetched_from():
 def test_everything_is_installed_by_hash():
     """And what is ours without anything else."""
     installs = r"^.*(?:/pip install|\"\$\{install\[@\]\}\") .*$"
-    for file in (PROJECT / "Dockerfile", PROJECT / "scripts" / "setup"):
-        lines = re.findall(installs, file.read_text().replace("\\\n", " "), re.MULTILINE)
-        assert len(lines) == 2
+    for file, count in (("Dockerfile", 2), ("scripts/setup", 3)):
+        script = (PROJECT / file).read_text().replace("\\\n", " ")
+        lines = re.findall(installs, script, re.MULTILINE)
+        assert len(lines) == count
         assert all("--require-hashes" in line or "--no-deps" in line for line in lines), lines
+    assert re.findall(r"npm\(\)\)' (.*?)\s+--ignore-scripts", script) == ['ci --prefix "$mcp_tools.new"']
 
 
 # What it is made of

@@ -23,7 +23,7 @@ SHOWN = (
         "deadline_at",
         "started_at",
     ),
-    "progress",
+    *("progress", "metadata"),
     *("completed_at", "retry_count", "lost_leases", "log_lines", "log_bytes", "error_message", "result"),
 )
 

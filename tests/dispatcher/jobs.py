@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import define, evolve, field
 
-from dispatcher.fields import UNSET
+from dispatcher.fields import UNSET, to_json
 from dispatcher.messages import Complete, Create, Edit, Fail, Heartbeat, Log, Release
 
 NEVER = float("inf")
@@ -86,6 +86,7 @@ class Job:
             "deadline_at": self.deadline,
             "started_at": self.started_at,
             "progress": self.progress,
+            "metadata": to_json(self.create.metadata),
             "completed_at": self.ended_at,
             "retry_count": self.retries,
             "lost_leases": self.lost,
@@ -215,6 +216,9 @@ class Job:
         match message:
             case Heartbeat():
                 self.touched = True
+                for name, value in (message.metadata or {}).items():
+                    others = {other: its for other, its in self.create.metadata.items() if other != name}
+                    self.create = evolve(self.create, metadata=others | ({name: value} if value is not None else {}))
                 self.lease = message.lease_seconds or self.lease
                 self.renew(now)
                 if said := message.progress:

@@ -190,7 +190,8 @@ def reports(draw: st.DrawFn) -> Message[Any]:
         return Log(lines=draw(st.sampled_from([("a",), ("\u00e9", ""), ("c", "c", "c")])), **report)
     if kind is Release:
         return Release(task_id=task_id, lease_token=token, delay_seconds=draw(delays))
-    return Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds), progress=draw(progress))
+    beat = Heartbeat(task_id=task_id, lease_token=token, lease_seconds=draw(seconds), progress=draw(progress))
+    return evolve(beat, metadata=draw(st.sampled_from([None, None, {}, {"session_id": "a"}, {"session_id": None}])))
 
 
 # What people do

@@ -4,8 +4,19 @@ import asyncio
 
 import pytest
 
-from dispatcher.hub import BACKLOG_MAX, Closed, Hub, LostTouch, about_directory, about_task, about_worker, news
-from dispatcher.messages import Claim, Create
+from dispatcher.hub import (
+    BACKLOG_MAX,
+    EVERYTHING,
+    Closed,
+    Hub,
+    LostTouch,
+    about_directory,
+    about_task,
+    about_worker,
+    news,
+)
+from dispatcher.messages import Claim, Create, Regulate
+from dispatcher.ports import Told
 from tests.dispatcher.test_board import Desk
 
 
@@ -28,6 +39,15 @@ async def test_each_listener_hears_its_topics_once_and_in_order() -> None:
         hub.close()
         with pytest.raises(Closed):
             await nothing.next()
+
+
+async def test_rules_are_news_of_their_directory_wherever_they_were_laid_down() -> None:
+    hub, (ruling,) = Hub(), Desk().effects(Regulate(work_directory="/w", max_working=1)).changes
+    with hub.listen(about_directory("/w")) as heard, hub.listen(EVERYTHING) as all_of_it:
+        hub.publish([ruling, Told(ruling.entry)])
+        for listener in (heard, heard, all_of_it, all_of_it):
+            told = await listener.next()
+            assert (told.task_id, told.work_directory, told.type) == (None, "/w", "directory.updated")
 
 
 async def test_a_slow_listener_loses_touch_once_and_goes_on() -> None:

@@ -129,6 +129,7 @@ class Life:
                 Fail(task_id=task_id, lease_token=token, error_message="no\n", retryable=rng.random() < 0.3),
                 Release(task_id=task_id, lease_token=token, delay_seconds=rng.choice([None, 5])),
                 Heartbeat(task_id=task_id, lease_token=token, progress=Progress(percent=50.5, message="half")),
+                Heartbeat(task_id=task_id, lease_token=token, metadata={"session_id": "ö", "n": rng.random()}),
                 Log(task_id=task_id, lease_token=token, lines=tuple(rng.choices(["", "x\ty", "ö" * 300, "'"], k=4))),
                 Log(task_id=task_id, lease_token=token, lines=("again",) * 3),
             ]

@@ -9,7 +9,7 @@ from typing import Any
 from dispatcher.task import Task
 from storage.postgres.reading import see_one_moment
 from storage.postgres.record import PostgresRecord
-from storage.sqlite import lists, matching, queries, traces
+from storage.sqlite import known, lists, matching, queries, traces
 from storage.sqlite.statistics import statistics
 from tests.postgres import Cluster
 from tests.storage import pg_rows
@@ -30,6 +30,9 @@ class OnSqlite:
             "last_arrival": matching.last_arrival,
             "matching": matching.matching,
             "sightings": traces.sightings,
+            "directories_after": known.directories_after,
+            "directories_like": known.directories_like,
+            "tags_like": known.tags_like,
             "statistics": statistics,
         }
         ask = others.get(name) or getattr(queries, name)

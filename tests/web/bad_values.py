@@ -99,6 +99,7 @@ BODIES = {
         "progress.percent": ("", [{"percent": value} for value in (-1, 100.1, "5", True, [], {}, *BIG)]),
         "progress.message": ("", [{"message": value} for value in (5, True, [], {}, "a\0b", "x" * 501)]),
         "progress.colour": ("", [{"colour": "red"}, {"percent": 5, "colour": None}]),
+        "metadata": ("object null", [{"a": "x" * 65_536}, {"a": 2**64}, {"a": DEEP}]),
     },
     "complete": {
         "original_prompt": ("string null", PROMPTS),

@@ -199,6 +199,38 @@ async def test_progress_is_shown_until_the_attempt_is_over(api, directory):
     assert (await api.show(task))["progress"] is None
 
 
+async def test_who_holds_a_task_leaves_word_in_its_metadata(api, directory):
+    """Each member given takes the place of the one of its name, null takes it away, the others stay; the next attempt
+    and everybody else see it, and the history tells of each change."""
+    task = await api.claimed(directory, metadata={"ticket": "APP-12", "gone": 1, "none": None})
+    said = {"session_id": "s-1", "gone": None, "never": None}
+    for sent in (said, said, {}, None):
+        assert (await api.tell(task, "heartbeat", metadata=sent)).status == 200
+        shown = await api.show(task)
+        assert shown["metadata"] == {"ticket": "APP-12", "none": None, "session_id": "s-1"}
+    both = await api.tell(task, "heartbeat", metadata={"session_id": "s-2"}, progress={"percent": 5})
+    assert both.status == 200
+    await api.tell(task, "release")
+    again = await api.next(directory)
+    assert again["metadata"] == {"ticket": "APP-12", "none": None, "session_id": "s-2"}
+    assert await api.life(task) == ["created", "claimed", "updated", "updated", "progress", "released", "claimed"]
+    late = await api.tell(task, "heartbeat", metadata={"session_id": "late"})
+    assert late.refused(409, "LEASE_LOST")["reason"] == "reassigned"
+    assert (await api.show(task))["metadata"] == again["metadata"]
+
+
+async def test_word_that_does_not_fit_renews_nothing(api, directory):
+    """What is left in the metadata has its bound together with what is there already."""
+    task = await api.claimed(directory, metadata={"a": "x" * 40_000}, lease_seconds=100)
+    before = await api.show(task)
+    refused = await api.tell(task, "heartbeat", metadata={"b": "y" * 30_000}, lease_seconds=1000)
+    fault = refused.refused(400, "VALIDATION_ERROR")
+    assert fault["field"] == "metadata"
+    assert fault["reason"] == "must be at most 65536 bytes together with what the task has, is 70015"
+    assert await api.show(task) == before
+    assert (await api.tell(task, "heartbeat", metadata={"a": "y" * 60_000})).status == 200
+
+
 async def test_a_lost_lease_burns_a_retry_until_there_is_none(api, directory):
     task = await api.create(directory, max_retries=1)
     for attempt in (1, 2):

@@ -178,9 +178,10 @@ async def test_while_instances_are_replaced_the_old_one_works_on_the_schema_of_t
 async def _lives(api: Api, directory: str) -> None:
     """A task through its whole life, and what is told of it."""
     task = await api.claimed(directory, tags=["a"], metadata={"b": 1})
-    assert (await api.tell(task, "heartbeat")).status == 200
+    assert (await api.tell(task, "heartbeat", metadata={"session_id": "s"})).status == 200
     assert (await api.tell(task, "fail", error_message="no", retryable=True, retry_after_seconds=0)).status == 200
     again = await api.next(directory, tags="a")
+    assert again["metadata"] == {"b": 1, "session_id": "s"}
     assert (await api.tell(again, "complete", result={"c": 2})).status == 200
     listed = (await api.get("/api/v1/tasks", work_directory=directory, tags="a", q="tidy")).data["tasks"]
     assert [(it["task_id"], it["status"]) for it in listed] == [(task["task_id"], "completed")]

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from getpass import getuser
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from aiohttp.web import Request, RequestKey, StreamResponse
+from aiohttp.web import Request, RequestKey
 from attrs import asdict, define
 
 from dispatcher.audit import AuditEntry, AuditLog, Deed
@@ -23,6 +23,8 @@ from web.access.calling import caller
 from web.access.strangers import Strangers
 from web.answers import RETRY_AFTER_SECONDS, Failure, failure, name_of
 from web.settings import Logging
+
+T = TypeVar("T")
 
 OK = "ok"
 UNKNOWN = "unknown"  # the caller left before it was known
@@ -113,10 +115,8 @@ class Audit:
 
     # What matters
 
-    async def over(
-        self, request: Request, action: str, work: Callable[[], Awaitable[StreamResponse]]
-    ) -> StreamResponse:
-        """Do the work, and answer once its entry is on record. Raises what the work raises, or a Failure: 503 if
+    async def over(self, request: Request, action: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work, and return once its entry is on record. Raises what the work raises, or a Failure: 503 if
         nothing was done because the log cannot be written, 502 if it was done."""
         try:
             await self._be_well()

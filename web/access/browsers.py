@@ -35,11 +35,11 @@ PAGE_POLICY = (
 
 ALLOWED_HEADERS = (
     "Accept, Authorization, Content-Encoding, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, "
-    "X-API-Key, X-Request-Id"
+    "Mcp-Method, Mcp-Name, Mcp-Protocol-Version, Mcp-Session-Id, X-API-Key, X-Request-Id, X-Worker-Id"
 )
 EXPOSED_HEADERS = (
-    "Allow, Content-Encoding, ETag, Idempotent-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, "
-    "RateLimit-Reset, Retry-After, WWW-Authenticate, X-Request-Id"
+    "Allow, Content-Encoding, ETag, Idempotent-Replayed, Location, Mcp-Session-Id, RateLimit-Limit, "
+    "RateLimit-Remaining, RateLimit-Reset, Retry-After, WWW-Authenticate, X-Request-Id"
 )
 PREFLIGHT_SECONDS = "600"  # how long a browser may keep what it was told of a path
 

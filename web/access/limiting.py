@@ -54,6 +54,10 @@ class Visit:
         """It is known with which key they came, if with any."""
         if key is not None:
             self._heed("key", self._rates.of_key(key, self._class))
+        self.use(key)
+
+    def use(self, key: str | None) -> None:
+        """What belongs to the class of the visit."""
         self._heed("endpoint", self._rates.of_endpoint(key or self._address, self._class))
 
     def _note(self, standing: Standing | None) -> None:

@@ -14,6 +14,7 @@ from dispatcher.record import (
     EventFilter,
     Filter,
     LogPage,
+    Names,
     Outcome,
     Page,
     Place,
@@ -82,6 +83,15 @@ class Seen(Record):
 
     async def directory(self, work_directory: str) -> DirectoryCount:
         return await self.whole.directory(work_directory)
+
+    async def directories_after(self, name: str, limit: int, reach: Reach | None = None) -> Sequence[str]:
+        return await self.whole.directories_after(name, limit, self.reach)
+
+    async def directories_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        return await self.whole.directories_like(text, limit, self.reach)
+
+    async def tags_like(self, text: str, limit: int, reach: Reach | None = None) -> Names:
+        return await self.whole.tags_like(text, limit, self.reach)
 
     async def waiting(self, work_directory: str | None) -> int:
         if work_directory is not None:

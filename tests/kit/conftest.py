@@ -1,0 +1,3 @@
+from tests.client.conftest import client, directory
+
+__all__ = ["client", "directory"]
