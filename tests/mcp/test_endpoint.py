@@ -95,11 +95,11 @@ async def test_requests_are_counted_and_named(shared: ServerProcess, api: Api) -
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             await response.read()
 
-    async def is_counted() -> bool:
-        metrics = (await api.get("/metrics")).content.decode()
-        return re.search(r'time_seconds_count{method="POST",route="/mcp",status="2xx"} [1-9]', metrics) is not None
+        async def is_counted() -> bool:
+            metrics = (await api.get("/metrics")).content.decode()
+            return re.search(r'time_seconds_count{method="POST",route="/mcp",status="2xx"} [1-9]', metrics) is not None
 
-    await until(is_counted)
+        await until(is_counted)
 
 
 async def begin(server: ServerProcess, headers: str = "") -> str:
