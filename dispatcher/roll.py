@@ -28,6 +28,7 @@ Channel = Literal["stream", "mcp"]
 class _Seen:
     at: int = 0
     claimed_at: int | None = None  # by a claim that ends by itself, or whose caller waited until then
+    claims_by: Connection = "poll"
     places: dict[str, int] = field(factory=dict)  # when it was last seen in each directory, the latest last
 
 
@@ -64,6 +65,8 @@ class Roll:
                 seen = self.note(message.worker_id, message.work_directories, now)
                 if message.wait_seconds != FOREVER:
                     seen.claimed_at = now
+                    over = {channel for channel, _ in +self._present.get(message.worker_id, Counter())}
+                    seen.claims_by = "mcp" if over == {"mcp"} else "poll"
         elif isinstance(message, LeaseMessage):
             task = working.get(message.task_id)
             if task and not (message.by.sees(task.work_directory) and message.by.may_report(task.claimed_by)):
@@ -113,4 +116,4 @@ class Roll:
         if here := self._present.get(worker_id):
             return "stream" if any(channel == "stream" for channel, _ in +here) else "mcp"
         polls = seen.claimed_at is not None and seen.claimed_at > now - POLL_SECONDS * 1000
-        return "poll" if polls else "none"
+        return seen.claims_by if polls else "none"

@@ -68,6 +68,9 @@ async def test_a_claim_waits_until_there_is_a_task(
     made = await api.create(directory)
     said = await parked
     assert (said["task"]["task_id"], said["resumed"], said["retry"]) == (made["task_id"], False, False)
+    assert await is_seen()  # now that it works on the task, too
+    await api.next(directory, worker_id=directory[:90])
+    assert not await is_seen()
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
