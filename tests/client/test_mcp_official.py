@@ -99,7 +99,8 @@ async def test_an_agent_that_starts_the_command_again_goes_on_with_its_task(
 async def test_a_claim_that_is_given_up_takes_nothing(server: ServerProcess, directory: Path, mode: str) -> None:
     place = str(directory)
     async with agent(server.url, mode=mode) as client, Client(server.url) as rest:
-        await rest.resume(place)  # so that it is listed
+        await rest.pause(place)  # so that it is listed
+        await rest.resume(place)
         waiting = asyncio.create_task(call(client, "claim_next_task", work_directory=place, wait_seconds=50))
 
         async def waits() -> bool:
